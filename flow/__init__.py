@@ -1,0 +1,90 @@
+"""bnnflow: binary, ternary and sparse-binary networks from QKeras to FPGAs, exactly.
+
+The verbs; each imports what it needs when it is called, so `import flow` is quick and needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from flow.errors import FlowError, InputError, LoweringError, Mismatch, ToolError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flow.backends.project import BuildConfig, Project, SimResult
+    from flow.ir import Graph
+
+__version__ = "0.1.0"
+__all__ = [
+    "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "load", "lower", "run",
+    "save", "simulate", "to_hls4ml", "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BuildConfig":
+        from flow.backends.project import BuildConfig
+
+        return BuildConfig
+    raise AttributeError(f"module 'flow' has no attribute {name!r}")
+
+
+def lower(model: Any, input_type: str = "fixed<16,6>", output_type: str | None = None) -> Graph:
+    """Keras model or path -> integer graph that computes the same codes; see `flow.train.lower.lower`."""
+    from flow.train.lower import lower
+
+    return lower(model, input_type, output_type)
+
+
+def run(graph: Graph, codes: NDArray[Any]) -> NDArray[np.int64]:
+    """Exact outputs, int64 (n, *shape), for input codes (n, *shape)."""
+    from flow.ir.evaluate import run
+
+    return run(graph, codes)
+
+
+def trace(graph: Graph, codes: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
+    """Codes of every node by name."""
+    from flow.ir.evaluate import trace
+
+    return trace(graph, codes)
+
+
+def save(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write a graph to one .npz file."""
+    from flow.ir.store import save
+
+    save(graph, path)
+
+
+def load(path: str | os.PathLike[str]) -> Graph:
+    """Read a graph written by `save`; the file is checked, nothing in it is executed."""
+    from flow.ir.store import load
+
+    return load(path)
+
+
+def to_hls4ml(graph: Graph, config: BuildConfig | None = None) -> Any:
+    """The hls4ml ModelGraph of a graph: `compile()`, `predict()` and `build()` equal the graph."""
+    from flow.backends.hls import to_hls4ml
+    from flow.backends.project import BuildConfig
+
+    return to_hls4ml(graph, config or BuildConfig())
+
+
+def build(graph: Graph, config: BuildConfig | None = None, vectors: NDArray[Any] | None = None) -> Project:
+    """Write the HLS project of a graph, whole or not at all; see `flow.build.build`."""
+    from flow.backends.project import BuildConfig
+    from flow.build import build
+
+    return build(graph, config or BuildConfig(), vectors)
+
+
+def simulate(project: str | os.PathLike[str], codes: NDArray[Any] | None = None, tool: str = "gxx") -> SimResult:
+    """Run the project's own C++ and compare every output bit with the stored graph; see `flow.build.simulate`."""
+    from flow.build import simulate
+
+    return simulate(project, codes, tool)

@@ -1,0 +1,236 @@
+"""The integer graph: a frozen, callable, saveable value. Its written specification is docs/ir.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow.errors import InputError
+from flow.ir.domain import Domain
+
+__all__ = ["Affine", "Graph", "Index", "Node", "Op", "Params", "Steps", "Weights", "clean_name"]
+
+Int = NDArray[np.int64]
+
+
+class Op(Enum):
+    """The operations; their meaning is RULES (shapes, domains) and EVAL (values), both in docs/ir.md."""
+
+    INPUT = "input"
+    GATHER = "gather"
+    DOT = "dot"
+    STEP = "step"
+    AFFINE = "affine"
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """GATHER: `flat` (int64, one entry per output element) indexes the flattened input."""
+
+    flat: Int
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """DOT: integer `levels` (inputs, outputs), int64; a connection exists where `mask` (bool, same shape) is True."""
+
+    levels: Int
+    mask: NDArray[np.bool_]
+
+    @cached_property
+    def effective(self) -> Int:
+        """The levels with absent connections as 0: what the sum uses."""
+        return np.where(self.mask, self.levels, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """STEP: per channel (last axis) code = start + sign * #{k : x >= cuts[k]}.
+
+    `start`, `sign` are int64 (channels,), sign +1 or -1; `cuts` is int64 (channels, levels - 1), rows ascending.
+    """
+
+    start: Int
+    sign: Int
+    cuts: Int
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """AFFINE: per channel code = floor((mul * x + add) / 2^shift); `mul`, `add` int64 (channels,)."""
+
+    mul: Int
+    add: Int
+    shift: int
+
+
+Params = Index | Weights | Steps | Affine | None
+PARAMS: dict[Op, type[Any]] = {
+    Op.INPUT: type(None), Op.GATHER: Index, Op.DOT: Weights, Op.STEP: Steps, Op.AFFINE: Affine,
+}
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+# Words that a node name must not be, because names become C++ and Verilog identifiers.
+RESERVED = frozenset(
+    """alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const constexpr
+    const_cast continue decltype default delete do double dynamic_cast else enum explicit export extern false float for
+    friend goto if inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected
+    public register reinterpret_cast return short signed sizeof static static_assert static_cast struct switch template
+    this thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while
+    xor xor_eq always assign begin buf bufif0 bufif1 casex casez cell cmos config deassign defparam design disable edge
+    end endcase endconfig endfunction endgenerate endmodule endprimitive endspecify endtable endtask event force
+    forever fork function generate genvar highz0 highz1 ifnone incdir include initial inout input instance integer join
+    large liblist library localparam macromodule medium module nand negedge nmos nor noshowcancelled notif0 notif1
+    output parameter pmos posedge primitive pull0 pull1 pulldown pullup rcmos real realtime reg release repeat rnmos
+    rpmos rtran rtranif0 rtranif1 scalared showcancelled small specify specparam strong0 strong1 supply0 supply1 table
+    task time tran tranif0 tranif1 tri tri0 tri1 triand trior trireg use vectored wait wand weak0 weak1 wire wor
+    xnor main std nnet hls ap_int ap_uint ap_fixed ap_ufixed input_t result_t myproject""".split()
+)
+
+
+def is_clean(name: str) -> bool:
+    """True for a name that is safe in C++, Tcl, Verilog and file names."""
+    return bool(_NAME.fullmatch(name)) and name.lower() not in RESERVED
+
+
+def clean_name(text: str, taken: Sequence[str] | set[str] = ()) -> str:
+    """A safe node name made from any text, different (also in lower case) from all in `taken`."""
+    base = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_")[:48] or "node"
+    base = base if base[0].isalpha() else f"n_{base}"
+    used = {t.lower() for t in taken}
+    name, count = base, 1
+    while name.lower() in used or name.lower() in RESERVED:
+        count += 1
+        name = f"{base}_{count}"
+    return name
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One integer tensor of `shape` (without batch), how it is made, and what its codes mean.
+
+    `origin` is the Keras layer whose output these codes are; text for messages, never emitted into sources.
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    domain: Domain
+    params: Params = None
+    origin: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of elements of one sample."""
+        return prod(self.shape)
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.shape))
+        return f"{self.name} = {self.op.value}({', '.join(self.inputs)}) {shape} {self.domain}{_describe(self.params)}"
+
+
+def _describe(params: Params) -> str:
+    """The parameters, whole where they are short, else their shapes."""
+    if params is None:
+        return ""
+    parts = []
+    for f in fields(params):
+        value = getattr(params, f.name)
+        if isinstance(value, np.ndarray) and f.name == "mask" and value.all():
+            continue
+        if isinstance(value, np.ndarray) and value.size > 24:
+            text = f"<{'x'.join(map(str, value.shape))}>"
+        else:
+            text = str(np.asarray(value).astype(int).tolist()).replace(" ", "")
+        parts.append(f"{f.name}={text}")
+    return " " + " ".join(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in order of evaluation, the names of the outputs, and `notes`: what lowering wants the reader to know.
+
+    Calling it on int64 codes (n, *shape) evaluates it exactly. A graph is checked (RULES) when it is made.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        from flow.ir.verify import verify
+
+        verify(self)
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        """Nodes by their names."""
+        return {node.name: node for node in self.nodes}
+
+    def __getitem__(self, name: str) -> Node:
+        if name not in self.by_name:
+            raise InputError(f"no node {name!r}; the graph has {', '.join(self.by_name)}")
+        return self.by_name[name]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        """The INPUT nodes."""
+        return tuple(node for node in self.nodes if node.op is Op.INPUT)
+
+    @property
+    def input(self) -> Node:
+        """The input of a graph with one input."""
+        if len(self.inputs) != 1:
+            raise InputError(f"the graph has {len(self.inputs)} inputs, this call needs exactly one")
+        return self.inputs[0]
+
+    @property
+    def output(self) -> Node:
+        """The output of a graph with one output."""
+        if len(self.outputs) != 1:
+            raise InputError(f"the graph has {len(self.outputs)} outputs, this call needs exactly one")
+        return self[self.outputs[0]]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of everything that gives the graph its meaning; notes and origins do not count."""
+        from flow.ir.store import digest
+
+        return digest(self)
+
+    def readers(self, name: str) -> tuple[Node, ...]:
+        """The nodes that read `name`."""
+        return tuple(node for node in self.nodes if name in node.inputs)
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.nodes), f"return {', '.join(self.outputs)}"])
+
+    def __call__(self, codes: Int) -> Int:
+        """Shorthand of `flow.run`."""
+        from flow.ir.evaluate import run
+
+        return run(self, codes)
+
+    def encode(self, x: NDArray[Any], round: bool = False) -> Int:
+        """Real inputs (n, *shape) -> int64 codes; see `flow.ir.evaluate.encode`."""
+        from flow.ir.evaluate import encode
+
+        return encode(self, x, round=round)
+
+    def decode(self, codes: Int) -> NDArray[np.float64]:
+        """Output codes -> the float64 values they stand for."""
+        from flow.ir.evaluate import decode
+
+        return decode(self.output.domain, codes)

@@ -1,0 +1,80 @@
+"""PASSES: pure functions Graph -> Graph that change the form and never the meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from flow.ir.graph import Graph, Index, Node, Op, Steps, clean_name
+
+__all__ = ["PASSES", "compose_gathers", "drop_unread", "merge_planes", "optimise"]
+
+
+def compose_gathers(graph: Graph) -> Graph:
+    """A GATHER of a GATHER is one GATHER; a GATHER that changes nothing is its input."""
+    done: dict[str, Node] = {}
+    stands_for: dict[str, str] = {}
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(stands_for.get(name, name) for name in node.inputs))
+        source = done[node.inputs[0]] if node.inputs else None
+        if source is not None and isinstance(node.params, Index):
+            if isinstance(source.params, Index):
+                node = replace(node, inputs=source.inputs, params=Index(source.params.flat[node.params.flat]))
+                source = done[node.inputs[0]]
+            assert isinstance(node.params, Index)
+            same = node.shape == source.shape and np.array_equal(node.params.flat, np.arange(source.size))
+            if same and node.name not in graph.outputs:
+                stands_for[node.name] = source.name
+                continue
+        done[node.name] = node
+    return Graph(tuple(done.values()), graph.outputs, graph.notes)
+
+
+def merge_planes(graph: Graph) -> Graph:
+    """Channels of a STEP that compare the same element with the same cuts are computed once, then copied (wires)."""
+    nodes: list[Node] = []
+    notes: list[str] = []
+    by_name = graph.by_name
+    for node in graph.nodes:
+        source = by_name[node.inputs[0]] if node.inputs else None
+        steps = node.params
+        if not (isinstance(steps, Steps) and source and isinstance(source.params, Index) and len(node.shape) == 1):
+            nodes.append(node)
+            continue
+        rows = np.column_stack([source.params.flat, steps.start, steps.sign, steps.cuts])
+        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        if len(first) == len(rows):
+            nodes.append(node)
+            continue
+        order = np.argsort(first)  # keep the planes in their order of first appearance
+        keep, rank = first[order], np.argsort(order)
+        taken = {*by_name, *(n.name for n in nodes)}
+        wires = Node(clean_name(f"{node.name}_in", taken), Op.GATHER, source.inputs, (len(keep),), source.domain,
+                     Index(source.params.flat[keep]))
+        planes = Node(clean_name(f"{node.name}_planes", taken), Op.STEP, (wires.name,), (len(keep),), node.domain,
+                      Steps(steps.start[keep], steps.sign[keep], steps.cuts[keep]))
+        copies = replace(node, op=Op.GATHER, inputs=(planes.name,), params=Index(rank[inverse.ravel()]))
+        nodes += [wires, planes, copies]
+        notes.append(f"{node.name}: {len(rows) - len(keep)} of {len(rows)} planes coincide with another and are merged")
+    return Graph(tuple(nodes), graph.outputs, (*graph.notes, *notes))
+
+
+def drop_unread(graph: Graph) -> Graph:
+    """Nodes that no output depends on go; inputs stay."""
+    wanted = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if node.name in wanted:
+            wanted.update(node.inputs)
+    return replace(graph, nodes=tuple(n for n in graph.nodes if n.name in wanted or n.op is Op.INPUT))
+
+
+PASSES: tuple[Callable[[Graph], Graph], ...] = (compose_gathers, merge_planes, compose_gathers, drop_unread)
+
+
+def optimise(graph: Graph) -> Graph:
+    """All passes in their order."""
+    for step in PASSES:
+        graph = step(graph)
+    return graph

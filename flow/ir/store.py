@@ -1,0 +1,120 @@
+"""Save and load graphs: one .npz with a JSON header and plain arrays. Nothing in a file is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow.errors import InputError
+from flow.ir.domain import Domain
+from flow.ir.graph import PARAMS, Graph, Node, Op, Params
+
+__all__ = ["digest", "load", "save"]
+
+FORMAT = 1
+
+
+def _pack(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+    """Header rows (what is not an array) and arrays, both in a fixed order."""
+    rows: list[dict[str, Any]] = []
+    arrays: dict[str, NDArray[Any]] = {}
+    for node in graph.nodes:
+        d, scalars = node.domain, {}
+        for f in fields(node.params) if node.params is not None else ():
+            value = getattr(node.params, f.name)
+            if isinstance(value, np.ndarray):
+                arrays[f"{node.name}.{f.name}"] = value
+            else:
+                scalars[f.name] = value
+        rows.append({
+            "name": node.name, "op": node.op.value, "inputs": list(node.inputs), "shape": list(node.shape),
+            "domain": [d.lo, d.hi, str(d.alpha), str(d.beta)], "scalars": scalars,
+        })
+    return rows, arrays
+
+
+def digest(graph: Graph) -> str:
+    """SHA-256 (hex) over structure, domains and parameters; independent of notes, origins and file layout."""
+    rows, arrays = _pack(graph)
+    h = hashlib.sha256(json.dumps([rows, list(graph.outputs)], sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        h.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        h.update(array.tobytes())
+    return h.hexdigest()
+
+
+def save(graph: Graph, path: str | os.PathLike[str]) -> Path:
+    """Write `graph` to `path` (.npz), whole or not at all. Raises InputError where the place is not writable."""
+    target = Path(path)
+    rows, arrays = _pack(graph)
+    header = {
+        "bnnflow_graph": FORMAT, "nodes": rows, "outputs": list(graph.outputs), "notes": list(graph.notes),
+        "origins": [node.origin for node in graph.nodes], "digest": graph.digest,
+    }
+    handle = None
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except OSError as error:
+        if handle is not None:
+            Path(name).unlink(missing_ok=True)
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+    return target
+
+
+def load(path: str | os.PathLike[str]) -> Graph:
+    """Read a graph written by `save` and check it against RULES.
+
+    Raises InputError for a missing, truncated or foreign file, and for one whose content breaks a rule.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise InputError(f"no graph file {source}")
+    try:
+        with np.load(source, allow_pickle=False) as data:
+            header = json.loads(bytes(data["header"]).decode())
+            arrays = {name: data[name] for name in data.files if name != "header"}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise InputError(f"{source} is not a bnnflow graph (.npz of `flow.save`): {error}") from error
+    if not isinstance(header, dict) or header.get("bnnflow_graph") != FORMAT:
+        raise InputError(f"{source}: not a bnnflow graph of format {FORMAT}")
+    try:
+        nodes = tuple(
+            _node(row, arrays, origin) for row, origin in zip(header["nodes"], header["origins"], strict=True)
+        )
+        graph = Graph(nodes, tuple(header["outputs"]), tuple(map(str, header["notes"])))
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError, AttributeError) as error:
+        raise InputError(f"{source}: damaged graph: {error}") from error
+    if header.get("digest") != graph.digest:
+        raise InputError(f"{source}: the content does not match its digest; the file was changed or damaged")
+    return graph
+
+
+def _node(row: dict[str, Any], arrays: dict[str, NDArray[Any]], origin: str) -> Node:
+    op, name = Op(row["op"]), str(row["name"])
+    lo, hi, alpha, beta = row["domain"]
+    params: Params = None
+    kind = PARAMS[op]
+    if kind is not type(None):
+        values = {
+            f.name: arrays[f"{name}.{f.name}"] if f"{name}.{f.name}" in arrays else row["scalars"][f.name]
+            for f in fields(kind)
+        }
+        params = kind(**values)
+    shape = tuple(int(n) for n in row["shape"])
+    return Node(name, op, tuple(map(str, row["inputs"])), shape,
+                Domain(int(lo), int(hi), Fraction(alpha), Fraction(beta)), params, str(origin))

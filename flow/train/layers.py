@@ -1,0 +1,110 @@
+"""Layers of ours. Each lowers exactly; see the `@lowers` functions in lower.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from flow.errors import InputError
+
+__all__ = ["LearnedThermometer"]
+
+# Thresholds are multiples of (high - low) * 2^-16 in the forward pass. So the last bits of softmax and cumsum, which
+# differ between eager and graph execution, never decide on which side of an input code a threshold lies.
+GRID_BITS = 16
+FLOOR = 1e-3  # smallest relative gap of a quantile start; without it coinciding quantiles give log(0)
+
+
+@tf.custom_gradient
+def _compare(x: tf.Tensor, thresholds: tf.Tensor, width: tf.Tensor) -> Any:
+    """+1 where x >= threshold, else -1; x (..., C, 1), thresholds (C or 1, T).
+
+    Backward: a triangle of half-width `width` around each threshold. The gradient of a threshold is minus the sum over
+    all pixels that use it, scaled by 1/sqrt(#pixels * T) so that it does not grow with image and batch.
+    """
+    distance = x - thresholds
+    y = tf.where(distance >= 0, tf.ones_like(distance), -tf.ones_like(distance))
+
+    def backward(g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, None]:
+        slope = g * tf.nn.relu(1.0 - tf.abs(distance) / width) / width
+        to_x = tf.reduce_sum(slope, axis=-1, keepdims=True)
+        summed = tf.reduce_sum(slope, axis=list(range(len(x.shape) - 2)))  # (C, T)
+        pixels = tf.cast(tf.size(x) * tf.shape(thresholds)[1], slope.dtype)
+        to_t = -tf.reduce_sum(summed, axis=0, keepdims=True) if thresholds.shape[0] == 1 else -summed
+        return to_x, to_t / tf.sqrt(pixels), None
+
+    return y, backward
+
+
+@keras.utils.register_keras_serializable(package="bnnflow")
+class LearnedThermometer(keras.layers.Layer):
+    """Compare every input with T learned, ordered thresholds: (..., C) float -> (..., C*T) in {-1, +1}.
+
+    Plane k of channel c is output channel c*T + k and is +1 where x >= t[c, k]. Thresholds are
+    t_k = low + (high - low) * sum_{j<=k} softmax(a)_j with a learned `gaps` a of T+1 entries, so they are strictly
+    ordered inside (low, high) by construction, then rounded to a grid of (high - low) * 2^-16, straight-through.
+
+    Our own form of a generic learned thermometer (Nguyen and Guicquero, arXiv 2505.13462, whose text gives no
+    parametrisation); the fixed starts follow DWN's uniform and distributive thermometers.
+    """
+
+    def __init__(self, planes: int, low: float = 0.0, high: float = 1.0, per_channel: bool = False,
+                 learned: bool = True, **kwargs: Any):
+        """`planes` T >= 1; inputs are expected in [low, high]; `per_channel` learns one set of T per channel.
+
+        `low` and `high - low` must be exact in 16 bits (float32 must hold the threshold grid). Raises InputError.
+        """
+        super().__init__(**kwargs)
+        if not (isinstance(planes, int) and 1 <= planes <= 4096):
+            raise InputError(f"thermometer: planes must be an integer from 1 to 4096, got {planes!r}")
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise InputError(f"thermometer: needs finite low < high, got {low} and {high}")
+        self.planes, self.low, self.high = planes, float(low), float(high)
+        self.per_channel, self.learned = bool(per_channel), bool(learned)
+
+    def build(self, input_shape: Any) -> None:
+        """Make the gaps, uniform: (channels or 1, T + 1)."""
+        channels = int(input_shape[-1]) if self.per_channel else 1
+        self.gaps = self.add_weight(name="gaps", shape=(channels, self.planes + 1), initializer="zeros",
+                                    trainable=self.learned)
+        super().build(input_shape)
+
+    def adapt(self, x: np.ndarray) -> None:
+        """Quantile start: thresholds at the i/(T+1) quantiles of the distinct values of `x` (n, ..., C), per channel
+        or over all. Distinct values, because in sparse images most pixels are one value and quantiles coincide.
+        """
+        x = np.asarray(x, np.float64)
+        if not self.built:
+            self.build((None, *x.shape[1:]))
+        columns = x.reshape(-1, x.shape[-1]).T if self.per_channel else x.reshape(1, -1)
+        steps = np.arange(1, self.planes + 1) / (self.planes + 1)
+        t = np.stack([np.quantile(np.unique(column), steps) for column in columns])
+        edges = np.concatenate([np.full((len(t), 1), self.low), t, np.full((len(t), 1), self.high)], axis=1)
+        gaps = np.maximum(np.diff(np.clip(edges, self.low, self.high), axis=1) / (self.high - self.low), FLOOR)
+        self.gaps.assign(np.log(gaps / gaps.sum(axis=1, keepdims=True)).astype(np.float32))
+
+    def thresholds(self) -> tf.Tensor:
+        """The thresholds in use, ascending: float32 (channels or 1, T)."""
+        relative = tf.cumsum(tf.nn.softmax(self.gaps, axis=-1), axis=-1)[:, :-1]
+        snapped = tf.round(relative * 2.0**GRID_BITS) * 2.0**-GRID_BITS
+        relative += tf.stop_gradient(snapped - relative)
+        return self.low + (self.high - self.low) * relative
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Compare; hard forward, triangular surrogate backward."""
+        width = tf.constant(2.0 * (self.high - self.low) / self.planes, x.dtype)
+        planes = _compare(x[..., None], self.thresholds(), width)
+        shape = tf.concat([tf.shape(x)[:-1], [x.shape[-1] * self.planes]], axis=0)
+        return tf.ensure_shape(tf.reshape(planes, shape), self.compute_output_shape(x.shape))
+
+    def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
+        """(..., C) -> (..., C*T)."""
+        return tf.TensorShape([*input_shape[:-1], input_shape[-1] * self.planes])
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "planes": self.planes, "low": self.low, "high": self.high,
+                "per_channel": self.per_channel, "learned": self.learned}

@@ -1,0 +1,80 @@
+"""Kernel quantizers of ours. Each is called with the latent weights and returns the weights that ship."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tf_keras as keras
+from qkeras.quantizers import get_quantizer
+
+from flow.errors import InputError
+
+__all__ = ["Masked"]
+
+
+@keras.utils.register_keras_serializable(package="bnnflow")
+class Masked(keras.layers.Layer):
+    """A kernel quantizer with a pruning mask: `quantizer(w) * mask`, so a pruned connection stays 0.
+
+    QKeras' own `binary` sends pruned zeros to +1 (w = 0 is the high level), which loses the mask.
+
+    The mask is a non-trainable float32 weight of the kernel's shape, 1 where a connection exists and 0 where not; it is
+    saved and loaded with the model. It is all ones until `set_mask`, which may be called before or after building.
+    Gradients reach only the connections that exist.
+    """
+
+    def __init__(self, quantizer: Any, **kwargs: Any):
+        """`quantizer` is any QKeras kernel quantizer: an object, a string or a serialised dict."""
+        super().__init__(**kwargs)
+        self.quantizer = get_quantizer(quantizer)
+        if not callable(self.quantizer):
+            raise InputError(f"Masked needs a kernel quantizer, got {quantizer!r}")
+        # QKeras gives its own kernel quantizers this call when a layer takes them; do the same for a wrapped one.
+        if hasattr(self.quantizer, "_set_trainable_parameter"):
+            self.quantizer._set_trainable_parameter()
+        self._pending: np.ndarray | None = None
+
+    def build(self, input_shape: Any) -> None:
+        """Make the mask weight; `input_shape` is the kernel's shape."""
+        self.mask = self.add_weight(name="mask", shape=input_shape, initializer="ones", trainable=False)
+        super().build(input_shape)
+        if self._pending is not None:
+            self.set_mask(self._pending)
+
+    def set_mask(self, mask: np.ndarray) -> None:
+        """Set which connections exist: array of the kernel's shape, of 0 and 1 or bool.
+
+        Raises InputError for another shape or other values.
+        """
+        mask = np.asarray(mask)
+        if not np.isin(mask, (0, 1)).all():
+            raise InputError(f"mask: values must be 0 or 1, got {mask[~np.isin(mask, (0, 1))].flat[0]}")
+        if not self.built:
+            self._pending = mask
+            return
+        if mask.shape != tuple(self.mask.shape):
+            raise InputError(f"mask: shape {mask.shape}, the kernel has {tuple(self.mask.shape)}")
+        self.mask.assign(mask.astype(np.float32))
+
+    def call(self, weights: Any) -> Any:
+        """Quantise, then cut the pruned connections."""
+        return self.quantizer(weights) * self.mask
+
+    def max(self) -> float:
+        """Largest weight. QKeras reads this, `bits` and `alpha` to make the layer's constraint and initializer."""
+        return float(self.quantizer.max()) if hasattr(self.quantizer, "max") else 1.0
+
+    @property
+    def bits(self) -> int:
+        """Bits of a weight of the wrapped quantizer."""
+        return int(getattr(self.quantizer, "bits", 1))
+
+    @property
+    def alpha(self) -> Any:
+        """Scale of the wrapped quantizer."""
+        return getattr(self.quantizer, "alpha", None)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments; the mask itself is a weight."""
+        return {**super().get_config(), "quantizer": keras.utils.legacy.serialize_keras_object(self.quantizer)}
