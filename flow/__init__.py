@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from flow.backends.project import BuildConfig, Project, SimResult
+    from flow.backends.project import BuildConfig, Project
     from flow.ir import Graph
 
 __version__ = "0.1.0"
@@ -76,15 +76,16 @@ def to_hls4ml(graph: Graph, config: BuildConfig | None = None) -> Any:
 
 
 def build(graph: Graph, config: BuildConfig | None = None, vectors: NDArray[Any] | None = None) -> Project:
-    """Write the HLS project of a graph, whole or not at all; see `flow.build.build`."""
+    """Write the HLS project of a graph, whole or not at all; see `flow.builder.build`."""
     from flow.backends.project import BuildConfig
-    from flow.build import build
+    from flow.builder import build
 
     return build(graph, config or BuildConfig(), vectors)
 
 
-def simulate(project: str | os.PathLike[str], codes: NDArray[Any] | None = None, tool: str = "gxx") -> SimResult:
-    """Run the project's own C++ and compare every output bit with the stored graph; see `flow.build.simulate`."""
-    from flow.build import simulate
+def simulate(project: str | os.PathLike[str], codes: NDArray[Any] | None = None, tool: str = "gxx"
+             ) -> NDArray[np.int64]:
+    """Run the project's own C++ and compare every output bit with the stored graph; see `flow.builder.simulate`."""
+    from flow.builder import simulate
 
     return simulate(project, codes, tool)

@@ -78,27 +78,10 @@ PARAMS: dict[Op, type[Any]] = {
 }
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-# Words that a node name must not be, because names become C++ and Verilog identifiers.
-RESERVED = frozenset(
-    """alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const constexpr
-    const_cast continue decltype default delete do double dynamic_cast else enum explicit export extern false float for
-    friend goto if inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected
-    public register reinterpret_cast return short signed sizeof static static_assert static_cast struct switch template
-    this thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while
-    xor xor_eq always assign begin buf bufif0 bufif1 casex casez cell cmos config deassign defparam design disable edge
-    end endcase endconfig endfunction endgenerate endmodule endprimitive endspecify endtable endtask event force
-    forever fork function generate genvar highz0 highz1 ifnone incdir include initial inout input instance integer join
-    large liblist library localparam macromodule medium module nand negedge nmos nor noshowcancelled notif0 notif1
-    output parameter pmos posedge primitive pull0 pull1 pulldown pullup rcmos real realtime reg release repeat rnmos
-    rpmos rtran rtranif0 rtranif1 scalared showcancelled small specify specparam strong0 strong1 supply0 supply1 table
-    task time tran tranif0 tranif1 tri tri0 tri1 triand trior trireg use vectored wait wand weak0 weak1 wire wor
-    xnor main std nnet hls ap_int ap_uint ap_fixed ap_ufixed input_t result_t myproject""".split()
-)
-
 
 def is_clean(name: str) -> bool:
-    """True for a name that is safe in C++, Tcl, Verilog and file names."""
-    return bool(_NAME.fullmatch(name)) and name.lower() not in RESERVED
+    """True for a letter, then letters, digits or _, 64 at most. Emitters decorate names, so keywords are fine."""
+    return bool(_NAME.fullmatch(name))
 
 
 def clean_name(text: str, taken: Sequence[str] | set[str] = ()) -> str:
@@ -107,7 +90,7 @@ def clean_name(text: str, taken: Sequence[str] | set[str] = ()) -> str:
     base = base if base[0].isalpha() else f"n_{base}"
     used = {t.lower() for t in taken}
     name, count = base, 1
-    while name.lower() in used or name.lower() in RESERVED:
+    while name.lower() in used:
         count += 1
         name = f"{base}_{count}"
     return name

@@ -66,7 +66,7 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> Path:
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+            np.savez_compressed(file, **{"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays})  # type: ignore[arg-type]
         os.chmod(name, 0o644)
         os.replace(name, target)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""RULES: what each op accepts, and the shape and domain it yields; checked when a graph is made, loaded or passed on."""
+"""RULES: what each op accepts, and the shape and domain it yields; checked whenever a graph is made or loaded."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _dot(node: Node, ins: Sequence[Node]) -> Yield:
     _integers(node, levels=(p.levels, (x.shape[-1], p.levels.shape[1])))
     _need(p.mask.dtype == bool and p.mask.shape == p.levels.shape, node, "mask must be bool, of the shape of levels")
     bound = dot_domain(x.domain, p)
-    _need(-LIMIT < bound.lo and bound.hi < LIMIT, node, f"sum {bound.lo}..{bound.hi} beyond 2^62")
+    _need(bound.lo > -LIMIT and bound.hi < LIMIT, node, f"sum {bound.lo}..{bound.hi} beyond 2^62")
     return (*x.shape[:-1], p.levels.shape[1]), Domain(bound.lo, bound.hi, node.domain.alpha)
 
 
@@ -103,7 +103,7 @@ def _affine(node: Node, ins: Sequence[Node]) -> Yield:
     _integers(node, mul=(p.mul, (channels,)), add=(p.add, (channels,)))
     _need(isinstance(p.shift, int) and 0 <= p.shift < 62, node, "shift must be 0..61")
     ends = [int(m) * e + int(a) for m, a in zip(p.mul, p.add) for e in (x.domain.lo, x.domain.hi)]
-    _need(-LIMIT < min(ends) and max(ends) < LIMIT, node, "product beyond 2^62")
+    _need(min(ends) > -LIMIT and max(ends) < LIMIT, node, "product beyond 2^62")
     lo, hi = min(ends) >> p.shift, max(ends) >> p.shift
     _need(node.domain.lo <= lo and hi <= node.domain.hi, node, f"codes {lo}..{hi} outside its domain {node.domain}")
     return x.shape, node.domain
@@ -115,11 +115,11 @@ RULES: dict[Op, Rule] = {
 
 
 def verify(graph: Graph) -> None:
-    """Check a graph against RULES; raises InputError that names the node. Makes no assumption about where it is from."""
+    """Check a graph against RULES, whatever its source; raises InputError that names the node."""
     seen: dict[str, Node] = {}
     lower: set[str] = set()
     for node in graph.nodes:
-        _need(is_clean(node.name), node, "a name is a letter, then letters, digits or _ (64 at most), not a keyword")
+        _need(is_clean(node.name), node, "a name is a letter, then letters, digits or _, 64 at most")
         _need(node.name.lower() not in lower, node, "the name is taken")
         _need(bool(node.shape) and all(isinstance(n, int) and n > 0 for n in node.shape), node, f"shape {node.shape}")
         _need(prod(node.shape) <= MAX_ELEMENTS, node, f"shape {node.shape} is larger than 2^26 elements")

@@ -18,7 +18,7 @@ GRID_BITS = 16
 FLOOR = 1e-3  # smallest relative gap of a quantile start; without it coinciding quantiles give log(0)
 
 
-@tf.custom_gradient
+@tf.custom_gradient  # type: ignore[untyped-decorator]
 def _compare(x: tf.Tensor, thresholds: tf.Tensor, width: tf.Tensor) -> Any:
     """+1 where x >= threshold, else -1; x (..., C, 1), thresholds (C or 1, T).
 

@@ -153,7 +153,7 @@ def lower(model: keras.Model | str | os.PathLike[str], input_type: str = "fixed<
             else:
                 source = [values[id(t)] for t in tf.nest.flatten(call.keras_inputs)]
                 # A None is a value that an earlier layer refused to give: that layer is reported, this one is not.
-                value = None if source[0] is None else LOWERINGS[_kind(layer)](state, layer, source[0])
+                value = None if source[0] is None else LOWERINGS[type(layer)](state, layer, source[0])
         except Refusal as refusal:
             problems.append(str(refusal))
             value = None
@@ -187,17 +187,13 @@ def _call_nodes(model: keras.Model) -> list[Any]:
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
-def _kind(layer: Any) -> type | None:
-    return next((cls for cls in LOWERINGS if type(layer) is cls), None)
-
-
 def _unknown(nodes: list[Any]) -> list[str]:
     problems, seen = [], set()
     for call in nodes:
         layer = call.layer
         if call.is_input:
             continue
-        if _kind(layer) is None:
+        if type(layer) not in LOWERINGS:
             problems.append(unsupported_layer(layer.name, type(layer).__name__))
         elif layer.name in seen:
             problems.append(f"layer {layer.name!r} is used more than once; give each use a layer of its own")
@@ -285,7 +281,8 @@ def _kernel(layer: str, kernel: tf.Variable, quantizer: Any) -> tuple[Weights, F
             raise Refusal(f"layer {layer!r}: its mask keeps none of {mask.size} connections, so its output is constant;"
                           " keep at least one, or remove the layer")
     if not np.isfinite(real).all():
-        raise Refusal(f"layer {layer!r}: its quantised kernel is not finite at {tuple(np.argwhere(~np.isfinite(real))[0])}")
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(real))[0])
+        raise Refusal(f"layer {layer!r}: its quantised kernel holds {real[at]} at {at}; use another kernel_quantizer")
     used = np.abs(real[real != 0].astype(np.float64))
     if not used.size:
         return Weights(np.zeros(real.shape, np.int64), mask), Fraction(1)
@@ -424,8 +421,8 @@ def _activate(state: Lowering, layer: str, activation: Any, value: Value) -> Val
         raise Refusal(f"layer {layer!r}: activation {name} is not supported; use one of "
                       f"{', '.join(sorted(k.__name__ for k in LEVELS))}")
     if getattr(activation, "qnoise_factor", 1.0) != 1.0:
-        raise Refusal(f"layer {layer!r}: qnoise_factor is {float(activation.qnoise_factor)}, which mixes in unquantised "
-                      "values; set it to 1")
+        raise Refusal(f"layer {layer!r}: qnoise_factor is {float(activation.qnoise_factor)}, which mixes in "
+                      "unquantised values; set it to 1")
     return _step(state, layer, value.then(Stage(layer, activation)), LEVELS[kind](layer, activation))
 
 
@@ -458,18 +455,22 @@ class _Tail:
         source = self.value.node.domain
         # Exact: alpha and beta are dyadic and the sum is below 2^24 units.
         real = (candidates * float(source.alpha) + float(source.beta)).astype(np.float32)
-        x = tf.constant(np.broadcast_to(real, (len(real), self.size)).reshape(-1, *self.value.node.shape))
-        for stage in self.value.tail:
-            x = stage.apply(x)
+        full = np.broadcast_to(real, (len(real), self.size)).reshape(-1, *self.value.node.shape)
+        with tf.device("CPU:0"):
+            x = tf.constant(full)
+            for stage in self.value.tail:
+                x = stage.apply(x)
         y = x.numpy().astype(np.float64).reshape(len(real), self.size)
         codes = (y - float(self.domain.beta)) / float(self.domain.alpha)
         bad = ~((codes >= self.domain.lo) & (codes <= self.domain.hi) & (codes == np.rint(codes)))
         if bad.any():
             k, i = np.argwhere(bad)[0]
-            raise Refusal(f"layer {self.layer!r}: yields {y[k, i]} for the sum {int(np.broadcast_to(candidates, y.shape)[k, i])}"
-                          f" of element {i}, which is none of its levels {self.domain}; the values before it are too "
-                          "large for float32, or the quantizer's levels are not exact")
-        return codes.astype(np.int64)
+            total = int(np.broadcast_to(candidates, y.shape)[k, i])
+            raise Refusal(f"layer {self.layer!r}: yields {y[k, i]} for the sum {total} of element {i}, which is none "
+                          f"of its levels {self.domain}; the values before it are too large for float32, or the "
+                          "quantizer's levels are not exact")
+        exact: Int = codes.astype(np.int64)
+        return exact
 
     def steps(self) -> Steps:
         """The cuts, found from the whole table where it is small, else by bisection; checked against evaluation."""
@@ -539,7 +540,7 @@ def _head(state: Lowering, value: Value, wanted: Domain | None) -> Node:
         if stage.reshape:
             continue
         if stage.affine is None:
-            raise Refusal(f"layer {stage.layer!r}: neither quantised nor affine at an output; quantise it, or remove it")
+            raise Refusal(f"layer {stage.layer!r}: an output neither quantised nor affine; quantise or remove it")
         s, o = stage.affine
         repeat = value.node.size // len(s)
         scale, offset = ([x * s[i % len(s)] for i, x in enumerate(scale)],

@@ -24,13 +24,13 @@ __all__ = ["custom_objects", "read_model", "unsupported_layer"]
 
 MODELS = frozenset({"Functional", "Model", "Sequential"})
 QUANTIZERS = frozenset(
-    """bernoulli binary binary_sigmoid binary_tanh hard_sigmoid hard_tanh quantized_bits quantized_hswish quantized_po2
-    quantized_relu quantized_relu_po2 quantized_sigmoid quantized_tanh quantized_ulaw smooth_sigmoid smooth_tanh
-    stochastic_binary stochastic_ternary ternary""".split()
+    """bernoulli binary binary_sigmoid binary_tanh hard_sigmoid hard_tanh quantized_bits quantized_hswish
+    quantized_po2 quantized_relu quantized_relu_po2 quantized_sigmoid quantized_tanh quantized_ulaw
+    smooth_sigmoid smooth_tanh stochastic_binary stochastic_ternary ternary""".split()
 )
 # Values that name a function or a quantizer: QKeras looks such strings up and calls them.
 CALLED = re.compile(r".*(activation|quantizer)$")
-MODULES = ("keras", "tf_keras", "qkeras", "flow.train", "bnnflow", "builtins")
+MODULES = ("keras", "tf_keras", "qkeras", "flow")
 MAX_CONFIG = 2**26  # bytes
 
 
@@ -139,7 +139,7 @@ def _class_problem(item: dict[str, Any], layer: str, key: str) -> str | None:
     kind = str(item["class_name"])
     short = kind.rsplit(">", 1)[-1]
     module = item.get("module")
-    if module is not None and not (isinstance(module, str) and module.split(".")[0] in [m.split(".")[0] for m in MODULES]):
+    if module is not None and str(module).split(".")[0] not in MODULES:
         return f"layer {layer!r}: {short} comes from module {str(module)[:80]!r}, which is not loaded from a model file"
     if key == "layers" and short not in MODELS:
         known = short in {cls.__name__ for cls in LOWERINGS}

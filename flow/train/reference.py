@@ -39,7 +39,7 @@ def layer_by_layer() -> Iterator[None]:
 def keras_activations(model: keras.Model, layers: list[str], x: NDArray[Any], batch_size: int = 1024) -> dict[str, Any]:
     """Float32 outputs of the named layers for inputs `x` (n, *shape), by layer name."""
     probe = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
-    with layer_by_layer():
+    with layer_by_layer(), tf.device("CPU:0"):
         call = tf.function(lambda batch: probe(batch, training=False), jit_compile=False, reduce_retracing=True)
         parts = [tf.nest.flatten(call(tf.constant(x[i : i + batch_size], tf.float32)))
                  for i in range(0, len(x), batch_size)]
@@ -52,7 +52,7 @@ def _compared(graph: Graph) -> dict[str, Node]:
 
 
 def keras_codes(graph: Graph, model: keras.Model, x: NDArray[Any], batch_size: int = 1024) -> dict[str, Any]:
-    """{node: codes} that Keras computes at every quantised activation; float64, so that a value off the levels shows."""
+    """{node: codes} that Keras computes at every quantised activation; float64, so that values off the levels show."""
     nodes = _compared(graph)
     values = keras_activations(model, list(nodes), x, batch_size)
     return {node.name: (values[layer].astype(np.float64) - float(node.domain.beta)) / float(node.domain.alpha)

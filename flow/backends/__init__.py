@@ -1,0 +1,1 @@
+"""From the integer graph to projects. hls4ml is imported in hls*.py only."""

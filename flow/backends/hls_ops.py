@@ -1,0 +1,144 @@
+"""EMIT_HLS: how each op becomes a call of a kernel in hls_templates/nnet_utils, with its configuration and ROMs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow.ir import Affine, Index, Node, Op, Steps, Weights
+from flow.ir.graph import Int
+
+__all__ = ["EMIT_HLS", "Emission"]
+
+WORD = 64  # bits of a ROM word: the widest integer literal of C++11
+
+
+@dataclass(frozen=True)
+class Emission:
+    """One kernel call: `kernel<...>(in, out, roms...)`, the members of its configuration, and its ROMs.
+
+    `roms` are (C type, field name, literals); arrays are named flow_<node>_<field>.
+    """
+
+    kernel: str
+    header: str
+    members: dict[str, str] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    roms: tuple[tuple[str, str, list[str]], ...] = ()
+
+    def rom_text(self, node: str) -> str:
+        """The header file with this node's ROMs."""
+        guard = f"FLOW_{node.upper()}_H_"
+        arrays = [
+            f"static const {kind} flow_{node}_{name}[{len(values)}] = {{{', '.join(values)}}};"
+            for kind, name, values in self.roms
+        ]
+        return "\n".join([f"#ifndef {guard}", f"#define {guard}", "", *arrays, "", "#endif", ""])
+
+    def config_text(self, name: str) -> str:
+        """The configuration struct of this call."""
+        base = f"nnet::{self.header.removeprefix('nnet_').removesuffix('.h')}_config"
+        lines = [f"    static const int {key} = {value};" for key, value in self.members.items()]
+        lines += [f"    typedef {value} {key};" for key, value in self.types.items()]
+        return "\n".join([f"struct {name} : {base} {{", *lines, "};"])
+
+    def arguments(self, node: str) -> str:
+        """The ROMs as trailing arguments of the call."""
+        return "".join(f", flow_{node}_{name}" for _, name, _ in self.roms)
+
+
+def _ints(values: NDArray[Any]) -> list[str]:
+    return [str(int(v)) for v in np.asarray(values).ravel()]
+
+
+def _wide(values: NDArray[Any]) -> list[str]:
+    return [f"{int(v)}LL" for v in np.asarray(values).ravel()]
+
+
+def _signed_bits(lo: int, hi: int) -> int:
+    return max(max(hi, 0).bit_length(), (-lo - 1).bit_length() if lo < 0 else 0) + 1
+
+
+def pack_fields(values: Int, width: int) -> list[str]:
+    """Rows of integers -> rows of 64-bit words, `width`-bit two's complement fields, none across a word's end."""
+    per_word = WORD // width
+    rows, count = values.shape
+    words = -(-count // per_word)
+    fields = np.zeros((rows, words * per_word), np.uint64)
+    fields[:, :count] = values.astype(np.uint64) & np.uint64((1 << width) - 1)
+    shifts = np.arange(per_word, dtype=np.uint64) * np.uint64(width)
+    packed = np.bitwise_or.reduce(fields.reshape(rows, words, per_word) << shifts, axis=2)
+    return [f"0x{int(w):x}ULL" for w in packed.ravel()]
+
+
+def _gather(node: Node, source: Node) -> Emission:
+    assert isinstance(node.params, Index)
+    return Emission("flow_gather", "nnet_flow_gather.h", {"n_in": str(source.size), "n_out": str(node.size)},
+                    roms=(("int", "index", _ints(node.params.flat)),))
+
+
+def _dot(node: Node, source: Node) -> Emission:
+    """Bits times -g, 0, +g are counted (XNOR and popcount); anything else is multiplied and added."""
+    assert isinstance(node.params, Weights)
+    levels = node.params.effective
+    a, b = source.domain.numerator
+    members = {"n_rows": str(prod(source.shape[:-1])), "n_in": str(levels.shape[0]), "n_out": str(levels.shape[1])}
+    used = np.unique(np.abs(levels[levels != 0]))
+    if source.domain.lo >= 0 and source.domain.hi <= 1 and used.size <= 1:
+        g = int(used[0]) if used.size else 1
+        # sum g*s*(a*c + b) = g*a*(agreeing - negative taps) + g*b*sum(s)
+        signs = np.sign(levels)
+        offset = g * b * signs.sum(axis=0) - g * a * (signs < 0).sum(axis=0)
+        members |= {"n_word": str(-(-levels.shape[0] // WORD)), "gain": str(g * a)}
+        widest = _signed_bits(min(node.domain.lo, int(offset.min())), max(node.domain.hi, int(offset.max())))
+        return Emission("flow_dense_xnor", "nnet_flow_dense.h", members, {"sum_t": f"ap_int<{widest + 1}>"}, (
+            ("unsigned long long", "sign", pack_fields((signs.T > 0).astype(np.int64), 1)),
+            ("unsigned long long", "mask", pack_fields((signs.T != 0).astype(np.int64), 1)),
+            ("int", "offset", _ints(offset)),
+        ))
+    width = _signed_bits(int(levels.min()), int(levels.max()))
+    # Partial sums of level*code, of a*that, and the result all fit in this.
+    reach = max(abs(source.domain.lo), abs(source.domain.hi)) * int(np.abs(levels).sum(axis=0).max()) * abs(a)
+    offset = b * levels.sum(axis=0)
+    reach += int(np.abs(offset).max())
+    members |= {"n_word": str(-(-levels.shape[0] // (WORD // width))), "gain": str(a), "level_bits": str(width)}
+    return Emission("flow_dense_mac", "nnet_flow_dense.h", members, {"sum_t": f"ap_int<{reach.bit_length() + 1}>"}, (
+        ("unsigned long long", "levels", pack_fields(levels.T, width)),
+        ("int", "offset", _ints(offset)),
+    ))
+
+
+def _step(node: Node, source: Node) -> Emission:
+    p = node.params
+    assert isinstance(p, Steps)
+    members = {"n_in": str(node.size), "n_chan": str(len(p.start)), "n_cut": str(p.cuts.shape[1])}
+    if p.cuts.shape[1] == 0:
+        return Emission("flow_constant", "nnet_flow_step.h", members, roms=(("int", "start", _ints(p.start)),))
+    # A cut past the input's range is never reached; clipping keeps the comparators as narrow as the input.
+    cuts = np.clip(p.cuts, source.domain.lo, source.domain.hi + 1)
+    kind = "int" if np.abs(cuts).max() < 2**31 else "long long"
+    values = _ints(cuts) if kind == "int" else _wide(cuts)
+    return Emission("flow_step", "nnet_flow_step.h", members, {"cut_t": kind}, (
+        ("int", "start", _ints(p.start)), ("int", "sign", _ints(p.sign)), (kind, "cuts", values),
+    ))
+
+
+def _affine(node: Node, source: Node) -> Emission:
+    p = node.params
+    assert isinstance(p, Affine)
+    reach = max(abs(int(m)) * max(abs(source.domain.lo), abs(source.domain.hi)) + abs(int(a))
+                for m, a in zip(p.mul, p.add))
+    members = {"n_in": str(node.size), "n_chan": str(len(p.mul)), "shift": str(p.shift)}
+    return Emission("flow_affine", "nnet_flow_affine.h", members, {"product_t": f"ap_int<{reach.bit_length() + 1}>"},
+                    (("long long", "mul", _wide(p.mul)), ("long long", "add", _wide(p.add))))
+
+
+# INPUT is hls4ml's own Input layer.
+EMIT_HLS: dict[Op, Callable[[Node, Node], Emission] | None] = {
+    Op.INPUT: None, Op.GATHER: _gather, Op.DOT: _dot, Op.STEP: _step, Op.AFFINE: _affine,
+}

@@ -1,0 +1,154 @@
+"""What is written and where: build options, and a written project."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow.errors import InputError
+from flow.ir import Graph
+from flow.ir.graph import is_clean
+from flow.ir.store import load
+
+__all__ = ["MANIFEST", "BuildConfig", "Project", "read_vectors", "write_vectors"]
+
+# What the top function cannot be called: keywords of C++ and Verilog.
+KEYWORDS = frozenset(
+    """alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const constexpr
+    const_cast continue decltype default delete do double dynamic_cast else enum explicit export extern false
+    float for friend goto if inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq
+    private protected public register reinterpret_cast return short signed sizeof static static_assert
+    static_cast struct switch template this thread_local throw true try typedef typeid typename union unsigned
+    using virtual void volatile wchar_t while xor xor_eq always assign begin buf bufif0 bufif1 casex casez cell
+    cmos config deassign defparam design disable edge end endcase endconfig endfunction endgenerate endmodule
+    endprimitive endspecify endtable endtask event force forever fork function generate genvar highz0 highz1
+    ifnone incdir include initial inout input instance integer join large liblist library localparam macromodule
+    medium module nand negedge nmos nor noshowcancelled notif0 notif1 output parameter pmos posedge primitive
+    pull0 pull1 pulldown pullup rcmos real realtime reg release repeat rnmos rpmos rtran rtranif0 rtranif1
+    scalared showcancelled small specify specparam strong0 strong1 supply0 supply1 table task time tran tranif0
+    tranif1 tri tri0 tri1 triand trior trireg use vectored wait wand weak0 weak1 wire wor xnor main std nnet hls
+    ap_int ap_uint ap_fixed ap_ufixed input_t result_t""".split()
+)
+MANIFEST = "flow.json"
+GRAPH = "flow.npz"
+INPUTS, EXPECTED = "tb_data/flow_inputs.dat", "tb_data/flow_expected.dat"
+FORMAT = 1
+
+
+def _is_top(name: object) -> bool:
+    return isinstance(name, str) and is_clean(name) and name.lower() not in KEYWORDS
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Options of a build, in hls4ml's names and units: `clock_period` in ns, `reuse_factor` as initiation interval.
+
+    Raises InputError for a value that hls4ml or the vendor tools would misread.
+    """
+
+    output_dir: str | os.PathLike[str] = "prj"
+    backend: str = "Vitis"
+    io_type: str = "io_parallel"
+    part: str = "xcvu13p-flga2577-2-e"
+    clock_period: float = 5.0
+    reuse_factor: int = 1
+    project_name: str = "myproject"
+
+    def __post_init__(self) -> None:
+        def need(condition: bool, name: str, remedy: str) -> None:
+            if not condition:
+                raise InputError(f"{name}={getattr(self, name)!r}: {remedy}")
+
+        need(str(self.backend) in ("Vitis", "Vivado"), "backend", "use 'Vitis' or 'Vivado'")
+        need(self.io_type == "io_parallel", "io_type", "only 'io_parallel' is supported")
+        need(bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{2,63}", str(self.part))), "part",
+             "letters, digits and dashes only, as in xcvu9p-flga2104-2-e")
+        number = isinstance(self.clock_period, (int, float)) and not isinstance(self.clock_period, bool)
+        need(number and 0.1 <= self.clock_period <= 1000, "clock_period", "a number of ns from 0.1 to 1000")
+        whole = isinstance(self.reuse_factor, int) and not isinstance(self.reuse_factor, bool)
+        need(whole and 1 <= self.reuse_factor <= 2**20, "reuse_factor", "a whole number of cycles, at least 1")
+        need(_is_top(self.project_name), "project_name",
+             "must be a C++ name: a letter, then letters, digits or _, not a keyword")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A written project: its folder and what its manifest says."""
+
+    path: Path
+    top: str
+    backend: str
+    graph_digest: str
+    options: dict[str, Any]
+
+    @staticmethod
+    def is_project(path: Path) -> bool:
+        """True for a folder that holds a manifest of ours."""
+        return (path / MANIFEST).is_file()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Project:
+        """Read the manifest of a project; raises InputError where there is none or it is damaged."""
+        folder = Path(path)
+        if not cls.is_project(folder):
+            raise InputError(f"{folder} is not a bnnflow project (no {MANIFEST}); make one with `bnnflow build`")
+        try:
+            data = json.loads((folder / MANIFEST).read_text())
+            if data["bnnflow_project"] != FORMAT:
+                raise InputError(f"{folder}: project format {data['bnnflow_project']!r}, not {FORMAT}; build again")
+            project = cls(folder, data["top"], data["backend"], data["graph_digest"], data["options"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{folder / MANIFEST} is damaged: {error}; build the project again") from error
+        if not _is_top(project.top):
+            raise InputError(f"{folder / MANIFEST}: top {project.top!r} is not a name")
+        return project
+
+    def graph(self) -> Graph:
+        """The graph this project was made from; raises InputError where it is not the one of the manifest."""
+        graph = load(self.path / GRAPH)
+        if graph.digest != self.graph_digest:
+            raise InputError(f"{self.path}: {GRAPH} is not the graph this project was built from; build it again")
+        return graph
+
+    def write_manifest(self, config: BuildConfig, versions: dict[str, str]) -> None:
+        """Write flow.json."""
+        options = {k: v for k, v in asdict(config).items() if k != "output_dir"}
+        data = {"bnnflow_project": FORMAT, "top": self.top, "backend": self.backend, "graph_digest": self.graph_digest,
+                "options": options, "versions": versions}
+        (self.path / MANIFEST).write_text(json.dumps(data, indent=2) + "\n")
+
+    def sources_digest(self, extra: str) -> str:
+        """SHA-256 (hex) of every C++ file that a simulation compiles, and of `extra` (compiler and flags)."""
+        h = hashlib.sha256(extra.encode())
+        for file in sorted(self.path.rglob("*")):
+            if file.suffix in (".h", ".cpp") and file.is_file():
+                h.update(f"\0{file.relative_to(self.path).as_posix()}\0".encode())
+                h.update(file.read_bytes())
+        return h.hexdigest()
+
+
+def write_vectors(folder: Path, graph: Graph, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Write input codes and the graph's outputs for the test bench; returns those outputs."""
+    expected = graph(codes)
+    (folder / "tb_data").mkdir(exist_ok=True)
+    for name, array in ((INPUTS, codes), (EXPECTED, expected)):
+        np.savetxt(folder / name, array.reshape(len(array), -1), fmt="%d")
+    return expected
+
+
+def read_vectors(file: Path, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Integer codes (n, *shape) from a file of the test bench; raises InputError where it is missing or damaged."""
+    try:
+        return np.loadtxt(file, dtype=np.int64, ndmin=2).reshape(-1, *shape)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: missing or damaged vectors: {error}") from error

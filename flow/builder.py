@@ -1,0 +1,222 @@
+"""Build and simulate: projects are written whole or not at all, and every output bit is compared."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow import tools
+from flow.backends.project import EXPECTED, GRAPH, INPUTS, BuildConfig, Project, read_vectors, write_vectors
+from flow.errors import InputError, Mismatch, ToolError
+from flow.ir import Graph
+from flow.ir.evaluate import check_codes
+from flow.ir.store import save
+
+__all__ = ["SIMULATORS", "build", "simulate"]
+
+# The flags of hls4ml's Tcl; -O2 only speeds up the run.
+GXX_FLAGS = ("-std=c++0x", "-O2", "-w")
+COMPILE_SECONDS, RUN_SECONDS, VENDOR_SECONDS = 1800.0, 3600.0, 4 * 3600.0
+CACHE = ".flow"
+
+
+# --- build ----------------------------------------------------------------------------------------------------------
+
+
+def build(graph: Graph, config: BuildConfig, vectors: NDArray[Any] | None = None) -> Project:
+    """Write the HLS project of `graph` to `config.output_dir`.
+
+    It is made in a folder beside it and moved into place, so that an interrupted build leaves what was there; an
+    existing project of ours is replaced, anything else is left alone. `vectors`: input codes (n, *shape) for the test
+    bench, by default edge, tie and random ones.
+
+    Raises InputError for an unusable output folder, graph or vectors.
+    """
+    from flow.backends.hls import to_hls4ml
+
+    codes = None if vectors is None else check_codes(graph.input, vectors)
+    if codes is not None and not len(codes):
+        raise InputError("vectors: no samples; give at least one, or none at all for the default vectors")
+    target = Path(config.output_dir).absolute()
+    _check_target(target)
+    work = _work_folder(target)
+    try:
+        inside = work / "new"
+        model = to_hls4ml(graph, replace(config, output_dir=inside), codes)
+        _quietly(model.write)
+        model.relocate(target)
+        save(graph, inside / GRAPH)
+        project = Project(inside, config.project_name, config.backend, graph.digest, asdict(config))
+        project.write_manifest(config, {name: importlib.metadata.version(name) for name in ("hls4ml", "numpy")})
+        if target.exists():
+            os.rename(target, work / "old")
+        os.rename(inside, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Project.open(target)
+
+
+def _quietly(function: Callable[[], Any]) -> None:
+    """hls4ml prints as it goes; say nothing unless it fails."""
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        function()
+
+
+def _check_target(target: Path) -> None:
+    _recover(target)
+    if target.exists() and not target.is_dir():
+        raise InputError(f"output_dir {target} is a file; name a folder")
+    if target.is_dir() and any(target.iterdir()) and not Project.is_project(target):
+        raise InputError(f"output_dir {target} exists and is not a bnnflow project; name another, or empty it")
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.build-"
+
+
+def _work_folder(target: Path) -> Path:
+    """A folder beside the target, on the same file system, named after this process."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{_prefix(target)}{os.getpid()}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"output_dir {target}: cannot write in {target.parent}: {error.strerror}") from error
+
+
+def _recover(target: Path) -> None:
+    """Tidy after builds that were killed: bring back a project that was being replaced, remove half-written ones."""
+    if not target.parent.is_dir():
+        return
+    for left in target.parent.glob(f"{_prefix(target)}*"):
+        owner = left.name.removeprefix(_prefix(target)).split("-")[0]
+        if not owner.isdigit() or _alive(int(owner)):
+            continue
+        if (left / "old").is_dir() and not target.exists():
+            os.rename(left / "old", target)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# --- simulate -------------------------------------------------------------------------------------------------------
+
+
+def simulate(folder: str | os.PathLike[str], codes: NDArray[Any] | None = None, tool: str = "gxx") -> NDArray[np.int64]:
+    """Run the project's own C++ and test bench and compare every output with the stored graph.
+
+    `codes`: input codes (n, *shape), by default the project's own vectors. `tool`: "gxx" (g++ with the flags of the
+    project's Tcl), "vitis" or "vivado". Returns the outputs, int64 (n, *shape).
+
+    Raises Mismatch with the first differing sample and output, ToolError where the tool is missing or fails.
+    """
+    if tool not in SIMULATORS:
+        raise InputError(f"tool {tool!r}: use one of {', '.join(SIMULATORS)}")
+    project = Project.open(folder)
+    graph = project.graph()
+    if codes is None:
+        codes = read_vectors(project.path / INPUTS, graph.input.shape)
+    codes = check_codes(graph.input, codes)
+    if not len(codes):
+        raise InputError("no samples to simulate")
+    with tempfile.TemporaryDirectory(prefix="bnnflow-sim-") as name:
+        run = Path(name)
+        expected = write_vectors(run, graph, codes)
+        log, bench_failed = SIMULATORS[tool](project, run)
+        got = read_vectors(log, graph.output.shape)
+    if len(got) != len(codes):
+        raise ToolError(f"{tool}: the simulation gave {len(got)} samples of {len(codes)}; it stopped early")
+    wrong = got != expected
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise Mismatch(
+            f"{project.path}: C simulation ({tool}) and graph differ: sample {at[0]}, node {graph.output.name!r}, "
+            f"element {at[1:]}: graph {expected[at]}, C simulation {got[at]}; "
+            f"{int(wrong.sum())} of {wrong.size} outputs"
+        )
+    if bench_failed:
+        raise Mismatch(f"{project.path}: the test bench reports errors although its outputs equal the graph's; "
+                       "the bench was changed, build the project again")
+    return got
+
+
+def _gxx(project: Project, run: Path) -> tuple[Path, bool]:
+    """Compile (cached by the digest of all sources, compiler and flags), then run in `run`."""
+    compiler = tools.need("gxx")
+    digest = project.sources_digest(" ".join([compiler, tools.version("gxx"), *GXX_FLAGS]))
+    cache = project.path / CACHE
+    try:
+        cache.mkdir(exist_ok=True)
+    except OSError:  # a read-only project: compile into the run folder
+        cache = run
+    program = cache / f"csim-{digest[:24]}"
+    if not program.exists():
+        for old in cache.glob("csim-*"):
+            old.unlink()
+        partial = cache / f"{program.name}.{os.getpid()}.tmp"
+        tools.call(
+            [compiler, *GXX_FLAGS, "-Ifirmware/ap_types", "-I.", f"{project.top}_test.cpp",
+             f"firmware/{project.top}.cpp", "-o", str(partial.absolute())],
+            project.path, run / "compile.log", COMPILE_SECONDS)
+        os.replace(partial, program)
+    code = tools.call([str(program.absolute())], run, run / "run.log", RUN_SECONDS, ok=(0, 1))
+    log = run / "tb_data/csim_results.log"
+    if code and not log.exists():
+        raise ToolError(f"the test bench failed: {(run / 'run.log').read_text()[:500]}")
+    return log, code != 0
+
+
+def _vendor(tool: str) -> Callable[[Project, Path], tuple[Path, bool]]:
+    """C simulation by the vendor's tool: the project's own Tcl in a copy of the project, with our vectors."""
+
+    def simulator(project: Project, run: Path) -> tuple[Path, bool]:
+        program = tools.need(tool)
+        copy = run / "project"
+        shutil.copytree(project.path, copy, ignore=shutil.ignore_patterns(CACHE, f"{project.top}_prj"))
+        for name in (INPUTS, EXPECTED):
+            shutil.copyfile(run / name, copy / name)
+        steps = dict.fromkeys(("synth", "cosim", "validation", "export", "vsynth", "fifo_opt"), 0)
+        steps = {"reset": 1, "csim": 1, **steps}
+        (copy / "build_opt.tcl").write_text(
+            "array set opt {\n" + "".join(f"    {k} {v}\n" for k, v in steps.items()) + "}\n")
+        script = {
+            "vitis-run": ["--mode", "hls", "--tcl", "build_prj.tcl"],
+            "vitis_hls": ["-f", "build_prj.tcl"],
+        }.get(Path(program).name, ["-f", "build_prj.tcl", " ".join(f"{k}={v}" for k, v in steps.items())])
+        # A bench that finds errors makes csim_design fail; the outputs tell which, so look before giving up.
+        code = tools.call([program, *script], copy, run / "vendor.log", VENDOR_SECONDS, ok=range(-64, 256))
+        found = sorted(copy.rglob("csim_results.log"), key=lambda f: f.stat().st_mtime)
+        if not found:
+            kept = project.path / f"{tool}-csim.log"
+            shutil.copyfile(run / "vendor.log", kept)
+            text = kept.read_text(errors="replace").splitlines()
+            lines = [line for line in text if "ERROR" in line] or text[-15:]
+            raise ToolError(f"{Path(program).name} gave no C simulation (exit code {code}):\n" + "\n".join(lines[:15])
+                            + f"\n(log: {kept})")
+        return found[-1], code != 0
+
+    return simulator
+
+
+SIMULATORS: dict[str, Callable[[Project, Path], tuple[Path, bool]]] = {
+    "gxx": _gxx, "vitis": _vendor("vitis"), "vivado": _vendor("vivado"),
+}

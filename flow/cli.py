@@ -1,0 +1,269 @@
+"""The command line, one command a verb. Exit codes: 0 equal and done, 1 mismatch, 2 bad input, 3 tool trouble."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import flow
+from flow import tools
+from flow.errors import FlowError, InputError
+from flow.ir import Graph, Weights
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Binary, ternary and sparse-binary networks from QKeras to FPGAs, bit for bit.")
+out = Console()
+err = Console(stderr=True)
+
+Model = Annotated[Path, typer.Argument(help="a Keras model (.keras, .h5) or a graph (.npz of `bnnflow lower`)")]
+InputType = Annotated[str, typer.Option(help="type of the inputs, hls4ml's notation; ufixed<8,0> for pixels/256")]
+OutputType = Annotated[str | None, typer.Option(help="type of logits that need rounding; 24 bits by default")]
+Backend = Annotated[str, typer.Option(help="Vitis or Vivado")]
+Part = Annotated[str, typer.Option(help="FPGA part")]
+Clock = Annotated[float, typer.Option(help="clock period in ns")]
+Reuse = Annotated[int, typer.Option(help="initiation interval in cycles")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="print the version and leave")] = False) -> None:
+    if version:
+        print(f"bnnflow {flow.__version__}")
+        raise typer.Exit
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Show what runs and for how long: a spinner on a terminal, else a line when it takes over two seconds."""
+    start = time.monotonic()
+    if err.is_terminal:
+        with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err,
+                      transient=True) as bar:
+            bar.add_task(what, total=None)
+            yield
+    else:
+        yield
+    seconds = time.monotonic() - start
+    if seconds > 2:
+        err.print(f"{what}: {seconds:.1f} s", highlight=False)
+
+
+def _import_keras() -> None:
+    """Import TensorFlow without its banner; if that fails, the banner is shown."""
+    with doing("loading TensorFlow"), tempfile.TemporaryFile() as banner:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        os.dup2(banner.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            import flow.train  # noqa: F401
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            banner.seek(0)
+            os.write(saved, banner.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _graph(model: Path, input_type: str, output_type: str | None) -> Graph:
+    """A graph from either kind of file."""
+    if model.suffix == ".npz":
+        return flow.load(model)
+    if not model.exists():
+        raise InputError(f"no model file {model}")
+    _import_keras()
+    with doing(f"lowering {model.name}"):
+        return flow.lower(model, input_type, output_type)
+
+
+def _array(path: Path | None) -> Any:
+    if path is None:
+        return None
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a readable .npy array: {error}") from error
+
+
+def _codes(graph: Graph, data: Path | None) -> Any:
+    """Codes from an .npy file of codes (integers) or of real inputs (floats)."""
+    array = _array(data)
+    if array is None or array.dtype.kind in "iub":
+        return array
+    return graph.encode(array)
+
+
+def _describe(graph: Graph) -> Table:
+    table = Table("node", "op", "shape", "codes", "weights, non-zero", box=None, pad_edge=False)
+    for node in graph:
+        weights = node.params.effective if isinstance(node.params, Weights) else None
+        table.add_row(node.name, node.op.value, "x".join(map(str, node.shape)), f"{node.domain.lo}..{node.domain.hi}",
+                      "" if weights is None else f"{weights.size:,}, {int(np.count_nonzero(weights)):,}")
+    return table
+
+
+@app.command()
+def lower(model: Model,
+          output: Annotated[Path, typer.Option("--output", "-o", help="graph file to write")] = Path("net.npz"),
+          input_type: InputType = "fixed<16,6>", output_type: OutputType = None) -> None:
+    """Turn a Keras model into the integer graph that computes the same codes."""
+    graph = _graph(model, input_type, output_type)
+    flow.save(graph, output)
+    out.print(_describe(graph))
+    for note in graph.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
+    out.print(f"{output}: digest {graph.digest[:16]}", highlight=False)
+
+
+@app.command()
+def build(model: Model,
+          output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="project folder")] = Path("prj"),
+          input_type: InputType = "fixed<16,6>", output_type: OutputType = None, backend: Backend = "Vitis",
+          part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0, reuse_factor: Reuse = 1,
+          vectors: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers) for the test "
+                                                            "bench")] = None) -> None:
+    """Write the HLS project of a model or graph."""
+    config = flow.BuildConfig(output_dir=output_dir, backend=backend, part=part, clock_period=clock_period,
+                              reuse_factor=reuse_factor)
+    graph = _graph(model, input_type, output_type)
+    codes = _codes(graph, vectors)
+    with doing(f"writing {output_dir}"):
+        project = flow.build(graph, config, codes)
+    for note in graph.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
+    out.print(f"{project.path}: {backend} project, graph {graph.digest[:16]}", highlight=False)
+
+
+@app.command()
+def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
+        tool: Annotated[str, typer.Option(help="gxx, vitis or vivado")] = "gxx",
+        data: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers); by default the "
+                                                       "project's own vectors")] = None,
+        output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy)")] = None
+        ) -> None:
+    """Run the project's C++ and compare every output bit with its graph."""
+    from flow.backends.project import Project
+
+    graph = Project.open(project).graph()
+    codes = _codes(graph, data)
+    with doing(f"C simulation ({tool})"):
+        got = flow.simulate(project, codes, tool)
+    if output is not None:
+        np.save(output, got)
+    out.print(f"equal: {len(got):,} samples, {got.size:,} outputs, 0 differ ({tool} against graph {graph.digest[:16]})",
+              highlight=False)
+
+
+@app.command()
+def demo(output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="project folder")] = Path("demo"),
+         backend: Backend = "Vitis") -> None:
+    """Train the digits network, convert it, simulate its C++, and compare Keras, graph and C simulation."""
+    config = flow.BuildConfig(output_dir=output_dir, backend=backend)
+    _import_keras()
+    from flow.models import digits
+    from flow.train.fit import accuracy, fit
+    from flow.train.reference import check_equal
+
+    arrays = digits.data()
+    model = digits.build()
+    with Progress(TextColumn("training digits"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+                  console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=digits.TRAINING["epochs"])
+
+        def report(epoch: int, epochs: int, logs: dict[str, float]) -> None:
+            bar.update(task, completed=epoch, description=f"accuracy {logs['accuracy']:.3f}")
+
+        start = time.monotonic()
+        keras_accuracy = fit(model, arrays, report=report, **digits.TRAINING)
+    err.print(f"training digits: {time.monotonic() - start:.1f} s", highlight=False)
+    graph = flow.lower(model, digits.INPUT_TYPE)
+    codes = graph.encode(arrays[2])
+    compared = check_equal(graph, model, arrays[2])
+    with doing(f"writing {output_dir}"):
+        flow.build(graph, config, codes)
+    with doing("C simulation (gxx)"):
+        simulated = flow.simulate(output_dir, codes)
+
+    out.print(_describe(graph))
+    result = Table("", "accuracy", "compared with", "codes", "differ", box=None, pad_edge=False)
+    result.add_row("Keras", f"{keras_accuracy:.4f}", "", "", "")
+    ours = graph.decode(flow.run(graph, codes))
+    result.add_row("graph", f"{accuracy(ours, arrays[3]):.4f}", "Keras, every activation",
+                   f"{sum(compared.values()):,}", "0")
+    result.add_row("C simulation", f"{accuracy(graph.decode(simulated), arrays[3]):.4f}", "graph, every output",
+                   f"{simulated.size:,}", "0")
+    out.print()
+    out.print(result)
+    bits = sum(int(np.count_nonzero(node.params.effective)) for node in graph if isinstance(node.params, Weights))
+    out.print(f"\n{len(codes)} test images; {bits:,} one-bit weights; project in {output_dir}", highlight=False)
+    for note in graph.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
+
+
+@app.command()
+def ops() -> None:
+    """Print what the integer graph can express (docs/ir.md)."""
+    from flow.ir.verify import specification
+
+    print(specification())
+
+
+@app.command()
+def doctor() -> None:
+    """Print the tools and packages found, and what each enables."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    table = Table("", "found", "enables", box=None, pad_edge=False)
+    missing = []
+    for tool in tools.TOOLS.values():
+        path = tools.find(tool.name)
+        table.add_row(tool.name, escape(f"{path} ({tools.version(tool.name)})" if path else "not found"), tool.enables)
+        if path is None:
+            missing.append(f"{tool.name}: {tool.remedy}")
+    for package, enables in (("hls4ml", "writing projects"), ("tensorflow", "lowering and training"),
+                             ("tf-keras", "lowering and training"), ("qkeras", "lowering and training"),
+                             ("numpy", "everything"), ("scikit-learn", "the demo's data")):
+        try:
+            table.add_row(package, installed(package), enables)
+        except PackageNotFoundError:
+            table.add_row(package, "not found", enables)
+            missing.append(f"{package}: pip install {package}")
+    out.print(table)
+    for line in missing:
+        out.print(f"missing {escape(line)}", highlight=False)
+    out.print("Vendor tools that this version has been run with: none yet.", highlight=False)
+
+
+def main() -> None:
+    """Entry point: errors as one message on stderr and the exit code of the error."""
+    try:
+        app()
+    except FlowError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        err.print("interrupted", highlight=False)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

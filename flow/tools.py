@@ -1,0 +1,105 @@
+"""External tools: find, need, call. The only place that starts processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flow.errors import ToolError
+
+__all__ = ["TOOLS", "Tool", "call", "find", "need", "version"]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """An external tool: `commands` are tried in order, `override` is an environment variable with a path."""
+
+    name: str
+    commands: tuple[str, ...]
+    override: str
+    enables: str
+    remedy: str
+    version_flag: str = "--version"
+
+
+TOOLS: dict[str, Tool] = {
+    tool.name: tool
+    for tool in (
+        Tool("gxx", ("g++",), "BNNFLOW_GXX", "bit-accurate C simulation, hls4ml compile() and predict()",
+             "install g++ (Debian: apt-get install g++), or set BNNFLOW_GXX"),
+        Tool("vitis", ("vitis-run", "vitis_hls"), "BNNFLOW_VITIS", "C simulation with Vitis HLS",
+             "put vitis-run (2024.2 on) or vitis_hls on PATH (source settings64.sh), or set BNNFLOW_VITIS", "-version"),
+        Tool("vivado", ("vivado_hls",), "BNNFLOW_VIVADO_HLS", "C simulation with Vivado HLS",
+             "put vivado_hls (2019.2 or 2020.1) on PATH (source settings64.sh), or set BNNFLOW_VIVADO_HLS", "-version"),
+    )
+}
+
+
+def find(name: str) -> str | None:
+    """Path of a tool, or None. Raises ToolError where the override variable names no executable."""
+    tool = TOOLS[name]
+    given = os.environ.get(tool.override)
+    if given:
+        path = shutil.which(given)
+        if path is None:
+            raise ToolError(f"{tool.override}={given!r} is not an executable file")
+        return path
+    return next((path for path in map(shutil.which, tool.commands) if path), None)
+
+
+def need(name: str) -> str:
+    """Path of a tool; raises ToolError that says what it is for and how to get it."""
+    tool, path = TOOLS[name], find(name)
+    if path is None:
+        raise ToolError(f"{' or '.join(tool.commands)} not found (needed for {tool.enables}): {tool.remedy}")
+    return path
+
+
+def version(name: str) -> str:
+    """First line of what a tool says of its version; empty where it is absent or silent."""
+    path = find(name)
+    if path is None:
+        return ""
+    try:
+        done = subprocess.run([path, TOOLS[name].version_flag], capture_output=True, text=True, timeout=60,
+                              stdin=subprocess.DEVNULL, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "")
+
+
+def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Sequence[int] = (0,)) -> int:
+    """Run a tool without a shell, output to `log`; returns its exit code.
+
+    Raises ToolError for an exit code not in `ok`, with the last lines of the log, and for a timeout (seconds); the
+    whole process group is ended then, and also when we are interrupted.
+    """
+    with log.open("wb") as output:
+        try:
+            process = subprocess.Popen(arguments, cwd=cwd, stdout=output, stderr=subprocess.STDOUT,
+                                       stdin=subprocess.DEVNULL, start_new_session=True)
+        except OSError as error:
+            raise ToolError(f"cannot run {arguments[0]}: {error.strerror}") from error
+        try:
+            code = process.wait(timeout)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise ToolError(f"{arguments[0]} did not finish in {timeout:.0f} s:\n{_tail(log)}") from error
+            raise
+    if code not in ok:
+        raise ToolError(f"{Path(arguments[0]).name} failed with exit code {code}:\n{_tail(log)}\n(log: {log})")
+    return code
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    """The lines of a log that matter: its errors, else its end."""
+    text = log.read_text(errors="replace").splitlines()
+    errors = [line for line in text if "error" in line.lower()]
+    return "\n".join(errors[:lines] or text[-lines:])

@@ -1,0 +1,1 @@
+"""C++ that goes into written projects: kernels (nnet_utils) and the test bench."""

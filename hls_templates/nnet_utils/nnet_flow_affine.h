@@ -1,0 +1,32 @@
+#ifndef NNET_FLOW_AFFINE_H_
+#define NNET_FLOW_AFFINE_H_
+
+#include "nnet_flow_common.h"
+
+namespace nnet {
+
+struct flow_affine_config {
+    static const int n_in = 1;
+    static const int n_chan = 1; // channels are the last axis
+    static const int shift = 0;
+    static const int reuse_factor = 1;
+};
+
+// code = floor((mul * x + add) / 2^shift), per channel: the logits. product_t holds every product, shown in lowering.
+template <class data_T, class res_T, typename CONFIG_T>
+void flow_affine(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const long long mul[CONFIG_T::n_chan],
+                 const long long add[CONFIG_T::n_chan]) {
+    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
+Element:
+    for (int i = 0; i < CONFIG_T::n_in; i++) {
+        const int c = i % CONFIG_T::n_chan;
+        typename CONFIG_T::product_t m = mul[c];
+        typename CONFIG_T::product_t a = add[c];
+        typename CONFIG_T::product_t product = m * flow_code(data[i]) + a;
+        flow_set(res[i], typename CONFIG_T::product_t(product >> CONFIG_T::shift));
+    }
+}
+
+} // namespace nnet
+
+#endif

@@ -1,0 +1,48 @@
+#ifndef NNET_FLOW_COMMON_H_
+#define NNET_FLOW_COMMON_H_
+
+#include "ap_fixed.h"
+#include "ap_int.h"
+
+// Kernels of bnnflow work on integer codes: the raw bits of the ap_[u]fixed values that hls4ml puts on the edges.
+
+namespace nnet {
+
+template <class T> struct flow_bits;
+
+template <int W, int I, ap_q_mode Q, ap_o_mode O, int N> struct flow_bits<ap_fixed<W, I, Q, O, N> > {
+    static const int width = W;
+    typedef ap_int<W> code_t;
+};
+
+template <int W, int I, ap_q_mode Q, ap_o_mode O, int N> struct flow_bits<ap_ufixed<W, I, Q, O, N> > {
+    static const int width = W;
+    typedef ap_uint<W> code_t;
+};
+
+// The code of a value, sign-extended where its type is signed.
+template <class T> typename flow_bits<T>::code_t flow_code(const T &value) {
+    #pragma HLS INLINE
+    typename flow_bits<T>::code_t code;
+    code.range(flow_bits<T>::width - 1, 0) = value.range(flow_bits<T>::width - 1, 0);
+    return code;
+}
+
+// Give a value the bits of a code; the graph's rules prove that the code fits.
+template <class T, class C> void flow_set(T &value, const C &code) {
+    #pragma HLS INLINE
+    ap_uint<flow_bits<T>::width> bits = code;
+    value.range(flow_bits<T>::width - 1, 0) = bits;
+}
+
+// Bit k of a ROM of 64-bit words holds element k; fields are `width` bits wide and do not cross words.
+inline unsigned long long flow_field(const unsigned long long rom[], int index, int width) {
+    #pragma HLS INLINE
+    const int per_word = 64 / width;
+    const unsigned long long all = width == 64 ? ~0ULL : (1ULL << (width % 64)) - 1;
+    return (rom[index / per_word] >> (index % per_word * width)) & all;
+}
+
+} // namespace nnet
+
+#endif

@@ -1,0 +1,47 @@
+#ifndef NNET_FLOW_STEP_H_
+#define NNET_FLOW_STEP_H_
+
+#include "nnet_flow_common.h"
+
+namespace nnet {
+
+struct flow_step_config {
+    static const int n_in = 1;
+    static const int n_chan = 1; // channels are the last axis
+    static const int n_cut = 1;
+    static const int reuse_factor = 1;
+};
+
+// code = start + sign * #{k : x >= cuts[k]}, per channel: what batch norm, bias and any quantised activation of Keras
+// compute from the integer x, and what a thermometer's planes compute from an input.
+template <class data_T, class res_T, typename CONFIG_T>
+void flow_step(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const int start[CONFIG_T::n_chan],
+               const int sign[CONFIG_T::n_chan],
+               const typename CONFIG_T::cut_t cuts[CONFIG_T::n_chan * CONFIG_T::n_cut]) {
+    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
+Element:
+    for (int i = 0; i < CONFIG_T::n_in; i++) {
+        const int c = i % CONFIG_T::n_chan;
+        const typename flow_bits<data_T>::code_t x = flow_code(data[i]);
+        int count = 0;
+    Cut:
+        for (int k = 0; k < CONFIG_T::n_cut; k++) {
+            count += x >= cuts[c * CONFIG_T::n_cut + k] ? 1 : 0;
+        }
+        flow_set(res[i], ap_int<16>(start[c] + sign[c] * count));
+    }
+}
+
+// No cut: every channel is constant.
+template <class data_T, class res_T, typename CONFIG_T>
+void flow_constant(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const int start[CONFIG_T::n_chan]) {
+    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
+Element:
+    for (int i = 0; i < CONFIG_T::n_in; i++) {
+        flow_set(res[i], ap_int<16>(start[i % CONFIG_T::n_chan]));
+    }
+}
+
+} // namespace nnet
+
+#endif
