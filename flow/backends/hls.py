@@ -97,7 +97,7 @@ class FlowCallTemplate(FunctionCallTemplate):  # type: ignore[misc]
 
 
 def _hls_name(node: Node) -> str:
-    """The name inside hls4ml (the input's is a C++ variable): no keyword, no macro, no name that hls4ml makes itself."""
+    """The name inside hls4ml (the input's is a C++ variable): no keyword, no macro, none that hls4ml makes itself."""
     return f"{node.name}_{'in' if node.op is Op.INPUT else 'op'}"
 
 

@@ -19,7 +19,7 @@ CHUNK = 2**22  # elements of the largest tensor per evaluation, to bound memory
 
 def _gather(node: Node, x: Int, source: Node) -> Int:
     assert isinstance(node.params, Index)
-    return x.reshape(len(x), -1)[:, node.params.flat].reshape(len(x), *node.shape)
+    return x.reshape(len(x), source.size)[:, node.params.flat].reshape(len(x), *node.shape)
 
 
 def _dot(node: Node, x: Int, source: Node) -> Int:

@@ -1,0 +1,33 @@
+# `make demo` and `make test` set up .venv first. Needs Python 3.10 or later, make and g++.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= auto
+
+.PHONY: demo test quick fuzz lint clean
+
+demo: $(VENV)/.ready
+	$(BIN)/bnnflow demo --output-dir demo
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+# No C++ compiler, no training; under a minute.
+quick: $(VENV)/.ready
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not hls and not training and not fuzz"
+
+# The long randomised run, with its histogram.
+fuzz: $(VENV)/.ready
+	$(BIN)/python -W ignore -m tests.fuzz --networks 300 --inputs 1000 --seed 0 --csim 20
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info demo prj

@@ -1,0 +1,55 @@
+"""Shared fixtures. Data outside the repository is found through FLOW_SHARED and its absence is a skip."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flow
+from flow.ir import Graph
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """A file of the shared data, or a skip that names it."""
+    folder = Path(os.environ.get("FLOW_SHARED", ROOT.parent / "shared"))
+
+    def find(name: str) -> Path:
+        if not (folder / name).exists():
+            pytest.skip(f"{folder / name} is missing; set FLOW_SHARED to the folder with it")
+        return folder / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarray]:
+    """Build a project and simulate it with g++; one compilation a graph and backend and session."""
+    folder = tmp_path_factory.mktemp("projects")
+
+    def simulate(graph: Graph, codes: np.ndarray | None = None, backend: str = "Vitis") -> np.ndarray:
+        project = folder / f"{backend}-{graph.digest[:16]}"
+        if not project.exists():
+            flow.build(graph, flow.BuildConfig(output_dir=project, backend=backend))
+        return flow.simulate(project, codes)
+
+    return simulate
+
+
+@pytest.fixture
+def bnnflow(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in an empty folder."""
+
+    def call(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "flow.cli", *map(str, arguments)], cwd=tmp_path, text=True,
+                              capture_output=True, timeout=300, env={**os.environ, "COLUMNS": "200", **(env or {})})
+
+    return call

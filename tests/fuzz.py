@@ -1,0 +1,97 @@
+"""Random networks against Keras and the C simulation, any number from any seed:
+
+    python -m tests.fuzz --networks 300 --inputs 1000 --seed 0 --csim 20
+
+Every difference raises, with the seed of its network. Prints how often each option occurred and how many sums lie
+within 1 of a cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+import flow
+from flow.errors import FlowError, LoweringError
+from flow.ir import Graph, Op
+from flow.ir.vectors import near_cuts
+
+from tests.random_networks import Case, network  # isort: skip
+from flow.train.reference import check_equal, keras_activations  # isort: skip
+
+
+def check_head(case: Case, graph: Graph, x: np.ndarray) -> None:
+    """Outputs that were rounded lie within the stated bound of Keras, plus float32 noise of its own sums."""
+    node, last = graph.output, case.model.layers[-1]
+    if type(last).__name__ in ("Softmax", "Activation"):
+        last = case.model.layers[-2]
+    theirs = keras_activations(case.model, [last.name], x)[last.name].astype(np.float64)
+    ours = graph.decode(flow.run(graph, graph.encode(x)))
+    exact = node.op is not Op.AFFINE or any("exact" in note for note in graph.notes)
+    noise = 0.0 if exact else np.abs(theirs).max(initial=1.0) * 2.0**-19
+    bound = 0.0 if exact else float(node.domain.alpha) * 0.51
+    worst = np.abs(ours - theirs).max()
+    if worst > bound + noise:
+        raise FlowError(f"output differs from Keras by {worst}, bound {bound} + {noise}")
+
+
+def check_network(seed: int, inputs: int, csim: Path | None) -> tuple[Case, Counter[str]]:
+    """One network through everything; returns counts of codes compared and of sums near a cut."""
+    case, counts = network(seed), Counter[str]()
+    rng = np.random.default_rng(seed)
+    graph = flow.lower(case.model, case.input_type)
+    codes = case.inputs(rng, inputs)
+    x = codes * float(case.domain.alpha)
+    for size in (1024, 17):
+        counts["codes"] += sum(check_equal(graph, case.model, x if size > 17 else x[:170], size).values())
+    check_head(case, graph, x)
+    for near in near_cuts(graph, codes).values():
+        counts["sums"] += near.size
+        counts["near"] += int(near.sum())
+    if csim is not None:
+        flow.build(graph, flow.BuildConfig(output_dir=csim / f"net{seed}", backend=("Vitis", "Vivado")[seed % 2]))
+        counts["csim_outputs"] += flow.simulate(csim / f"net{seed}", codes).size
+    return case, counts
+
+
+def run(networks: int, inputs: int, seed: int, csim: int, report: object = print) -> Counter[str]:
+    """`networks` networks from `seed` on, the first `csim` of them also in C simulation; returns the totals."""
+    totals, histogram, start = Counter[str](), Counter[str](), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(networks):
+            try:
+                case, counts = check_network(seed + k, inputs, Path(folder) if k < csim else None)
+            except LoweringError as error:
+                raise FlowError(f"network of seed {seed + k} was refused: {error}") from error
+            except FlowError as error:
+                raise type(error)(f"network of seed {seed + k}: {error}") from error
+            totals += counts
+            histogram.update(case.options)
+            if (k + 1) % 20 == 0:
+                report(f"{k + 1} networks, {time.monotonic() - start:.0f} s, {totals['codes']:,} codes, 0 differ")
+    for option, count in sorted(histogram.items()):
+        report(f"  {option:32} {count}")
+    share = totals["near"] / max(totals["sums"], 1)
+    report(f"{networks} networks x {inputs} inputs from seed {seed}: {totals['codes']:,} codes, 0 differ from Keras; "
+           f"C simulation of {min(csim, networks)}: {totals['csim_outputs']:,} outputs, 0 differ; "
+           f"{share:.1%} of the sums lie within 1 of a cut")
+    return totals
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", type=int, default=300)
+    parser.add_argument("--inputs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--csim", type=int, default=20)
+    args = parser.parse_args()
+    run(args.networks, args.inputs, args.seed, args.csim, lambda text: print(text, flush=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Models and files that cannot be used: each message names the layer or value and the remedy, and nothing runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import flow
+
+import flow.train  # isort: skip
+import qkeras
+import tf_keras as keras
+
+from flow.errors import InputError, LoweringError
+from tests.contracts import dense, half_mask
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def small(**options: object) -> keras.Model:
+    x = keras.Input((6,), name="pixels")
+    h = qkeras.QActivation("binary(alpha=1)", name="a1")(dense(4, name="d1", **options)(x))
+    return keras.Model(x, dense(3, name="d2")(h))
+
+
+def refused(model: object, *messages: str, input_type: str = "ufixed<4,0>") -> None:
+    with pytest.raises(InputError) as caught:
+        flow.lower(model, input_type)
+    for message in messages:
+        assert message in str(caught.value)
+    if len(messages) > 1:
+        assert isinstance(caught.value, LoweringError) and len(caught.value.problems) >= 2
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_truncated_and_foreign_files(tmp_path):
+    refused(tmp_path / "no.keras", "no model file")
+    refused(tmp_path, "is a folder")
+    (tmp_path / "a.txt").write_text("x")
+    refused(tmp_path / "a.txt", "expected a .keras or .h5")
+    (tmp_path / "a.h5").write_text("x" * 100)
+    refused(tmp_path / "a.h5", "neither a .keras archive nor an HDF5 file")
+    (tmp_path / "empty.keras").touch()
+    refused(tmp_path / "empty.keras", "neither")
+    for suffix in (".keras", ".h5"):
+        small().save(tmp_path / f"net{suffix}")
+        whole = (tmp_path / f"net{suffix}").read_bytes()
+        for share in (0.01, 0.3, 0.7, 0.98):
+            cut = tmp_path / f"cut{suffix}"
+            cut.write_bytes(whole[: int(len(whole) * share)])
+            refused(cut, str(cut))
+    shutil.copy(tmp_path / "net.keras", tmp_path / "wrong.h5")
+    refused(tmp_path / "wrong.h5", "not what its suffix says")
+    small().save_weights(tmp_path / "weights.h5")
+    refused(tmp_path / "weights.h5", "holds weights only")
+
+
+def edited(source: Path, target: Path, old: str, new: str) -> Path:
+    """A model file with its configuration changed as an attacker would."""
+    if source.suffix == ".h5":
+        shutil.copy(source, target)
+        with h5py.File(target, "r+") as file:
+            assert old in file.attrs["model_config"]
+            file.attrs["model_config"] = file.attrs["model_config"].replace(old, new)
+        return target
+    with zipfile.ZipFile(source) as old_zip, zipfile.ZipFile(target, "w") as new_zip:
+        for item in old_zip.namelist():
+            data = old_zip.read(item)
+            if item == "config.json":
+                assert old in data.decode()
+                data = data.decode().replace(old, new).encode()
+            new_zip.writestr(item, data)
+    return target
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_lambda_is_never_executed(suffix, tmp_path):
+    flag = tmp_path / "executed"
+    x = keras.Input((6,))
+    code = f"__import__('pathlib').Path({str(flag)!r}).touch()"
+    scope: dict[str, object] = {}
+    exec(f"f = lambda t: ({code}, t)[1]", scope)  # the lambda must be self-contained to survive marshalling
+    model = keras.Model(x, dense(2, name="d")(keras.layers.Lambda(scope["f"], name="trap")(x)))
+    model.save(tmp_path / f"net{suffix}")
+    flag.unlink()
+    refused(tmp_path / f"net{suffix}", "layer 'trap' (Lambda): runs Python code from the model file, which is never")
+    assert not flag.exists()
+    refused(model, "layer 'trap' (Lambda)")
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ('"binary(alpha=1)"', '"__import__(\'os\').system(1)"', "is not a known activation"),
+    ('"binary(alpha=1)"', '"safe_eval(1)"', "is not a known activation"),
+    ('"binary(alpha=1)"', '"binary(alpha=open(1))"', "is not a known activation"),
+    ('"class_name": "QDense"', '"class_name": "os>system"', "(system): not supported"),
+    ('"class_name": "Clip"', '"class_name": "function"', "function is not a known quantizer"),
+    ('"class_name": "Clip"', '"class_name": "__lambda__"', "__lambda__ is not a known"),
+    ('"module": "qkeras.qlayers", "class_name": "Clip"', '"module": "os", "class_name": "Clip"',
+     "comes from module 'os', which is not loaded"),
+])
+def test_no_name_in_a_file_is_called(suffix, old, new, message, tmp_path):
+    small().save(tmp_path / f"net{suffix}")
+    refused(edited(tmp_path / f"net{suffix}", tmp_path / f"bad{suffix}", old, json.dumps(new)[1:-1]
+                   if new.count('"') == 0 else new), message)
+
+
+def test_unsupported_layers_are_listed_all_at_once(tmp_path):
+    x = keras.Input((8, 8, 1))
+    h = keras.layers.Conv2D(2, 3, name="c1")(x)
+    h = keras.layers.MaxPooling2D(name="p1")(h)
+    h = keras.layers.Flatten()(h)
+    model = keras.Model(x, dense(2, name="d1")(h))
+    messages = ("2 problems", "layer 'c1' (Conv2D): not supported", "layer 'p1' (MaxPooling2D)", "Supported: ",
+                "QDense")
+    refused(model, *messages)
+    model.save(tmp_path / "net.keras")
+    refused(tmp_path / "net.keras", *messages)
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(value):
+    model = small()
+    kernel = model.get_layer("d1").kernel.numpy()
+    kernel[2, 1] = value
+    model.get_layer("d1").kernel.assign(kernel)
+    refused(model, f"layer 'd1': weight 'd1/kernel:0' holds {value} at index (2, 1)")
+
+
+def test_negative_variance():
+    x = keras.Input((6,))
+    model = keras.Model(x, keras.layers.BatchNormalization(name="bn")(dense(2)(x)))
+    model.get_layer("bn").moving_variance.assign([1, -1])
+    refused(model, "layer 'bn': moving_variance is negative")
+
+
+def test_an_all_zero_mask():
+    quantizer = flow.train.Masked(qkeras.binary(alpha=1))
+    quantizer.set_mask(np.zeros((6, 4)))
+    refused(small(kernel_quantizer=quantizer), "layer 'd1': its mask keeps none of 24 connections")
+
+
+def test_a_neuron_without_connections_is_a_constant():
+    quantizer, mask = flow.train.Masked(qkeras.binary(alpha=1)), half_mask((6, 4)).astype(int)
+    mask[:, 1] = 0
+    quantizer.set_mask(mask)
+    graph = flow.lower(small(kernel_quantizer=quantizer), "ufixed<4,0>")
+    codes = graph.encode(np.random.default_rng(0).integers(0, 16, (50, 6)) / 16)
+    assert len(np.unique(flow.trace(graph, codes)["a1"][:, 1])) == 1
+
+
+def test_all_problems_of_a_model_come_in_one_message():
+    x = keras.Input((6,))
+    h = qkeras.QActivation("binary(alpha='auto')", name="a1")(dense(4, name="d1")(x))
+    h = keras.layers.Activation("tanh", name="a2")(dense(4, name="d2", kernel_quantizer=None)(x))
+    refused(keras.Model(x, h), "layer 'd2': its weights (no kernel_quantizer) are not small integers")
+    h = qkeras.QActivation("binary(alpha='auto')", name="a1")(dense(4, name="d1")(x))
+    refused(keras.Model(x, h), "takes its scale from the data of each batch; use alpha=1")
+    h = keras.layers.BatchNormalization(name="bn")(dense(4, name="d1")(x))
+    refused(keras.Model(x, dense(2, name="d2")(h)), "layer 'd2': its input is not quantised: 'bn' yields floats; put a")
+    refused(keras.Model(x, keras.layers.Activation("tanh", name="t")(dense(2)(x))), "layer 't': activation tanh is not")
+
+
+@pytest.mark.parametrize(("activation", "message"), [
+    ("binary(alpha=.3)", "levels are not exact; use a power-of-two alpha"),
+    ("ternary(alpha='auto_po2')", "takes its scale from the data"),
+    ("quantized_relu(9,1)", "1 to 8 are supported"),
+    ("quantized_relu(4,1,negative_slope=.25)", "negative slope"),
+    ("quantized_relu(4,1,qnoise_factor=.5)", "qnoise_factor is 0.5"),
+    ("bernoulli()", "activation bernoulli is not supported"),
+])
+def test_activations_refused(activation, message):
+    x = keras.Input((6,))
+    with pytest.raises(LoweringError, match="layer 'a'") as caught:
+        flow.lower(keras.Model(x, qkeras.QActivation(activation, name="a")(dense(4)(x))), "ufixed<4,0>")
+    assert message in str(caught.value)
+
+
+def test_structure_refused():
+    x = keras.Input((6,))
+    shared = dense(6, name="twice")
+    refused(keras.Model(x, shared(qkeras.QActivation("binary")(shared(x)))), "layer 'twice' is used more than once")
+    y = keras.Input((6,))
+    refused(keras.Model([x, y], [dense(2)(x), dense(2)(y)]), "2 inputs and 2 outputs")
+    refused(keras.Sequential(), "build it with an Input layer")
+    open_shape = keras.Input((None, 6), name="open")
+    refused(keras.Model(open_shape, dense(2)(open_shape)), "layer 'open': input shape (None, 6) has open dimensions")
+    refused("nothing.keras", "no model file")
+    refused(7, "expected a Keras model or a path")
+    x = keras.Input((4, 6))
+    refused(keras.Model(x, keras.layers.BatchNormalization(axis=1, name="bn")(x)), "layer 'bn': normalises axis [1]")
+
+
+def test_names_cannot_leave_the_graph(tmp_path):
+    """Hostile layer names become clean, different node names; Keras' own name is kept only as text."""
+    hostile = ('a"; system("x")', "../../x", "x" * 300, "äöü", "a-b", "a_b", "A_B", "main", "*/ #include", "a\nb")
+    x = keras.Input((6,), name="int")
+    layers = [dense(6) for _ in hostile]
+    h = x
+    for layer in layers:
+        h = qkeras.QActivation("binary(alpha=1)")(layer(h))
+    model = keras.Model(x, h)
+    for layer, name in zip(layers, hostile):
+        layer._name = name
+    graph = flow.lower(model, "ufixed<4,0>")
+    names = [node.name.lower() for node in graph]
+    assert len(set(names)) == len(names) and all(n.replace("_", "").isalnum() and n.isascii() for n in names)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import os
+import stat
+
+import numpy as np
+import pytest
+
+import flow
+from tests.random_graphs import random_codes, random_graph
+
+VERBS = ("lower", "build", "sim", "demo", "ops", "doctor")
+
+
+def test_help_and_version(bnnflow):
+    assert all(verb in bnnflow("--help").stdout for verb in VERBS)
+    assert bnnflow("--version").stdout == f"bnnflow {flow.__version__}\n"
+    for verb in VERBS:
+        done = bnnflow(verb, "--help")
+        assert done.returncode == 0 and "Usage" in done.stdout and not done.stderr
+
+
+def test_usage_errors_are_2(bnnflow):
+    for arguments in (["nonsense"], ["lower"], ["build", "x.npz", "--clock-period", "fast"]):
+        assert bnnflow(*arguments).returncode == 2
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["lower", "no.keras"], "no model file no.keras"), (["build", "no.npz"], "no graph file no.npz"),
+    (["sim", "."], "is not a bnnflow project"), (["build", "net.npz", "--part", "a b"], "letters, digits and dashes"),
+    (["build", "net.npz", "-o", "net.npz"], "is a file; name a folder"),
+    (["build", "net.npz", "--vectors", "no.npy"], "no.npy: not a readable .npy array"),
+    (["build", "net.npz", "--vectors", "bad.npy"], "value 999999999.0 at index"),
+])
+def test_bad_input_is_2_with_one_message(arguments, message, bnnflow, tmp_path):
+    graph = random_graph(4)
+    flow.save(graph, tmp_path / "net.npz")
+    np.save(tmp_path / "bad.npy", np.full((1, *graph.input.shape), 999999999.0))
+    done = bnnflow(*arguments)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+
+
+def test_ops_and_doctor(bnnflow):
+    assert all(op.name in bnnflow("ops").stdout for op in flow.ir.Op)
+    done = bnnflow("doctor")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("gxx", "vitis", "vivado", "not found", "hls4ml", "none yet"))
+
+
+@pytest.mark.hls
+def test_build_and_sim(bnnflow, tmp_path):
+    graph = random_graph(4)
+    flow.save(graph, tmp_path / "net.npz")
+    codes = random_codes(graph, 0, 7)
+    np.save(tmp_path / "codes.npy", codes)
+    np.save(tmp_path / "real.npy", codes * float(graph.input.domain.alpha))
+    assert bnnflow("build", "net.npz").returncode == 0
+    for data in ("codes.npy", "real.npy"):
+        done = bnnflow("sim", "prj", "--data", data, "-o", "out.npy")
+        assert done.returncode == 0 and "equal: 7 samples" in done.stdout, done.stderr
+        assert np.array_equal(np.load(tmp_path / "out.npy"), graph(codes))
+    assert bnnflow("sim", "prj", "--tool", "vivado").returncode == 3
+    broken = tmp_path / "broken-g++"
+    broken.write_text("#!/bin/sh\necho 'fatal error: disk full'; exit 4\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IEXEC)
+    done = bnnflow("sim", "prj", env={"BNNFLOW_GXX": str(broken)})
+    assert done.returncode == 3 and "disk full" in done.stderr
+    with (tmp_path / "prj/firmware/weights" / next(
+            f for f in sorted(os.listdir(tmp_path / "prj/firmware/weights")))).open("a") as rom:
+        rom.write("// changed\n")
+    done = bnnflow("sim", "prj")
+    assert done.returncode == 0, "a comment changes nothing"
+
+
+@pytest.mark.hls
+def test_a_mismatch_is_1(bnnflow, tmp_path):
+    flow.save(random_graph(4), tmp_path / "net.npz")
+    assert bnnflow("build", "net.npz").returncode == 0
+    top = tmp_path / "prj/firmware/myproject.cpp"
+    text = top.read_text()
+    last = text.rindex("}")
+    name = next(line.split()[1].split("[")[0] for line in text.splitlines() if line.strip().startswith("result_t"))
+    top.write_text(text[:last] + f"    {name}[0] = {name}[0] == 0 ? 1 : 0;\n}}\n")
+    done = bnnflow("sim", "prj")
+    assert done.returncode == 1 and "C simulation (gxx) and graph differ: sample" in done.stderr
+
+
+@pytest.mark.hls
+@pytest.mark.training
+def test_demo_and_a_model_file(bnnflow, tmp_path):
+    done = bnnflow("demo")
+    assert done.returncode == 0, done.stderr
+    assert "C simulation  0.9" in done.stdout and "Traceback" not in done.stderr
+    from flow.models import digits
+
+    import flow.train  # noqa: F401
+
+    digits.build().save(tmp_path / "digits.h5")
+    done = bnnflow("lower", "digits.h5", "--input-type", "ufixed<5,1>", "-o", "d.npz")
+    assert done.returncode == 0 and "act_dense2" in done.stdout, done.stderr
+    assert bnnflow("build", "digits.h5", "--input-type", "ufixed<5,1>", "-o", "prj2").returncode == 0

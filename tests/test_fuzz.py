@@ -1,0 +1,16 @@
+"""A fixed sample of the random networks; `python -m tests.fuzz` runs any number from any seed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz import run
+
+
+@pytest.mark.fuzz
+@pytest.mark.hls
+@pytest.mark.parametrize("seed", range(1000, 1040, 10))
+def test_random_networks(seed, capsys):
+    totals = run(10, 500, seed, csim=1)
+    assert totals["codes"] > 50_000 and totals["csim_outputs"] > 0
+    assert totals["near"] >= 0.05 * totals["sums"]

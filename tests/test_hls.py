@@ -1,0 +1,349 @@
+"""Projects through hls4ml: what is written, that it computes the graph, and that failure is seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flow
+from flow.backends.hls_ops import EMIT_HLS, pack_fields
+from flow.backends.project import Project
+from flow.errors import InputError, Mismatch, ToolError
+from flow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Weights
+from flow.ir.vectors import default_vectors
+from tests.conftest import ROOT
+from tests.random_graphs import random_codes, random_graph
+
+SEEDS = range(22)
+
+
+def net() -> Graph:
+    """A graph of every op but AFFINE, small."""
+    x = Node("int", Op.INPUT, (), (6,), Domain(0, 15))
+    wires = Node("wires", Op.GATHER, ("int",), (8,), x.domain, Index(np.array([0, 0, 1, 2, 3, 4, 5, 5])))
+    cuts = Steps(np.zeros(8, np.int64), np.ones(8, np.int64), np.arange(1, 9)[:, None])
+    planes = Node("template", Op.STEP, ("wires",), (8,), BIPOLAR, cuts)
+    levels = np.random.default_rng(0).choice([-1, 1], (8, 5))
+    weights = Weights(levels, np.indices((8, 5)).sum(axis=0) % 3 > 0)
+    from flow.ir.verify import dot_domain
+
+    return Graph((x, wires, planes, Node("NULL", Op.DOT, ("template",), (5,), dot_domain(BIPOLAR, weights), weights)),
+                 ("NULL",))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hls") / "prj"
+    flow.build(net(), flow.BuildConfig(output_dir=path))
+    return path
+
+
+# --- emission -------------------------------------------------------------------------------------------------------
+
+
+def test_every_op_has_an_emitter():
+    assert set(EMIT_HLS) == set(Op)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 12, 33, 64])
+def test_packed_fields_read_back(width):
+    rng = np.random.default_rng(width)
+    half = 2 ** (width - 1) if width > 1 else 1
+    values = rng.integers(-half if width > 1 else 0, half, (3, 41), endpoint=width == 1)
+    words = [int(w.removesuffix("ULL"), 16) for w in pack_fields(values, width)]
+    per_word, row = 64 // width, -(-41 // (64 // width))
+    for (r, i), value in np.ndenumerate(values):
+        got = words[r * row + i // per_word] >> (i % per_word * width) & (1 << width) - 1
+        assert got == int(value) & (1 << width) - 1
+
+
+@pytest.mark.hls
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_domains_and_parameters_in_c(seed, simulated):
+    graph = random_graph(seed)
+    codes = random_codes(graph, seed)
+    assert np.array_equal(simulated(graph, codes, ("Vitis", "Vivado")[seed % 2]), graph(codes))
+
+
+# --- what is written ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["Vitis", "Vivado"])
+def test_written_project(backend, tmp_path):
+    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj", backend=backend, part="xc7z020clg400-1",
+                                       clock_period=4, reuse_factor=3, project_name="net"))
+    read = lambda name: (tmp_path / "prj" / name).read_text()  # noqa: E731
+    top = read("firmware/net.cpp")
+    assert "#pragma HLS PIPELINE II=3" in top and "DATAFLOW" not in top
+    assert top.count("nnet::flow_") == 3 and "load_weights" not in top
+    project = read("project.tcl")
+    assert 'set part "xc7z020clg400-1"' in project and re.search(r"set clock_period 4(\.0)?\n", project)
+    assert f'set backend "{backend.lower()}"' in project
+    assert "-std=c++0x" in read("build_prj.tcl")
+    assert "static const int reuse_factor = 3;" in read("firmware/parameters.h")
+    assert str(tmp_path / "prj") in read("hls4ml_config.yml") and ".build-" not in read("hls4ml_config.yml")
+    for rom in (tmp_path / "prj/firmware/weights").iterdir():
+        assert rom.suffix == ".h" and "static const" in rom.read_text()
+        assert all(int(word, 16) < 2**64 for word in re.findall(r"0x([0-9a-f]+)ULL", rom.read_text()))
+    loops = "".join(read(f"firmware/nnet_utils/nnet_flow_{k}.h") for k in ("gather", "dense", "step", "affine"))
+    assert loops.count("#pragma HLS PIPELINE II=CONFIG_T::reuse_factor") == 5
+
+
+def test_files_are_the_same_every_time(tmp_path):
+    for name in "ab":
+        flow.build(net(), flow.BuildConfig(output_dir=tmp_path / name))
+    files = {f.relative_to(tmp_path / "a") for f in (tmp_path / "a").rglob("*") if f.is_file()}
+    own = {f for f in files if f.suffix in (".cpp", ".h", ".dat", ".json", ".tcl")}
+    assert own and all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in own)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"backend": "Quartus"}, "backend='Quartus': use 'Vitis' or 'Vivado'"), ({"io_type": "io_stream"}, "io_parallel"),
+    ({"part": 'x"; exec rm'}, "letters, digits and dashes"), ({"clock_period": "5"}, "clock_period"),
+    ({"clock_period": 0}, "clock_period"), ({"clock_period": float("nan")}, "clock_period"),
+    ({"reuse_factor": 0}, "reuse_factor=0"), ({"reuse_factor": 1.5}, "reuse_factor"),
+    ({"project_name": "int"}, "C\\+\\+ name"), ({"project_name": "a b"}, "C\\+\\+ name"),
+])
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
+        flow.BuildConfig(**options)
+
+
+def test_arrays_past_the_vendors_limit(tmp_path):
+    x = Node("x", Op.INPUT, (), (4097,), BIPOLAR)
+    out = Node("y", Op.GATHER, ("x",), (1,), BIPOLAR, Index(np.array([0])))
+    with pytest.raises(InputError, match="node 'x' has 4097 elements.*at most 4096"):
+        flow.build(Graph((x, out), ("y",)), flow.BuildConfig(output_dir=tmp_path / "prj"))
+    assert not list(tmp_path.iterdir())
+
+
+# --- hls4ml ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.hls
+def test_hls4ml_compile_and_predict(tmp_path):
+    graph = random_graph(4)  # fixed-point input
+    model = flow.to_hls4ml(graph, flow.BuildConfig(output_dir=tmp_path / "prj"))
+    model.compile()
+    codes = random_codes(graph, 1, 200)
+    x = np.ascontiguousarray(codes * float(graph.input.domain.alpha))
+    fraction = graph.output.domain.fraction_bits
+    want = graph(codes) if fraction is None else graph.decode(graph(codes))
+    assert np.array_equal(model.predict(x).reshape(want.shape), want)
+    assert [layer.name.rsplit("_", 1)[0] for layer in model.get_layers()] == [node.name for node in graph]
+    flow.to_hls4ml(graph, flow.BuildConfig(output_dir=tmp_path / "prj2"))  # registering twice does nothing
+
+
+# --- simulation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.hls
+def test_simulation_equals_and_repeats(project):
+    graph = net()
+    assert np.array_equal(flow.simulate(project), graph(default_vectors(graph)))
+    codes = random_codes(graph, 0, 3)
+    assert np.array_equal(flow.simulate(project, codes), graph(codes))
+    with pytest.raises(InputError, match="no samples"):
+        flow.simulate(project, codes[:0])
+    with pytest.raises(InputError, match="value 16 at index"):
+        flow.simulate(project, codes + 16)
+
+
+@pytest.mark.hls
+def test_changed_sources_are_compiled_and_refused(project, tmp_path):
+    """A ROM of the project changed by one bit is a Mismatch: the ROM that ships is the one that runs."""
+    copy = tmp_path / "prj"
+    subprocess.run(["cp", "-r", project, copy], check=True)
+    rom = copy / "firmware/weights/flow_NULL.h"
+    text = rom.read_text()
+    word = re.search(r"flow_NULL_sign\[5\] = \{0x([0-9a-f]+)ULL", text)
+    mask = re.search(r"flow_NULL_mask\[5\] = \{0x([0-9a-f]+)ULL", text)
+    lowest = int(mask[1], 16) & -int(mask[1], 16)
+    rom.write_text(text.replace(word[0], word[0].replace(word[1], f"{int(word[1], 16) ^ lowest:x}"), 1))
+    with pytest.raises(Mismatch, match=r"sample \d+, node 'NULL', element \(0,\): graph -?\d+, C simulation -?\d+"):
+        flow.simulate(copy)
+    rom.write_text("not C++")
+    with pytest.raises(ToolError, match="exit code 1"):
+        flow.simulate(copy)
+
+
+@pytest.mark.hls
+def test_the_bench_itself_fails(project, tmp_path):
+    """main returns 1 for one or 256 wrong outputs, for no samples and for missing files."""
+    flow.simulate(project)
+    program = next((project / ".flow").glob("csim-*"))
+
+    def bench(inputs: str | None, expected: str) -> int:
+        (tmp_path / "tb_data").mkdir(exist_ok=True)
+        (tmp_path / "tb_data/flow_inputs.dat").unlink(missing_ok=True)
+        if inputs is not None:
+            (tmp_path / "tb_data/flow_inputs.dat").write_text(inputs)
+        (tmp_path / "tb_data/flow_expected.dat").write_text(expected)
+        return subprocess.run([program], cwd=tmp_path, capture_output=True, check=False).returncode
+
+    graph, zeros = net(), np.zeros((1, 6), np.int64)
+    right = " ".join(map(str, graph(zeros)[0])) + "\n"
+    wrong = " ".join(str(v + 1) for v in graph(zeros)[0][:4]) + f" {graph(zeros)[0][4]}\n"
+    line = "0 0 0 0 0 0\n"
+    assert bench(line, right) == 0 and bench(line * 64, right * 64) == 0
+    assert bench(line, wrong) == 1 and bench(line * 64, wrong * 64) == 1  # 256 errors
+    assert bench("", "") == 1 and bench(None, right) == 1 and bench(line * 2, right) == 1 and bench("0 0\n", right) == 1
+
+
+def test_no_compiler(project, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolError, match=r"g\+\+ not found .*apt-get install g\+\+"):
+        flow.simulate(project)
+    monkeypatch.setenv("BNNFLOW_GXX", "/nowhere/g++")
+    with pytest.raises(ToolError, match="BNNFLOW_GXX='/nowhere/g\\+\\+' is not an executable"):
+        flow.simulate(project)
+
+
+def test_unknown_tool_and_project(project, tmp_path):
+    with pytest.raises(InputError, match="tool 'modelsim': use one of gxx, vitis, vivado"):
+        flow.simulate(project, tool="modelsim")
+    with pytest.raises(InputError, match="not a bnnflow project"):
+        flow.simulate(tmp_path)
+    copy = tmp_path / "prj"
+    subprocess.run(["cp", "-r", project, copy], check=True)
+    flow.save(random_graph(1), copy / "flow.npz")
+    with pytest.raises(InputError, match="not the graph this project was built from"):
+        flow.simulate(copy)
+    (copy / "flow.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        flow.simulate(copy)
+    data = json.loads((project / "flow.json").read_text())
+    (copy / "flow.json").write_text(json.dumps({**data, "top": "../../x"}))
+    with pytest.raises(InputError, match="is not a name"):
+        flow.simulate(copy)
+
+
+# Stand-ins for the vendors' programs: they compile the project as its Tcl would have it, and log as the tools do.
+VENDOR = """#!/bin/sh
+echo "****** {name} stand-in: $@"
+echo "$@" > {calls}
+{body}
+"""
+CSIM = """mkdir -p myproject_prj/solution1/csim/build && cp -r tb_data myproject_prj/solution1/csim/build/
+g++ -std=c++0x -w -Ifirmware/ap_types -I. myproject_test.cpp firmware/myproject.cpp -o csim.exe || exit 1
+cd myproject_prj/solution1/csim/build && ../../../../csim.exe"""
+LICENCE = """echo "ERROR: [Common 17-345] A valid license was not found for feature 'HLS'"; exit 1"""
+
+
+def vendor(folder: Path, name: str, body: str) -> Path:
+    program = folder / name
+    program.write_text(VENDOR.format(name=name, calls=folder / "calls", body=body))
+    program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    return program
+
+
+@pytest.mark.hls
+@pytest.mark.parametrize(("tool", "name", "arguments"), [
+    ("vitis", "vitis-run", "--mode hls --tcl build_prj.tcl"), ("vitis", "vitis_hls", "-f build_prj.tcl"),
+    ("vivado", "vivado_hls", "-f build_prj.tcl reset=1 csim=1 synth=0 cosim=0"),
+])
+def test_vendor_simulation_with_a_stand_in(tool, name, arguments, project, tmp_path, monkeypatch):
+    vendor(tmp_path, name, CSIM)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    codes = random_codes(net(), 3, 9)
+    assert np.array_equal(flow.simulate(project, codes, tool=tool), net()(codes))
+    assert (tmp_path / "calls").read_text().startswith(arguments)
+
+
+def test_vendor_failures(project, tmp_path, monkeypatch):
+    monkeypatch.delenv("BNNFLOW_VITIS", raising=False)
+    for tool, message in (("vitis", "vitis-run or vitis_hls not found"), ("vivado", "vivado_hls not found")):
+        with pytest.raises(ToolError, match=message):
+            flow.simulate(project, tool=tool)
+    vendor(tmp_path, "vitis-run", LICENCE)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ToolError, match="A valid license was not found for feature 'HLS'"):
+        flow.simulate(project, tool="vitis")
+
+
+# --- output folders -------------------------------------------------------------------------------------------------
+
+
+def test_output_folders(tmp_path):
+    config = flow.BuildConfig(output_dir=tmp_path / "prj")
+    (tmp_path / "prj").write_text("a file")
+    with pytest.raises(InputError, match="is a file; name a folder"):
+        flow.build(net(), config)
+    (tmp_path / "prj").unlink()
+    (tmp_path / "prj").mkdir()
+    (tmp_path / "prj/thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="exists and is not a bnnflow project"):
+        flow.build(net(), config)
+    assert (tmp_path / "prj/thesis.tex").read_text() == "years of work"
+    (tmp_path / "prj/thesis.tex").unlink()
+    flow.build(net(), config)  # an empty folder is fine
+    flow.build(random_graph(1), config)  # and so is replacing a project
+    assert Project.open(tmp_path / "prj").graph_digest == random_graph(1).digest
+    assert [p.name for p in tmp_path.iterdir()] == ["prj"]
+    with pytest.raises(InputError, match="vectors: no samples"):
+        flow.build(net(), config, np.zeros((0, 6), np.int64))
+    with pytest.raises(InputError, match="cannot write in /proc"):
+        flow.build(net(), replace(config, output_dir="/proc/prj"))
+    with pytest.raises(InputError, match="cannot write"):
+        flow.build(net(), replace(config, output_dir=tmp_path / "prj/flow.json/deeper"))
+    assert Project.open(tmp_path / "prj").graph_digest == random_graph(1).digest
+
+
+KILLED = """
+import sys, time, flow
+from pathlib import Path
+import flow.builder as builder
+from tests.test_hls import net
+save = builder.save
+def slow(graph, path):
+    save(graph, path); Path(sys.argv[2]).touch(); time.sleep(60)
+builder.save = slow
+flow.build(net(), flow.BuildConfig(output_dir=sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_killed_build_leaves_what_was_there(existing, tmp_path):
+    target, ready = tmp_path / "prj", tmp_path / "ready"
+    before = None
+    if existing:
+        flow.build(random_graph(1), flow.BuildConfig(output_dir=target))
+        before = random_graph(1).digest
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(target), str(ready)], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not ready.exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert target.exists() == existing
+    assert len([p for p in tmp_path.iterdir() if ".build-" in p.name]) == 1
+    if existing:
+        assert Project.open(target).graph_digest == before
+    flow.build(net(), flow.BuildConfig(output_dir=target))
+    assert Project.open(target).graph_digest == net().digest
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["prj", "ready"]
+
+
+def test_a_build_killed_between_its_two_moves_is_recovered(tmp_path):
+    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj"))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".prj.build-{dead.pid}-x"
+    left.mkdir()
+    (tmp_path / "prj").rename(left / "old")
+    with pytest.raises(InputError, match="no samples"):  # any use recovers; even one that fails
+        flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj"), np.zeros((0, 6), np.int64))
+    flow.build(random_graph(1), flow.BuildConfig(output_dir=tmp_path / "prj"))
+    assert Project.open(tmp_path / "prj").graph_digest == random_graph(1).digest and not left.exists()

@@ -1,0 +1,91 @@
+"""Who may import whom (docs/architecture.md), held here as data."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# room: (rooms of ours it may import, outside packages it may import beyond the standard library)
+ROOMS: dict[str, tuple[set[str], set[str]]] = {
+    "errors": (set(), set()),
+    "tools": ({"errors"}, set()),
+    "ir": ({"ir", "errors"}, {"numpy"}),
+    "train": ({"train", "ir", "errors"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "h5py"}),
+    "backends": ({"backends", "ir", "tools", "errors"}, {"numpy"}),
+    "backends.hls": ({"backends", "ir", "tools", "errors"}, {"numpy", "hls4ml", "yaml"}),
+    "builder": ({"ir", "backends", "tools", "errors", ""}, {"numpy"}),
+    "__init__": ({"errors", "ir", "train", "backends", "builder"}, {"numpy"}),
+    "cli": ({"", "errors", "tools", "ir", "train", "models", "backends"}, {"numpy", "typer", "rich", "tensorflow"}),
+    "models": ({"train", "errors"}, {"numpy", "tf_keras", "qkeras", "sklearn"}),
+}
+FILES = [*sorted((ROOT / "flow").rglob("*.py")), *sorted((ROOT / "models").glob("*.py"))]
+
+
+def room_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    if parts[0] == "models":
+        return "models"
+    if parts[1:] == ("backends", "hls"):
+        return "backends.hls"
+    return parts[1]
+
+
+def imported(file: Path) -> set[str]:
+    """Full names of modules imported anywhere in a file, `from x import y` as x.y where x is `flow`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {f"flow.{a.name}" for a in node.names} if node.module == "flow" else {str(node.module)}
+    return names
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_rooms(file):
+    ours, outside = ROOMS[room_of(file)]
+    for name in imported(file):
+        first, *rest = name.split(".")
+        if first == "flow":
+            assert (rest[0] if rest else "") in ours, f"{file} imports {name}"
+        elif first not in sys.stdlib_module_names:
+            assert first in outside, f"{file} imports {name}"
+
+
+def test_only_tools_starts_processes():
+    users = {f.name for f in FILES if imported(f) & {"subprocess", "os.system", "pty"}}
+    assert users == {"tools.py"}
+
+
+def test_flow_works_without_tensorflow_and_hls4ml():
+    code = """
+import sys
+for name in ("tensorflow", "tf_keras", "keras", "qkeras", "hls4ml", "sklearn"):
+    sys.modules[name] = None
+import flow, flow.cli, flow.builder, numpy as np
+from tests.random_graphs import random_graph, random_codes
+g = random_graph(2)
+assert flow.run(g, random_codes(g, 0)).size
+flow.BuildConfig()
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_building_needs_no_tensorflow(tmp_path):
+    code = f"""
+import sys, flow
+from tests.random_graphs import random_graph
+flow.build(random_graph(2), flow.BuildConfig(output_dir={str(tmp_path / "prj")!r}))
+assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+import flow.train
+import tensorflow as tf
+assert "tf_keras" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import flow
+from flow.errors import InputError
+from flow.ir import (
+    BIPOLAR,
+    BIT,
+    TERNARY,
+    Domain,
+    Graph,
+    Index,
+    Node,
+    Op,
+    Steps,
+    Weights,
+    clean_name,
+    evaluate,
+    fixed,
+    graph,
+    passes,
+    verify,
+)
+from flow.ir.vectors import default_vectors
+from tests.conftest import ROOT
+from tests.random_graphs import plain_run, random_codes, random_graph
+
+SEEDS = range(60)
+
+
+def test_each_meaning_is_a_table_over_all_ops():
+    assert set(verify.RULES) == set(evaluate.EVAL) == set(graph.PARAMS) == set(Op)
+
+
+def test_specification_is_the_generated_one():
+    assert (ROOT / "docs/ir.md").read_text() == verify.specification() + "\n", "run python scripts/make_docs.py"
+
+
+@pytest.mark.parametrize(("domain", "bits", "unit", "numerator"), [
+    (BIT, 1, 1, (1, 0)), (BIPOLAR, 1, 1, (2, -1)), (TERNARY, 2, 1, (1, 0)), (Domain(-1, 0), 1, 1, (1, 0)),
+    (Domain(0, 0), 1, 1, (1, 0)), (Domain(-128, 127), 8, 1, (1, 0)), (Domain(-128, 128), 9, 1, (1, 0)),
+    (Domain(0, 1, Fraction(3, 4), Fraction(-1, 2)), 1, Fraction(1, 4), (3, -2)), (Domain(5, 9), 4, 1, (1, 0)),
+])
+def test_domain(domain, bits, unit, numerator):
+    assert (domain.bits, domain.unit, domain.numerator) == (bits, unit, numerator)
+
+
+@pytest.mark.parametrize(("text", "lo", "hi", "alpha"), [
+    ("ufixed<8,0>", 0, 255, Fraction(1, 256)), ("fixed<16,6>", -(2**15), 2**15 - 1, Fraction(1, 1024)),
+    ("ap_fixed<4, 6>", -8, 7, Fraction(4)), ("ap_ufixed<1,1>", 0, 1, Fraction(1)),
+    ("fixed<3,-2>", -4, 3, Fraction(1, 32)),
+])
+def test_fixed(text, lo, hi, alpha):
+    assert fixed(text) == Domain(lo, hi, alpha)
+    assert fixed(fixed(text).type_name) == fixed(text)
+
+
+@pytest.mark.parametrize("text", ["", "float", "fixed<25,5>", "fixed<0,0>", "fixed<8>", "ufixed<8,0>;", "fixed<8,99>"])
+def test_fixed_refuses(text):
+    with pytest.raises(InputError, match="type"):
+        fixed(text)
+
+
+def test_clean_name():
+    assert clean_name('a"; system("x")') == "a_system_x"
+    assert clean_name("1st") == "n_1st" and clean_name("äöü") == "node"
+    assert clean_name("A", {"a"}) == "A_2" and len(clean_name("x" * 300)) <= 64
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_evaluation_is_the_specification_in_python_integers(seed):
+    g = random_graph(seed)
+    codes = random_codes(g, seed, 6)
+    assert [row.ravel().tolist() for row in g(codes)] == [plain_run(g, sample) for sample in codes]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_passes_keep_the_meaning(seed):
+    g = random_graph(seed)
+    codes = random_codes(g, seed)
+    for step in passes.PASSES:
+        assert np.array_equal(step(g)(codes), g(codes)), step.__name__
+    assert np.array_equal(passes.optimise(g)(codes), g(codes))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_values_stay_in_their_domains(seed):
+    g = random_graph(seed)
+    for name, values in flow.trace(g, random_codes(g, seed)).items():
+        assert g[name].domain.lo <= values.min() and values.max() <= g[name].domain.hi
+
+
+def test_batches_do_not_matter(monkeypatch):
+    g = random_graph(3)
+    codes = random_codes(g, 0, 50)
+    whole = g(codes)
+    monkeypatch.setattr(evaluate, "CHUNK", 7)
+    assert np.array_equal(g(codes), whole)
+    assert g(codes[:0]).shape == (0, *g.output.shape)
+
+
+def test_large_sums_are_exact_past_float64():
+    big = 2**40 + 1
+    x = Node("x", Op.INPUT, (), (2,), Domain(-(2**20), 2**20 - 1))
+    w = Weights(np.array([[big], [-big]]), np.ones((2, 1), bool))
+    g = Graph((x, Node("y", Op.DOT, ("x",), (1,), verify.dot_domain(x.domain, w), w)), ("y",))
+    assert g(np.array([[2**20 - 1, -(2**20)]])).item() == big * (2**21 - 1)
+
+
+# --- passes, text in and text out -----------------------------------------------------------------------------------
+
+
+def _thermometer(index: list[int], cuts: list[int]) -> Graph:
+    x = Node("x", Op.INPUT, (), (2,), Domain(0, 7))
+    wires = Node("wires", Op.GATHER, ("x",), (len(index),), x.domain, Index(np.array(index)))
+    n = len(cuts)
+    steps = Steps(np.zeros(n, np.int64), np.ones(n, np.int64), np.array(cuts)[:, None])
+    planes = Node("planes", Op.STEP, ("wires",), (n,), BIPOLAR, steps, "layer")
+    return Graph((x, wires, planes), ("planes",))
+
+
+def test_merge_planes_golden():
+    g = _thermometer([0, 0, 0, 1, 1, 1], [2, 3, 3, 3, 5, 5])
+    assert str(g) == (
+        "x = input() 2 [0,7]*1\n"
+        "wires = gather(x) 6 [0,7]*1 flat=[0,0,0,1,1,1]\n"
+        "planes = step(wires) 6 [0,1]*2-1 start=[0,0,0,0,0,0] sign=[1,1,1,1,1,1] cuts=[[2],[3],[3],[3],[5],[5]]\n"
+        "return planes")
+    merged = passes.drop_unread(passes.merge_planes(g))
+    assert str(merged) == (
+        "x = input() 2 [0,7]*1\n"
+        "planes_in = gather(x) 4 [0,7]*1 flat=[0,0,1,1]\n"
+        "planes_planes = step(planes_in) 4 [0,1]*2-1 start=[0,0,0,0] sign=[1,1,1,1] cuts=[[2],[3],[3],[5]]\n"
+        "planes = gather(planes_planes) 6 [0,1]*2-1 flat=[0,1,1,2,3,3]\n"
+        "return planes")
+    assert merged["planes"].origin == "layer"
+    assert merged.notes == ("planes: 2 of 6 planes coincide with another and are merged",)
+    assert str(passes.merge_planes(_thermometer([0, 1], [1, 1]))) == str(_thermometer([0, 1], [1, 1]))
+
+
+def test_compose_gathers_golden():
+    x = Node("x", Op.INPUT, (), (3,), BIT)
+    g = Graph((
+        x, Node("a", Op.GATHER, ("x",), (3,), BIT, Index(np.array([2, 1, 0]))),
+        Node("b", Op.GATHER, ("a",), (3,), BIT, Index(np.array([2, 1, 0]))),
+        Node("c", Op.GATHER, ("b",), (2, 2), BIT, Index(np.array([0, 1, 2, 2]))),
+    ), ("c",))
+    assert str(passes.drop_unread(passes.compose_gathers(g))) == (
+        "x = input() 3 [0,1]*1\nc = gather(x) 2x2 [0,1]*1 flat=[0,1,2,2]\nreturn c")
+
+
+def test_drop_unread_golden():
+    g = _thermometer([0], [1])
+    g = Graph((*g.nodes, Node("dead", Op.GATHER, ("x",), (1,), Domain(0, 7), Index(np.array([0])))), g.outputs)
+    assert str(passes.drop_unread(g)) == str(_thermometer([0], [1]))
+
+
+# --- rules ----------------------------------------------------------------------------------------------------------
+
+
+def _broken() -> dict[str, tuple[Graph, int, dict[str, object], str]]:
+    g = _thermometer([0, 1], [1, 2])
+    steps = g["planes"].params
+    assert isinstance(steps, Steps)
+    unsorted = Steps(steps.start, steps.sign, np.array([[3, 1], [1, 2]]))
+    return {
+        "name": (g, 1, {"name": 'a"; rm'}, "name is a letter"),
+        "taken": (g, 1, {"name": "X"}, "taken"),
+        "undefined": (g, 1, {"inputs": ("nobody",)}, "not defined"),
+        "shape": (g, 2, {"shape": (3,)}, "shape"),
+        "huge": (g, 0, {"shape": (2**40,)}, "larger"),
+        "index": (g, 1, {"params": Index(np.array([0, 2]))}, "outside"),
+        "dtype": (g, 1, {"params": Index(np.array([0, 1], np.int32))}, "int64"),
+        "unsorted": (g, 2, {"params": unsorted}, "ascend"),
+        "sign": (g, 2, {"params": Steps(steps.start, steps.sign * 0, steps.cuts)}, "sign"),
+        "codes": (g, 2, {"params": Steps(steps.start + 1, steps.sign, steps.cuts)}, "outside its domain"),
+        "params": (g, 2, {"params": None}, "parameters"),
+        "arity": (g, 2, {"inputs": ("x", "wires")}, "exactly one"),
+        "domain": (g, 1, {"domain": BIT}, "the rule gives"),
+    }
+
+
+@pytest.mark.parametrize("case", _broken())
+def test_rules_refuse(case):
+    g, at, change, message = _broken()[case]
+    nodes = list(g.nodes)
+    nodes[at] = replace(nodes[at], **change)
+    with pytest.raises(InputError, match=message):
+        Graph(tuple(nodes), g.outputs)
+
+
+def test_rules_refuse_overflow():
+    x = Node("x", Op.INPUT, (), (4,), Domain(0, 2**23))
+    w = Weights(np.full((4, 1), 2**40), np.ones((4, 1), bool))
+    with pytest.raises(InputError, match="beyond 2\\^62"):
+        Graph((x, Node("y", Op.DOT, ("x",), (1,), verify.dot_domain(x.domain, w), w)), ("y",))
+
+
+# --- store ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_save_and_load(seed, tmp_path):
+    g = random_graph(seed)
+    flow.save(g, tmp_path / "g.npz")
+    again = flow.load(tmp_path / "g.npz")
+    assert str(again) == str(g) and again.digest == g.digest and again.notes == g.notes
+    codes = random_codes(g, seed)
+    assert np.array_equal(again(codes), g(codes))
+
+
+def test_digest_sees_every_parameter():
+    g = _thermometer([0, 1], [1, 2])
+    assert g.digest == _thermometer([0, 1], [1, 2]).digest
+    assert len({g.digest, _thermometer([0, 1], [1, 3]).digest, _thermometer([1, 1], [1, 2]).digest}) == 3
+
+
+def test_load_refuses_damage(tmp_path):
+    g, path = _thermometer([0, 1], [1, 2]), tmp_path / "g.npz"
+    flow.save(g, path)
+    with np.load(path) as data:
+        arrays = dict(data)
+    header = json.loads(bytes(arrays["header"]))
+
+    def refused(message: str, **changes: np.ndarray) -> None:
+        np.savez(tmp_path / "bad.npz", **{**arrays, **changes})
+        with pytest.raises(InputError, match=message):
+            flow.load(tmp_path / "bad.npz")
+
+    refused("digest", **{"planes.cuts": np.array([[0], [1]])})
+    refused("damaged graph", header=np.frombuffer(json.dumps({**header, "nodes": [{}]}).encode(), np.uint8))
+    refused("not a bnnflow graph", header=np.frombuffer(b"{}", np.uint8))
+    refused("not a bnnflow graph", header=np.frombuffer(b"\xff", np.uint8))
+    refused("not a bnnflow graph", header=np.array([object()], dtype=object))
+    (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:100])
+    for name, message in (("cut.npz", "not a bnnflow graph"), ("absent.npz", "no graph file")):
+        with pytest.raises(InputError, match=message):
+            flow.load(tmp_path / name)
+    with pytest.raises(InputError, match="cannot write"):
+        flow.save(g, tmp_path / "no" / "folder.npz")
+
+
+# --- inputs ---------------------------------------------------------------------------------------------------------
+
+
+def test_encode_and_decode():
+    g = _thermometer([0, 1], [1, 2])
+    x = np.array([[0.0, 7.0], [3.0, 4.0]])
+    assert np.array_equal(g.encode(x), [[0, 7], [3, 4]])
+    assert np.array_equal(g.encode(x + 0.25, round=True)[1], [3, 4])
+    assert np.array_equal(g.decode(np.array([[0, 1]])), [[-1.0, 1.0]])
+    for bad, message in (
+        (x + [[0, 0], [0.5, 0]], r"value 3.5 at index \(1, 0\) is not a multiple of 1"),
+        (x + [[0, 1], [0, 0]], r"value 8.0 at index \(0, 1\) is outside ufixed<3,3>, which holds 0.0 to 7.0"),
+        (x * np.nan, r"value nan at index \(0, 0\) is not finite"),
+        (x[0], r"got shape \(2,\), expected \(n, 2\)"), (x.astype(str), "expected numbers"),
+    ):
+        with pytest.raises(InputError, match=message):
+            g.encode(bad)
+    for bad, message in (
+        (np.array([[0, 8]]), r"value 8 at index \(0, 1\) is outside 0..7"), (x, "codes must be integers"),
+        (np.array([0, 1]), "expected"),
+    ):
+        with pytest.raises(InputError, match=message):
+            g(bad)
+
+
+def test_default_vectors_repeat_and_reach_the_edges():
+    g = random_graph(4)
+    vectors = default_vectors(g)
+    assert np.array_equal(vectors, default_vectors(g)) and len(vectors) == 256
+    d = g.input.domain
+    assert (vectors == d.lo).all(axis=tuple(range(1, vectors.ndim))).any()
+    assert d.lo <= vectors.min() and vectors.max() <= d.hi

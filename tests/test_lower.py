@@ -1,0 +1,153 @@
+"""Lowering, case by case: what the contract rows and the fuzzing do not name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import flow
+
+import flow.train  # isort: skip
+import qkeras
+import tf_keras as keras
+
+from flow.ir import Op, Steps
+from flow.train import lower as lower_module
+from flow.train.reference import check_equal, keras_activations
+from tests.contracts import dense, shake
+
+
+def norm_network(gamma: list[float], beta: list[float], mean: list[float], variance: list[float],
+                 act: str = "binary(alpha=1)", fan_in: int = 6) -> keras.Model:
+    """One sum of `fan_in` equal taps, seen by one batch norm channel each."""
+    x = keras.Input((fan_in,))
+    n = len(gamma)
+    h = dense(n, name="d")(x)
+    h = keras.layers.BatchNormalization(epsilon=1e-3, name="bn")(h)
+    model = keras.Model(x, qkeras.QActivation(act, name="act")(h))
+    model.get_layer("d").kernel.assign(np.ones((fan_in, n)))
+    model.get_layer("bn").set_weights([np.array(v, np.float32) for v in (gamma, beta, mean, variance)])
+    return model
+
+
+def all_sums(fan_in: int = 6) -> np.ndarray:
+    """Inputs in {0, 1} with 0..fan_in ones."""
+    return (np.arange(fan_in) < np.arange(fan_in + 1)[:, None]).astype(np.float64)
+
+
+@pytest.mark.parametrize(("gamma", "beta", "expected"), [
+    (1, 0, "0001111"), (-1, 0, "1111000"), (0, 1, "1111111"), (0, 0, "1111111"), (0, -1, "0000000"),
+    (-1e-30, 0, "1111000"),
+])
+def test_every_sign_of_gamma_and_exact_ties(gamma, beta, expected):
+    """Mean 3: the sum 3 is an exact tie, and binary sends +-0 to the high level."""
+    model = norm_network([gamma], [beta], [3], [1])
+    graph = flow.lower(model, "ufixed<1,1>")
+    assert "".join(map(str, graph(graph.encode(all_sums()))[:, 0])) == expected
+    check_equal(graph, model, all_sums())
+
+
+def test_zero_variance_and_huge_scales():
+    model = norm_network([1, -1, 47, 1e4], [0, 0, 1, -3], [2, 2.5, 3, 3], [0, 0, 0, 1e-12])
+    check_equal(flow.lower(model, "ufixed<1,1>"), model, all_sums())
+
+
+def test_values_that_keras_itself_gets_wrong_are_refused():
+    """QKeras returns x + (-x + q), which is 0 instead of +-1 where |x| is past 2^24."""
+    with pytest.raises(flow.LoweringError, match="layer 'act': yields 0.0 for the sum 0 of element 0, which is none"):
+        flow.lower(norm_network([1e6], [0], [3], [1e-12]), "ufixed<1,1>")
+
+
+@pytest.mark.parametrize("act", ["binary(alpha=1)", "ternary(alpha=1)", "quantized_relu(4,1)"])
+@pytest.mark.parametrize("seed", range(4))
+def test_bisection_finds_the_cuts_of_the_whole_table(act, seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=20), rng.normal(size=20), rng.integers(0, 40, 20), rng.uniform(0, 9, 20)
+    model = norm_network(*values, act, 40)
+    table = flow.lower(model, "ufixed<4,4>")
+    monkeypatch.setattr(lower_module, "TABLE", 1)
+    assert flow.lower(model, "ufixed<4,4>").digest == table.digest
+
+
+def test_ranges_past_the_table_are_exact():
+    """784 inputs of 8 bits: 400,000 possible sums."""
+    x = keras.Input((784,))
+    h = qkeras.QActivation("ternary(alpha=1)")(keras.layers.BatchNormalization()(dense(16)(x)))
+    model = shake(keras.Model(x, h))
+    data = np.random.default_rng(0).integers(0, 256, (500, 784)) / 256
+    graph = flow.lower(model, "ufixed<8,0>")
+    assert graph.nodes[1].domain.size > lower_module.TABLE
+    check_equal(graph, model, data)
+
+
+def test_rounded_outputs_keep_their_bound():
+    x = keras.Input((30,))
+    model = shake(keras.Model(x, keras.layers.BatchNormalization(name="bn")(dense(10)(x))))
+    data = np.random.default_rng(0).integers(0, 16, (1000, 30)) / 16
+    theirs = keras_activations(model, ["bn"], data)["bn"].astype(np.float64)
+    for output_type in (None, "fixed<16,10>", "fixed<20,12>"):
+        graph = flow.lower(model, "ufixed<4,0>", output_type)
+        error = np.abs(graph.decode(graph(graph.encode(data))) - theirs).max()
+        assert error <= 0.51 * float(graph.output.domain.alpha) + 2.0**-20 * np.abs(theirs).max(), output_type
+        assert output_type in (None, graph.output.domain.type_name)
+    with pytest.raises(flow.LoweringError, match="use more integer bits"):
+        flow.lower(model, "ufixed<4,0>", "fixed<16,2>")
+
+
+def test_exact_outputs_are_not_rounded():
+    x = keras.Input((6,))
+    layer = dense(3, use_bias=True)
+    model = keras.Model(x, layer(x))
+    layer.bias.assign([0.5, -2.25, 3])
+    data = np.random.default_rng(0).integers(0, 16, (200, 6)) / 16
+    graph = flow.lower(model, "ufixed<4,0>")
+    assert np.array_equal(graph.decode(graph(graph.encode(data))), model.predict(data, verbose=0))
+    assert "exact" in graph.notes[0]
+
+
+def test_heads_are_dropped_and_said():
+    x = keras.Input((6,))
+    model = keras.Model(x, keras.layers.Softmax(name="sm")(dense(3)(x)))
+    graph = flow.lower(model, "ufixed<4,0>")
+    assert graph.notes == ("sm: softmax dropped, the outputs are its logits (same order, same argmax)",)
+    assert graph.output.op is Op.DOT
+
+
+def test_sequential_and_functional_are_one():
+    layers = [keras.Input((6,)), dense(4, name="d"), qkeras.QActivation("binary(alpha=1)", name="a")]
+    sequential = keras.Sequential(layers)
+    functional = keras.Model(layers[0], layers[2](layers[1](layers[0])))
+    assert flow.lower(sequential, "ufixed<4,0>").digest == flow.lower(functional, "ufixed<4,0>").digest
+
+
+def test_sums_may_feed_sums():
+    x = keras.Input((6,))
+    model = shake(keras.Model(x, qkeras.QActivation("binary(alpha=1)")(dense(3)(dense(4)(x)))))
+    check_equal(flow.lower(model, "ufixed<4,0>"), model, np.random.default_rng(0).integers(0, 16, (200, 6)) / 16)
+
+
+def test_the_bound_of_float32_is_proven():
+    def net(inputs: int) -> keras.Model:
+        x = keras.Input((inputs,))
+        return keras.Model(x, qkeras.QActivation("binary(alpha=1)")(dense(1, name="d")(x)))
+
+    flow.lower(net(2**8), "ufixed<16,16>")
+    with pytest.raises(flow.LoweringError, match=r"layer 'd': its sums can reach 16842495 units, past the 16777216"):
+        flow.lower(net(2**8 + 1), "ufixed<16,16>")
+
+
+def test_weights_off_the_levels_are_seen_by_the_comparison():
+    """check_equal must be able to fail: another kernel in Keras is a Mismatch with place and codes."""
+    model = norm_network([1, 1], [0, 0], [3, 2], [1, 1])
+    graph = flow.lower(model, "ufixed<1,1>")
+    model.get_layer("d").kernel.assign(-np.ones((6, 2)))
+    with pytest.raises(flow.Mismatch, match=r"node 'act' \(layer 'act'\): sample 2, element \(1,\): graph 1, Keras 0"):
+        check_equal(graph, model, all_sums())
+
+
+def test_steps_of_many_levels():
+    model = norm_network([1, -1], [0, 0], [3, 3], [1, 1], "quantized_relu(3,2)")
+    graph = flow.lower(model, "ufixed<1,1>")
+    steps = graph["act"].params
+    assert isinstance(steps, Steps) and steps.sign.tolist() == [1, -1]
+    check_equal(graph, model, all_sums())
