@@ -98,7 +98,8 @@ def shake(model: keras.Model, seed: int = 0) -> keras.Model:
         elif isinstance(layer, qkeras.QDense):
             layer.kernel.assign(rng.normal(0, 0.7, layer.kernel.shape))
             if layer.use_bias:
-                layer.bias.assign(rng.normal(0, 1, layer.bias.shape))
+                # Fixed-point, so that logits are exact.
+                layer.bias.assign(np.round(rng.normal(0, 16, layer.bias.shape)) / 16)
         elif isinstance(layer, LearnedThermometer):
             layer.gaps.assign(rng.normal(0, 1, layer.gaps.shape))
     return model
