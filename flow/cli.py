@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,14 +65,15 @@ def doing(what: str) -> Iterator[None]:
 
 def _import_keras() -> None:
     """Import TensorFlow without its banner; if that fails, the banner is shown."""
+    # QKeras' initializers and serialisation make Keras warn of what no user can change.
+    warnings.filterwarnings("ignore", category=UserWarning, module="tf_keras")
     with doing("loading TensorFlow"), tempfile.TemporaryFile() as banner:
         sys.stderr.flush()
         saved = os.dup(2)
         os.dup2(banner.fileno(), 2)
         try:
+            import flow.train  # noqa: F401, I001  (before TensorFlow, for which it chooses the legacy Keras)
             import tensorflow as tf
-
-            import flow.train  # noqa: F401
 
             tf.config.list_physical_devices()
         except BaseException:

@@ -17,6 +17,11 @@ from flow.ir import Graph
 ROOT = Path(__file__).parent.parent
 
 
+def plain_environment() -> dict[str, str]:
+    """The user's environment: without what importing flow.train set in this process."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("TF_USE_", "TF_CPP_"))}
+
+
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
     """A file of the shared data, or a skip that names it."""
@@ -50,6 +55,7 @@ def bnnflow(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def call(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "flow.cli", *map(str, arguments)], cwd=tmp_path, text=True,
-                              capture_output=True, timeout=300, env={**os.environ, "COLUMNS": "200", **(env or {})})
+                              capture_output=True, timeout=300,
+                              env={**plain_environment(), "COLUMNS": "200", **(env or {})})
 
     return call

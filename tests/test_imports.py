@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, plain_environment
 
 # room: (rooms of ours it may import, outside packages it may import beyond the standard library)
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
@@ -75,7 +75,7 @@ g = random_graph(2)
 assert flow.run(g, random_codes(g, 0)).size
 flow.BuildConfig()
 """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=plain_environment())
 
 
 def test_building_needs_no_tensorflow(tmp_path):
@@ -88,4 +88,11 @@ import flow.train
 import tensorflow as tf
 assert "tf_keras" in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=plain_environment())
+
+
+def test_tensorflow_first_is_refused_clearly():
+    code = "import tensorflow, flow.train"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain_environment(), text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 1 and "import flow.train first, or set TF_USE_LEGACY_KERAS=1" in done.stderr

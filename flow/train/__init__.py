@@ -1,7 +1,7 @@
 """Training and lowering: our Keras layers and quantizers, and the way from a Keras model to the integer graph.
 
-QKeras 0.9 needs the legacy Keras (tf-keras). Importing this package asks TensorFlow for it, which works until
-`tf.keras` is used for the first time.
+QKeras 0.9 needs the legacy Keras (tf-keras), which TensorFlow chooses when it is imported. Importing this package asks
+for it, so import `flow.train` before TensorFlow and QKeras, or set TF_USE_LEGACY_KERAS=1.
 """
 
 import os
@@ -11,12 +11,13 @@ from flow.errors import InputError
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import tensorflow as tf
+import qkeras
+import tf_keras as keras
 
-if getattr(tf.keras, "__version__", "2").startswith("3"):
+if not issubclass(qkeras.QDense, keras.layers.Layer):
     raise InputError(
-        "tf.keras is already Keras 3 in this process, which QKeras cannot use: import flow.train before tf.keras is "
-        "used, or set TF_USE_LEGACY_KERAS=1"
+        "TensorFlow was imported before flow.train and chose Keras 3, which QKeras cannot use: "
+        "import flow.train first, or set TF_USE_LEGACY_KERAS=1"
     )
 
 from flow.train.layers import LearnedThermometer
