@@ -39,14 +39,14 @@ def lower(model: Any, input_type: str = "fixed<16,6>", output_type: str | None =
     return lower(model, input_type, output_type)
 
 
-def run(graph: Graph, codes: NDArray[Any]) -> NDArray[np.int64]:
-    """Exact outputs, int64 (n, *shape), for input codes (n, *shape)."""
+def run(graph: Graph, codes: Any) -> Any:
+    """Exact outputs, int64 (n, *shape), for input codes (n, *shape); lists where there are several."""
     from flow.ir.evaluate import run
 
     return run(graph, codes)
 
 
-def trace(graph: Graph, codes: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
+def trace(graph: Graph, codes: Any) -> dict[str, NDArray[np.int64]]:
     """Codes of every node by name."""
     from flow.ir.evaluate import trace
 
@@ -75,7 +75,7 @@ def to_hls4ml(graph: Graph, config: BuildConfig | None = None) -> Any:
     return to_hls4ml(graph, config or BuildConfig())
 
 
-def build(graph: Graph, config: BuildConfig | None = None, vectors: NDArray[Any] | None = None) -> Project:
+def build(graph: Graph, config: BuildConfig | None = None, vectors: Any = None) -> Project:
     """Write the HLS project of a graph, whole or not at all; see `flow.builder.build`."""
     from flow.backends.project import BuildConfig
     from flow.builder import build
@@ -83,8 +83,7 @@ def build(graph: Graph, config: BuildConfig | None = None, vectors: NDArray[Any]
     return build(graph, config or BuildConfig(), vectors)
 
 
-def simulate(project: str | os.PathLike[str], codes: NDArray[Any] | None = None, tool: str = "gxx"
-             ) -> NDArray[np.int64]:
+def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str = "gxx") -> Any:
     """Run the project's own C++ and compare every output bit with the stored graph; see `flow.builder.simulate`."""
     from flow.builder import simulate
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flow import tools
 from flow.backends.project import EXPECTED, GRAPH, INPUTS, BuildConfig, Project, read_vectors, write_vectors
@@ -32,19 +31,19 @@ CACHE = ".flow"
 # --- build ----------------------------------------------------------------------------------------------------------
 
 
-def build(graph: Graph, config: BuildConfig, vectors: NDArray[Any] | None = None) -> Project:
+def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
     """Write the HLS project of `graph` to `config.output_dir`.
 
     It is made in a folder beside it and moved into place, so that an interrupted build leaves what was there; an
     existing project of ours is replaced, anything else is left alone. `vectors`: input codes (n, *shape) for the test
-    bench, by default edge, tie and random ones.
+    bench (a list for several inputs), by default edge, tie and random ones.
 
     Raises InputError for an unusable output folder, graph or vectors.
     """
     from flow.backends.hls import to_hls4ml
 
-    codes = None if vectors is None else check_codes(graph.input, vectors)
-    if codes is not None and not len(codes):
+    codes = None if vectors is None else check_codes(graph, vectors)
+    if codes is not None and not len(codes[0]):
         raise InputError("vectors: no samples; give at least one, or none at all for the default vectors")
     target = Path(config.output_dir).absolute()
     _check_target(target)
@@ -121,11 +120,11 @@ def _alive(pid: int) -> bool:
 # --- simulate -------------------------------------------------------------------------------------------------------
 
 
-def simulate(folder: str | os.PathLike[str], codes: NDArray[Any] | None = None, tool: str = "gxx") -> NDArray[np.int64]:
+def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx") -> Any:
     """Run the project's own C++ and test bench and compare every output with the stored graph.
 
     `codes`: input codes (n, *shape), by default the project's own vectors. `tool`: "gxx" (g++ with the flags of the
-    project's Tcl), "vitis" or "vivado". Returns the outputs, int64 (n, *shape).
+    project's Tcl), "vitis" or "vivado". Returns the outputs, int64 (n, *shape). Lists where there are several.
 
     Raises Mismatch with the first differing sample and output, ToolError where the tool is missing or fails.
     """
@@ -134,29 +133,29 @@ def simulate(folder: str | os.PathLike[str], codes: NDArray[Any] | None = None, 
     project = Project.open(folder)
     graph = project.graph()
     if codes is None:
-        codes = read_vectors(project.path / INPUTS, graph.input.shape)
-    codes = check_codes(graph.input, codes)
-    if not len(codes):
+        codes = read_vectors(project.path / INPUTS, graph.inputs)
+    codes = check_codes(graph, codes)
+    if not len(codes[0]):
         raise InputError("no samples to simulate")
     with tempfile.TemporaryDirectory(prefix="bnnflow-sim-") as name:
         run = Path(name)
         expected = write_vectors(run, graph, codes)
         log, bench_failed = SIMULATORS[tool](project, run)
-        got = read_vectors(log, graph.output.shape)
-    if len(got) != len(codes):
-        raise ToolError(f"{tool}: the simulation gave {len(got)} samples of {len(codes)}; it stopped early")
-    wrong = got != expected
-    if wrong.any():
-        at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise Mismatch(
-            f"{project.path}: C simulation ({tool}) and graph differ: sample {at[0]}, node {graph.output.name!r}, "
-            f"element {at[1:]}: graph {expected[at]}, C simulation {got[at]}; "
-            f"{int(wrong.sum())} of {wrong.size} outputs"
-        )
+        got = read_vectors(log, [graph[name] for name in graph.outputs])
+    if len(got[0]) != len(codes[0]):
+        raise ToolError(f"{tool}: the simulation gave {len(got[0])} samples of {len(codes[0])}; it stopped early")
+    for name, ours, theirs in zip(graph.outputs, expected, got):
+        wrong = theirs != ours
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise Mismatch(
+                f"{project.path}: C simulation ({tool}) and graph differ: sample {at[0]}, node {name!r}, element "
+                f"{at[1:]}: graph {ours[at]}, C simulation {theirs[at]}; {int(wrong.sum())} of {wrong.size} outputs"
+            )
     if bench_failed:
         raise Mismatch(f"{project.path}: the test bench reports errors although its outputs equal the graph's; "
                        "the bench was changed, build the project again")
-    return got
+    return got[0] if len(got) == 1 else got
 
 
 def _gxx(project: Project, run: Path) -> tuple[Path, bool]:

@@ -15,8 +15,34 @@ std::map<std::string, void *> *trace_outputs = NULL;
 size_t trace_type_size = sizeof(double);
 } // namespace nnet
 
-static const int N_IN = ${n_in};
-static const int N_OUT = ${n_out};
+static long long samples = 0, errors = 0;
+
+template <class T, int N> bool read_codes(std::istream &line, T (&values)[N]) {
+    for (int i = 0; i < N; i++) {
+        long long code;
+        if (!(line >> code)) {
+            return false;
+        }
+        nnet::flow_set(values[i], ap_int<64>(code));
+    }
+    return true;
+}
+
+template <class T, int N> bool check_codes(std::istream &line, const T (&values)[N], const char *name, std::ostream &log) {
+    for (int i = 0; i < N; i++) {
+        long long want;
+        if (!(line >> want)) {
+            return false;
+        }
+        const long long got = ap_int<64>(nnet::flow_code(values[i])).to_int64();
+        log << got << ' ';
+        if (got != want && errors++ == 0) {
+            std::cerr << "MISMATCH: sample " << samples << " " << name << "[" << i << "]: expected " << want << ", got "
+                      << got << std::endl;
+        }
+    }
+    return true;
+}
 
 int main() {
     std::ifstream inputs("tb_data/flow_inputs.dat");
@@ -31,42 +57,24 @@ int main() {
         std::cerr << "ERROR: cannot open tb_data/flow_inputs.dat, tb_data/flow_expected.dat or " << log_name << std::endl;
         return 1;
     }
-
-    long long samples = 0, errors = 0;
-    std::string in_line, expected_line;
-    while (std::getline(inputs, in_line)) {
-        if (!std::getline(expected, expected_line)) {
+    std::string in_text, expected_text;
+    while (std::getline(inputs, in_text)) {
+        if (!std::getline(expected, expected_text)) {
             std::cerr << "ERROR: flow_expected.dat ends at sample " << samples << std::endl;
             return 1;
         }
-        std::istringstream in_values(in_line), expected_values(expected_line);
-        ${input_t} in[N_IN];
-        ${output_t} out[N_OUT];
-        for (int i = 0; i < N_IN; i++) {
-            long long code;
-            if (!(in_values >> code)) {
-                std::cerr << "ERROR: flow_inputs.dat: sample " << samples << " has fewer than " << N_IN << " codes" << std::endl;
-                return 1;
-            }
-            nnet::flow_set(in[i], ap_int<64>(code));
+        std::istringstream in_line(in_text), expected_line(expected_text);
+${declarations}
+        if (!(${reads})) {
+            std::cerr << "ERROR: flow_inputs.dat: sample " << samples << " is too short" << std::endl;
+            return 1;
         }
-        ${top}(in, out);
-        for (int j = 0; j < N_OUT; j++) {
-            long long want;
-            if (!(expected_values >> want)) {
-                std::cerr << "ERROR: flow_expected.dat: sample " << samples << " has fewer than " << N_OUT << " codes" << std::endl;
-                return 1;
-            }
-            const long long got = ap_int<64>(nnet::flow_code(out[j])).to_int64();
-            log << got << (j + 1 < N_OUT ? ' ' : '\n');
-            if (got != want) {
-                if (errors == 0) {
-                    std::cerr << "MISMATCH: sample " << samples << " output " << j << ": expected " << want << ", got "
-                              << got << std::endl;
-                }
-                errors++;
-            }
+        ${top}(${arguments});
+        if (!(${checks})) {
+            std::cerr << "ERROR: flow_expected.dat: sample " << samples << " is too short" << std::endl;
+            return 1;
         }
+        log << '\n';
         samples++;
     }
     log.close();

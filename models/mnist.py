@@ -19,7 +19,7 @@ from flow.train.fit import Arrays
 __all__ = ["INPUT_TYPE", "TRAINING", "build", "data"]
 
 INPUT_TYPE = "ufixed<8,0>"
-TRAINING = {"epochs": 60, "batch_size": 100, "learning_rate": 5e-3}
+TRAINING = {"epochs": 20, "batch_size": 100, "learning_rate": 1e-2}
 
 
 def data() -> Arrays:

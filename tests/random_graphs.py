@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from flow.ir import BIPOLAR, Affine, Domain, Graph, Index, Node, Op, Steps, Weights
+from flow.ir import BIPOLAR, Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights
 from flow.ir.verify import dot_domain
 
 INPUTS = (
@@ -25,62 +25,101 @@ def random_steps(rng: np.random.Generator, source: Domain, channels: int, target
 
 
 def random_graph(seed: int) -> Graph:
-    """Input, then a few of GATHER, DOT and STEP, then sometimes AFFINE."""
+    """One or two inputs, then nodes that read any node before them, then sometimes AFFINE; one or two outputs."""
     rng = np.random.default_rng(seed)
-    domain = INPUTS[seed % len(INPUTS)]
-    flat = rng.random() < 0.6
-    shape: tuple[int, ...] = (int(rng.integers(1, 90)),) if flat else tuple(rng.integers(1, 9, 2).tolist())
-    nodes = [Node("x", Op.INPUT, (), shape, domain)]
+    nodes: list[Node] = []
 
-    def add(op: Op, shape: tuple[int, ...], domain: Domain, params: object) -> None:
-        nodes.append(Node(f"n{len(nodes)}", op, (nodes[-1].name,), shape, domain, params))  # type: ignore[arg-type]
+    def shape() -> tuple[int, ...]:
+        return (int(rng.integers(1, 70)),) if rng.random() < 0.6 else tuple(rng.integers(1, 9, 2).tolist())
 
-    for _ in range(int(rng.integers(2, 6))):
-        last = nodes[-1]
-        kind = rng.choice(["gather", "dot", "step"])
+    def add(op: Op, sources: list[Node], shape: tuple[int, ...], domain: Domain, params: object) -> None:
+        names = tuple(n.name for n in sources)
+        nodes.append(Node(f"n{len(nodes)}", op, names, shape, domain, params))  # type: ignore[arg-type]
+
+    for k in range(1 if rng.random() < 0.7 else 2):
+        add(Op.INPUT, [], shape(), INPUTS[(seed + 3 * k) % len(INPUTS)], None)
+    while len(nodes) < 3 + seed % 5:
+        last = nodes[-1] if rng.random() < 0.7 else nodes[int(rng.integers(len(nodes)))]
+        d, channels = last.domain, last.shape[-1]
+        kind = rng.choice(["gather", "dot", "add", "step", "lut"])
         if kind == "gather":
-            target = (int(rng.integers(1, 70)),) if rng.random() < 0.5 else tuple(rng.integers(1, 8, 2).tolist())
-            add(Op.GATHER, target, last.domain, Index(rng.integers(0, last.size, int(np.prod(target)))))
-        elif kind == "dot" and last.domain.bits < 25:
-            shape = (last.shape[-1], int(rng.integers(1, 40)))
-            levels = rng.choice([[-1, 1], [-1, 0], [-3, 3], [0, 1], [-7, 5], [0, 0]][int(rng.integers(6))], shape)
-            if rng.random() < 0.3 and last.domain.bits < 12:
-                levels = rng.integers(-9, 10, shape)
-            weights = Weights(levels.astype(np.int64), rng.random(shape) < rng.choice([0.2, 0.9, 1.0]))
-            sums = dot_domain(last.domain, weights)
+            sources = [last, *(n for n in nodes if n.domain == d and n is not last and rng.random() < 0.5)]
+            target, total = shape(), sum(n.size for n in sources)
+            add(Op.GATHER, sources, target, d, Index(rng.integers(0, total, int(np.prod(target)))))
+        elif kind == "dot" and d.bits < 25:
+            form = (channels, int(rng.integers(1, 40)))
+            levels = rng.choice([[-1, 1], [-1, 0], [-3, 3], [0, 1], [-7, 5], [0, 0]][int(rng.integers(6))], form)
+            if rng.random() < 0.3 and d.bits < 12:
+                levels = rng.integers(-9, 10, form)
+            weights = Weights(levels.astype(np.int64), rng.random(form) < rng.choice([0.2, 0.9, 1.0]))
+            sums = dot_domain(d, weights)
             if sums.bits <= 31:
-                add(Op.DOT, (*last.shape[:-1], shape[1]), sums, weights)
-        else:
+                add(Op.DOT, [last], (*last.shape[:-1], form[1]), sums, weights)
+        elif kind == "add":
+            sources = [last, *[n for n in nodes if n.shape == last.shape][: int(rng.integers(0, 2))]]
+            scale, constant = rng.integers(-5, 6, len(sources)), int(rng.integers(-99, 100))
+            ends = [sorted((int(c) * n.domain.lo, int(c) * n.domain.hi)) for c, n in zip(scale, sources)]
+            sums = Domain(constant + sum(e[0] for e in ends), constant + sum(e[1] for e in ends), Fraction(1, 8))
+            if sums.bits <= 31:
+                add(Op.ADD, sources, last.shape, sums, Sum(scale, constant))
+        elif kind == "lut" and d.size < 5000:
+            target_domain = [BIPOLAR, Domain(-9, 300, Fraction(1, 4))][int(rng.integers(2))]
+            form = (channels if rng.random() < 0.5 else 1, d.size)
+            table = Table(rng.integers(target_domain.lo, target_domain.hi, form, endpoint=True))
+            add(Op.LUT, [last], last.shape, target_domain, table)
+        elif kind == "step":
             target_domain = [BIPOLAR, Domain(-1, 1), Domain(0, 6, Fraction(1, 4)), Domain(2, 3)][int(rng.integers(4))]
-            add(Op.STEP, last.shape, target_domain, random_steps(rng, last.domain, last.shape[-1], target_domain))
+            add(Op.STEP, [last], last.shape, target_domain, random_steps(rng, d, channels, target_domain))
     last = nodes[-1]
-    if rng.random() < 0.4 and last.domain.bits < 25 and len(nodes) > 1:
+    outputs = [last.name]
+    if rng.random() < 0.3:
+        outputs += [n.name for n in nodes if n.op is not Op.INPUT and n is not last][:1]
+    if rng.random() < 0.4 and last.domain.bits < 25:
         channels, shift = last.shape[-1], int(rng.integers(0, 30))
         mul, bias = rng.integers(-(2**30), 2**30, channels), rng.integers(-(2**40), 2**40, channels)
-        add(Op.AFFINE, last.shape, Domain(-(2**61), 2**61 - 1, Fraction(1, 16)), Affine(mul, bias, shift))
-    if len(nodes) == 1:
-        add(Op.GATHER, shape, domain, Index(np.arange(nodes[0].size)))
-    return Graph(tuple(nodes), (nodes[-1].name,))
+        add(Op.AFFINE, [last], last.shape, Domain(-(2**61), 2**61 - 1, Fraction(1, 16)), Affine(mul, bias, shift))
+        outputs[0] = nodes[-1].name
+    return Graph(tuple(nodes), tuple(outputs))
 
 
-def random_codes(graph: Graph, seed: int, count: int = 64) -> np.ndarray:
-    """Codes of the whole range, the ends included."""
-    d = graph.input.domain
-    codes = np.random.default_rng(seed).integers(d.lo, d.hi, (count, *graph.input.shape), endpoint=True)
-    codes[0], codes[1] = d.lo, d.hi
-    return codes
+def random_codes(graph: Graph, seed: int, count: int = 64) -> list[np.ndarray]:
+    """Codes of the whole range for each input, the ends included."""
+    rng, result = np.random.default_rng(seed), []
+    for node in graph.inputs:
+        codes = rng.integers(node.domain.lo, node.domain.hi, (count, *node.shape), endpoint=True)
+        codes[0], codes[1:2] = node.domain.lo, node.domain.hi
+        result.append(codes)
+    return result
 
 
-def plain_run(graph: Graph, sample: np.ndarray) -> list[int]:
+def outputs(graph: Graph, codes: list[np.ndarray]) -> list[np.ndarray]:
+    """The graph's outputs as a list, also for one."""
+    got = graph(codes)
+    return got if isinstance(got, list) else [got]
+
+
+def plain_run(graph: Graph, samples: list[np.ndarray]) -> list[list[int]]:
     """The specification in Python integers, one sample, written apart from EVAL."""
     values: dict[str, list[int]] = {}
+    given = list(samples)
     for node in graph.nodes:
         if node.op is Op.INPUT:
-            values[node.name] = [int(v) for v in sample.ravel()]
+            values[node.name] = [int(v) for v in given.pop(0).ravel()]
             continue
         source, x, p = graph[node.inputs[0]], values[node.inputs[0]], node.params
         if isinstance(p, Index):
-            values[node.name] = [x[int(i)] for i in p.flat]
+            together = [v for name in node.inputs for v in values[name]]
+            values[node.name] = [together[int(i)] for i in p.flat]
+        elif isinstance(p, Sum):
+            values[node.name] = [
+                p.constant + sum(int(s) * values[name][i] for s, name in zip(p.scale, node.inputs))
+                for i in range(len(x))
+            ]
+        elif isinstance(p, Table):
+            channels = source.shape[-1]
+            values[node.name] = [
+                int(p.codes[i % channels if len(p.codes) > 1 else 0][v - source.domain.lo]) for i, v in enumerate(x)
+            ]
         elif isinstance(p, Weights):
             (a, b), (n, m) = source.domain.numerator, p.levels.shape
             values[node.name] = [
@@ -98,4 +137,4 @@ def plain_run(graph: Graph, sample: np.ndarray) -> list[int]:
             values[node.name] = [
                 (int(p.mul[i % channels]) * v + int(p.add[i % channels])) // 2**p.shift for i, v in enumerate(x)
             ]
-    return values[graph.outputs[0]]
+    return [values[name] for name in graph.outputs]

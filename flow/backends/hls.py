@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import string
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -22,7 +22,7 @@ from hls4ml.model.layers import Layer, layer_map, register_layer
 from hls4ml.model.types import FixedPrecisionType
 from numpy.typing import NDArray
 
-from flow.backends.hls_ops import EMIT_HLS, Emission
+from flow.backends.hls_ops import EMIT_HLS, Emission, rom_text
 from flow.backends.project import BuildConfig, write_vectors
 from flow.errors import InputError
 from flow.ir import Domain, Graph, Node, Op, Steps
@@ -35,7 +35,7 @@ BACKENDS = ("Vitis", "Vivado")
 
 
 class FlowLayer(Layer):  # type: ignore[misc]
-    """An op of the integer graph inside hls4ml; what to write is in its `flow_node` and `flow_emission`."""
+    """An op of the integer graph inside hls4ml; what to write is in its `flow_node` and `flow_emissions`."""
 
     def initialize(self) -> None:
         """Declare the output with its exact type."""
@@ -52,6 +52,14 @@ class FlowDot(FlowLayer):
     """DOT."""
 
 
+class FlowAdd(FlowLayer):
+    """ADD."""
+
+
+class FlowLut(FlowLayer):
+    """LUT."""
+
+
 class FlowStep(FlowLayer):
     """STEP."""
 
@@ -61,7 +69,7 @@ class FlowAffine(FlowLayer):
 
 
 LAYERS: dict[Op, type[FlowLayer]] = {
-    Op.GATHER: FlowGather, Op.DOT: FlowDot, Op.STEP: FlowStep, Op.AFFINE: FlowAffine,
+    Op.GATHER: FlowGather, Op.DOT: FlowDot, Op.ADD: FlowAdd, Op.STEP: FlowStep, Op.LUT: FlowLut, Op.AFFINE: FlowAffine,
 }
 
 
@@ -73,8 +81,8 @@ class FlowConfigTemplate(LayerConfigTemplate):  # type: ignore[misc]
 
     def format(self, node: Any) -> str:
         """Text for parameters.h."""
-        emission: Emission = node.get_attr("flow_emission")
-        return emission.config_text(f"config{node.index}") + "\n"
+        emissions: list[Emission] = node.get_attr("flow_emissions")
+        return "\n".join(e.config_text(f"config{node.index}_{k}") for k, e in enumerate(emissions)) + "\n"
 
 
 class FlowCallTemplate(FunctionCallTemplate):  # type: ignore[misc]
@@ -85,15 +93,22 @@ class FlowCallTemplate(FunctionCallTemplate):  # type: ignore[misc]
 
     def transform(self, model: Any, node: Any) -> Any:
         """Name the headers, then format."""
-        emission: Emission = node.get_attr("flow_emission")
-        self.include_header = [f"nnet_utils/{emission.header}", f"weights/{_rom_file(node.get_attr('flow_node').name)}"]
+        emissions: list[Emission] = node.get_attr("flow_emissions")
+        rom = f"weights/{_rom_file(node.get_attr('flow_node').name)}"
+        self.include_header = [*(f"nnet_utils/{e.header}" for e in emissions), rom]
         return super().transform(model, node)
 
-    def format(self, node: Any) -> str:
-        """Text for the top function."""
-        p, emission = self._default_function_params(node), node.get_attr("flow_emission")
-        return (f"nnet::{emission.kernel}<{p['input_t']}, {p['output_t']}, {p['config']}>"
-                f"({p['input']}, {p['output']}{emission.arguments(node.get_attr('flow_node').name)});")
+    def format(self, node: Any) -> list[str]:
+        """Lines for the top function, one a call."""
+        out, name = node.get_output_variable(), node.get_attr("flow_node").name
+        lines = []
+        for k, emission in enumerate(node.get_attr("flow_emissions")):
+            data = [node.get_input_variable(node.inputs[i]) for i in emission.reads]
+            types = ", ".join(v.type.name for v in (*data, out))
+            values = ", ".join(v.name for v in (*data, out))
+            lines.append(f"nnet::{emission.kernel}<{types}, config{node.index}_{k}>"
+                         f"({values}{emission.arguments(name)});")
+        return lines
 
 
 def _hls_name(node: Node) -> str:
@@ -143,8 +158,8 @@ def check(graph: Graph, config: BuildConfig) -> None:
                  for node in graph
                  for most in [15 if isinstance(node.params, Steps) else 62 if node.op is Op.AFFINE else 31]
                  if node.domain.bits > most]
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        problems.append(f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs; one of each is supported")
+    problems += [f"node {node.name!r} is both an input and an output; let a layer stand between"
+                 for node in graph.inputs if node.name in graph.outputs]
     if problems:
         raise InputError("this graph cannot become an HLS project:\n  - " + "\n  - ".join(problems))
 
@@ -168,7 +183,7 @@ class FlowModelGraph(ModelGraph):  # type: ignore[misc]
     """hls4ml's ModelGraph of an integer graph; `write` adds ROMs and our test bench to hls4ml's project."""
 
     flow_graph: Graph
-    flow_vectors: NDArray[np.int64]
+    flow_vectors: Sequence[NDArray[np.int64]]
 
     def write(self) -> None:
         """Write the project to OutputDir, with the vectors in `flow_vectors`."""
@@ -176,14 +191,17 @@ class FlowModelGraph(ModelGraph):  # type: ignore[misc]
             super().write()
         folder, graph = Path(self.config.get_output_dir()), self.flow_graph
         for layer in self.get_layers():
-            emission = layer.get_attr("flow_emission")
-            if emission is not None:
+            emissions = layer.get_attr("flow_emissions")
+            if emissions is not None:
                 name = layer.get_attr("flow_node").name
-                (folder / "firmware/weights" / _rom_file(name)).write_text(emission.rom_text(name))
+                (folder / "firmware/weights" / _rom_file(name)).write_text(rom_text(name, emissions))
         template = string.Template((files("flow.hls_templates") / "flow_test.cpp").read_text())
+        ins, outs = self.get_input_variables(), self.get_output_variables()
         bench = template.substitute(
-            top=self.config.get_project_name(), n_in=graph.input.size, n_out=graph.output.size,
-            input_t=self.get_input_variables()[0].type.name, output_t=self.get_output_variables()[0].type.name,
+            top=self.config.get_project_name(), arguments=", ".join(v.name for v in (*ins, *outs)),
+            declarations="\n".join(f"        {v.definition_cpp()};" for v in (*ins, *outs)),
+            reads=" && ".join(f"read_codes(in_line, {v.name})" for v in ins),
+            checks=" && ".join(f'check_codes(expected_line, {v.name}, "{v.name}", log)' for v in outs),
         )
         (folder / f"{self.config.get_project_name()}_test.cpp").write_text(bench)
         write_vectors(folder, graph, self.flow_vectors)
@@ -196,7 +214,7 @@ class FlowModelGraph(ModelGraph):  # type: ignore[misc]
         path.write_text(yaml.safe_dump(data))
 
 
-def to_hls4ml(graph: Graph, config: BuildConfig, vectors: NDArray[np.int64] | None = None) -> FlowModelGraph:
+def to_hls4ml(graph: Graph, config: BuildConfig, vectors: Sequence[NDArray[np.int64]] | None = None) -> FlowModelGraph:
     """An hls4ml ModelGraph whose `compile()`, `predict()` and `build()` equal the graph.
 
     `predict` takes and returns real values; an output whose domain is not a fixed-point type (bipolar) comes as codes.
@@ -215,7 +233,8 @@ def to_hls4ml(graph: Graph, config: BuildConfig, vectors: NDArray[np.int64] | No
     }
     layers = [_layer(graph, node, config) for node in graph]
     model: FlowModelGraph = FlowModelGraph.from_layer_list(
-        settings, layers, inputs=[_hls_name(graph.input)], outputs=[_hls_name(graph.output)])
+        settings, layers, inputs=[_hls_name(n) for n in graph.inputs],
+        outputs=[_hls_name(graph[name]) for name in graph.outputs])
     _check_kept(graph, model)
     model.flow_graph = graph
     model.flow_vectors = default_vectors(graph) if vectors is None else vectors
@@ -231,11 +250,12 @@ def _layer(graph: Graph, node: Node, config: BuildConfig) -> dict[str, Any]:
     emit = EMIT_HLS[node.op]
     if emit is None:
         return {"class_name": "InputLayer", "name": _hls_name(node), "input_shape": list(node.shape)}
-    emission = emit(node, graph[node.inputs[0]])
-    if emission.kernel != "flow_gather":
-        emission.members["reuse_factor"] = str(config.reuse_factor)
+    emissions = emit(node, [graph[name] for name in node.inputs])
+    if node.op is not Op.GATHER:
+        for emission in emissions:
+            emission.members["reuse_factor"] = str(config.reuse_factor)
     return {"class_name": LAYERS[node.op].__name__, "name": _hls_name(node),
-            "inputs": [_hls_name(graph[name]) for name in node.inputs], "flow_node": node, "flow_emission": emission}
+            "inputs": [_hls_name(graph[name]) for name in node.inputs], "flow_node": node, "flow_emissions": emissions}
 
 
 def _check_kept(graph: Graph, model: ModelGraph) -> None:

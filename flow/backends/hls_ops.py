@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flow.ir import Affine, Index, Node, Op, Steps, Weights
+from flow.ir import Affine, Index, Node, Op, Steps, Sum, Table, Weights
 from flow.ir.graph import Int
 
-__all__ = ["EMIT_HLS", "Emission"]
+__all__ = ["EMIT_HLS", "Emission", "rom_text"]
 
 WORD = 64  # bits of a ROM word: the widest integer literal of C++11
 
 
 @dataclass(frozen=True)
 class Emission:
-    """One kernel call: `kernel<...>(in, out, roms...)`, the members of its configuration, and its ROMs.
+    """One kernel call: `kernel<...>(in..., out, roms...)`, the members of its configuration, and its ROMs.
 
-    `roms` are (C type, field name, literals); arrays are named flow_<node>_<field>.
+    `reads` are the positions of the node's inputs that the call takes. `roms` are (C type, field name, literals);
+    arrays are named flow_<node>_<field>.
     """
 
     kernel: str
@@ -30,15 +31,7 @@ class Emission:
     members: dict[str, str] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
     roms: tuple[tuple[str, str, list[str]], ...] = ()
-
-    def rom_text(self, node: str) -> str:
-        """The header file with this node's ROMs."""
-        guard = f"FLOW_{node.upper()}_H_"
-        arrays = [
-            f"static const {kind} flow_{node}_{name}[{len(values)}] = {{{', '.join(values)}}};"
-            for kind, name, values in self.roms
-        ]
-        return "\n".join([f"#ifndef {guard}", f"#define {guard}", "", *arrays, "", "#endif", ""])
+    reads: tuple[int, ...] = (0,)
 
     def config_text(self, name: str) -> str:
         """The configuration struct of this call."""
@@ -50,6 +43,16 @@ class Emission:
     def arguments(self, node: str) -> str:
         """The ROMs as trailing arguments of the call."""
         return "".join(f", flow_{node}_{name}" for _, name, _ in self.roms)
+
+
+def rom_text(node: str, emissions: Sequence[Emission]) -> str:
+    """The header file with a node's ROMs."""
+    guard = f"FLOW_{node.upper()}_H_"
+    arrays = [
+        f"static const {kind} flow_{node}_{name}[{len(values)}] = {{{', '.join(values)}}};"
+        for emission in emissions for kind, name, values in emission.roms
+    ]
+    return "\n".join([f"#ifndef {guard}", f"#define {guard}", "", *arrays, "", "#endif", ""])
 
 
 def _ints(values: NDArray[Any]) -> list[str]:
@@ -76,14 +79,46 @@ def pack_fields(values: Int, width: int) -> list[str]:
     return [f"0x{int(w):x}ULL" for w in packed.ravel()]
 
 
-def _gather(node: Node, source: Node) -> Emission:
+def _gather(node: Node, sources: Sequence[Node]) -> list[Emission]:
+    """One input: wires. Several: every input places its part."""
     assert isinstance(node.params, Index)
-    return Emission("flow_gather", "nnet_flow_gather.h", {"n_in": str(source.size), "n_out": str(node.size)},
-                    roms=(("int", "index", _ints(node.params.flat)),))
+    flat, header = node.params.flat, "nnet_flow_gather.h"
+    if len(sources) == 1:
+        return [Emission("flow_gather", header, {"n_in": str(sources[0].size), "n_out": str(node.size)},
+                         roms=(("int", "index", _ints(flat)),))]
+    calls, first = [], 0
+    for k, source in enumerate(sources):
+        to = np.flatnonzero((flat >= first) & (flat < first + source.size))
+        if to.size:
+            members = {"n_in": str(source.size), "n_out": str(node.size), "n_wire": str(len(to))}
+            calls.append(Emission("flow_place", header, members, reads=(k,), roms=(
+                ("int", f"from{k}", _ints(flat[to] - first)), ("int", f"to{k}", _ints(to)))))
+        first += source.size
+    return calls
 
 
-def _dot(node: Node, source: Node) -> Emission:
+def _add(node: Node, sources: Sequence[Node]) -> list[Emission]:
+    p = node.params
+    assert isinstance(p, Sum)
+    largest = [max(abs(x.domain.lo), abs(x.domain.hi), 1) for x in sources]
+    reach = abs(p.constant) + sum(abs(int(s)) * x for s, x in zip(p.scale, largest))
+    kernel, reads = ("flow_add", (0, 1)) if len(sources) == 2 else ("flow_scale", (0,))
+    types = {"sum_t": f"ap_int<{reach.bit_length() + 1}>"}
+    roms = (("long long", "scale", _wide(p.scale)), ("long long", "constant", [f"{p.constant}LL"]))
+    return [Emission(kernel, "nnet_flow_add.h", {"n_in": str(node.size)}, types, roms, reads)]
+
+
+def _lut(node: Node, sources: Sequence[Node]) -> list[Emission]:
+    p, (source,) = node.params, sources
+    assert isinstance(p, Table)
+    members = {"n_in": str(node.size), "n_chan": str(len(p.codes)), "n_code": str(source.domain.size),
+               "lowest": str(source.domain.lo)}
+    return [Emission("flow_lut", "nnet_flow_lut.h", members, roms=(("int", "table", _ints(p.codes)),))]
+
+
+def _dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
     """Bits times -g, 0, +g are counted (XNOR and popcount); anything else is multiplied and added."""
+    (source,) = sources
     assert isinstance(node.params, Weights)
     levels = node.params.effective
     a, b = source.domain.numerator
@@ -96,49 +131,49 @@ def _dot(node: Node, source: Node) -> Emission:
         offset = g * b * signs.sum(axis=0) - g * a * (signs < 0).sum(axis=0)
         members |= {"n_word": str(-(-levels.shape[0] // WORD)), "gain": str(g * a)}
         widest = _signed_bits(min(node.domain.lo, int(offset.min())), max(node.domain.hi, int(offset.max())))
-        return Emission("flow_dense_xnor", "nnet_flow_dense.h", members, {"sum_t": f"ap_int<{widest + 1}>"}, (
+        return [Emission("flow_dense_xnor", "nnet_flow_dense.h", members, {"sum_t": f"ap_int<{widest + 1}>"}, (
             ("unsigned long long", "sign", pack_fields((signs.T > 0).astype(np.int64), 1)),
             ("unsigned long long", "mask", pack_fields((signs.T != 0).astype(np.int64), 1)),
             ("int", "offset", _ints(offset)),
-        ))
+        ))]
     width = _signed_bits(int(levels.min()), int(levels.max()))
     # Partial sums of level*code, of a*that, and the result all fit in this.
     reach = max(abs(source.domain.lo), abs(source.domain.hi)) * int(np.abs(levels).sum(axis=0).max()) * abs(a)
     offset = b * levels.sum(axis=0)
     reach += int(np.abs(offset).max())
     members |= {"n_word": str(-(-levels.shape[0] // (WORD // width))), "gain": str(a), "level_bits": str(width)}
-    return Emission("flow_dense_mac", "nnet_flow_dense.h", members, {"sum_t": f"ap_int<{reach.bit_length() + 1}>"}, (
+    return [Emission("flow_dense_mac", "nnet_flow_dense.h", members, {"sum_t": f"ap_int<{reach.bit_length() + 1}>"}, (
         ("unsigned long long", "levels", pack_fields(levels.T, width)),
         ("int", "offset", _ints(offset)),
-    ))
+    ))]
 
 
-def _step(node: Node, source: Node) -> Emission:
-    p = node.params
+def _step(node: Node, sources: Sequence[Node]) -> list[Emission]:
+    p, (source,) = node.params, sources
     assert isinstance(p, Steps)
     members = {"n_in": str(node.size), "n_chan": str(len(p.start)), "n_cut": str(p.cuts.shape[1])}
     if p.cuts.shape[1] == 0:
-        return Emission("flow_constant", "nnet_flow_step.h", members, roms=(("int", "start", _ints(p.start)),))
+        return [Emission("flow_constant", "nnet_flow_step.h", members, roms=(("int", "start", _ints(p.start)),))]
     # A cut past the input's range is never reached; clipping keeps the comparators as narrow as the input.
     cuts = np.clip(p.cuts, source.domain.lo, source.domain.hi + 1)
     kind = "int" if np.abs(cuts).max() < 2**31 else "long long"
     values = _ints(cuts) if kind == "int" else _wide(cuts)
-    return Emission("flow_step", "nnet_flow_step.h", members, {"cut_t": kind}, (
+    return [Emission("flow_step", "nnet_flow_step.h", members, {"cut_t": kind}, (
         ("int", "start", _ints(p.start)), ("int", "sign", _ints(p.sign)), (kind, "cuts", values),
-    ))
+    ))]
 
 
-def _affine(node: Node, source: Node) -> Emission:
-    p = node.params
+def _affine(node: Node, sources: Sequence[Node]) -> list[Emission]:
+    p, (source,) = node.params, sources
     assert isinstance(p, Affine)
     reach = max(abs(int(m)) * max(abs(source.domain.lo), abs(source.domain.hi)) + abs(int(a))
                 for m, a in zip(p.mul, p.add))
     members = {"n_in": str(node.size), "n_chan": str(len(p.mul)), "shift": str(p.shift)}
-    return Emission("flow_affine", "nnet_flow_affine.h", members, {"product_t": f"ap_int<{reach.bit_length() + 1}>"},
-                    (("long long", "mul", _wide(p.mul)), ("long long", "add", _wide(p.add))))
+    return [Emission("flow_affine", "nnet_flow_affine.h", members, {"product_t": f"ap_int<{reach.bit_length() + 1}>"},
+                     (("long long", "mul", _wide(p.mul)), ("long long", "add", _wide(p.add))))]
 
 
 # INPUT is hls4ml's own Input layer.
-EMIT_HLS: dict[Op, Callable[[Node, Node], Emission] | None] = {
-    Op.INPUT: None, Op.GATHER: _gather, Op.DOT: _dot, Op.STEP: _step, Op.AFFINE: _affine,
+EMIT_HLS: dict[Op, Callable[[Node, Sequence[Node]], list[Emission]] | None] = {
+    Op.INPUT: None, Op.GATHER: _gather, Op.DOT: _dot, Op.ADD: _add, Op.STEP: _step, Op.LUT: _lut, Op.AFFINE: _affine,
 }

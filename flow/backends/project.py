@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow.errors import InputError
-from flow.ir import Graph
+from flow.ir import Graph, Node
 from flow.ir.graph import is_clean
 from flow.ir.store import load
 
@@ -137,18 +138,25 @@ class Project:
         return h.hexdigest()
 
 
-def write_vectors(folder: Path, graph: Graph, codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Write input codes and the graph's outputs for the test bench; returns those outputs."""
-    expected = graph(codes)
+def write_vectors(folder: Path, graph: Graph, codes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """Write input codes (one array an input) and the graph's outputs for the test bench; returns those outputs."""
+    expected = graph(list(codes))
+    expected = expected if isinstance(expected, list) else [expected]
     (folder / "tb_data").mkdir(exist_ok=True)
-    for name, array in ((INPUTS, codes), (EXPECTED, expected)):
-        np.savetxt(folder / name, array.reshape(len(array), -1), fmt="%d")
+    for name, arrays in ((INPUTS, codes), (EXPECTED, expected)):
+        np.savetxt(folder / name, np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1), fmt="%d")
     return expected
 
 
-def read_vectors(file: Path, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Integer codes (n, *shape) from a file of the test bench; raises InputError where it is missing or damaged."""
+def read_vectors(file: Path, nodes: Sequence[Node]) -> list[NDArray[np.int64]]:
+    """Integer codes (n, *shape) of each of `nodes` from a file of the test bench.
+
+    Raises InputError where it is missing or damaged.
+    """
     try:
-        return np.loadtxt(file, dtype=np.int64, ndmin=2).reshape(-1, *shape)
+        rows = np.loadtxt(file, dtype=np.int64, ndmin=2)
+        rows = rows.reshape(-1, sum(node.size for node in nodes))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: missing or damaged vectors: {error}") from error
+    parts = np.split(rows, np.cumsum([node.size for node in nodes])[:-1], axis=1)
+    return [part.reshape(-1, *node.shape) for part, node in zip(parts, nodes)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,20 +10,23 @@ from numpy.typing import NDArray
 
 from flow.errors import InputError
 from flow.ir.domain import Domain
-from flow.ir.graph import Affine, Graph, Index, Int, Node, Op, Steps, Weights
+from flow.ir.graph import Affine, Graph, Index, Int, Node, Op, Steps, Sum, Table, Weights
 
-__all__ = ["EVAL", "check_codes", "decode", "encode", "run", "trace"]
+__all__ = ["EVAL", "check_codes", "decode", "encode", "per_input", "run", "trace"]
 
 CHUNK = 2**22  # elements of the largest tensor per evaluation, to bound memory
 
 
-def _gather(node: Node, x: Int, source: Node) -> Int:
+def _gather(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
     assert isinstance(node.params, Index)
-    return x.reshape(len(x), source.size)[:, node.params.flat].reshape(len(x), *node.shape)
+    flat = [x.reshape(len(x), source.size) for x, source in zip(xs, sources)]
+    together = flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
+    return together[:, node.params.flat].reshape(len(together), *node.shape)
 
 
-def _dot(node: Node, x: Int, source: Node) -> Int:
+def _dot(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
     assert isinstance(node.params, Weights)
+    (x,), (source,) = xs, sources
     a, b = source.domain.numerator
     value, levels = a * x + b, node.params.effective
     # float64 matrix products of integers are exact, in any order, while every partial sum stays below 2^53.
@@ -33,8 +36,17 @@ def _dot(node: Node, x: Int, source: Node) -> Int:
     return value @ levels
 
 
-def _step(node: Node, x: Int, source: Node) -> Int:
+def _add(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
     p = node.params
+    assert isinstance(p, Sum)
+    total = np.full(xs[0].shape, p.constant, np.int64)
+    for scale, x in zip(p.scale, xs):
+        total += scale * x
+    return total
+
+
+def _step(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    (x,), p = xs, node.params
     assert isinstance(p, Steps)
     count = np.zeros(x.shape, np.int64)
     for k in range(p.cuts.shape[1]):
@@ -42,41 +54,77 @@ def _step(node: Node, x: Int, source: Node) -> Int:
     return p.start + p.sign * count
 
 
-def _affine(node: Node, x: Int, source: Node) -> Int:
-    p = node.params
+def _lut(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    (x,), (source,), p = xs, sources, node.params
+    assert isinstance(p, Table)
+    channel = np.arange(x.shape[-1]) if len(p.codes) > 1 else 0
+    picked: Int = p.codes[channel, x - source.domain.lo]
+    return picked
+
+
+def _affine(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    (x,), p = xs, node.params
     assert isinstance(p, Affine)
     return (p.mul * x + p.add) >> p.shift
 
 
-def _input(node: Node, x: Int, source: Node) -> Int:
-    return x
+def _input(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    return xs[0]
 
 
-EVAL: dict[Op, Callable[[Node, Int, Node], Int]] = {
-    Op.INPUT: _input, Op.GATHER: _gather, Op.DOT: _dot, Op.STEP: _step, Op.AFFINE: _affine,
+EVAL: dict[Op, Callable[[Node, Sequence[Int], Sequence[Node]], Int]] = {
+    Op.INPUT: _input, Op.GATHER: _gather, Op.DOT: _dot, Op.ADD: _add, Op.STEP: _step, Op.LUT: _lut, Op.AFFINE: _affine,
 }
 
 
-def check_codes(node: Node, codes: NDArray[Any]) -> Int:
-    """Codes of a node's domain as int64 (n, *shape); raises InputError with the first index and value outside."""
-    codes = np.asarray(codes)
-    if codes.dtype.kind not in "iub":
-        raise InputError(f"input {node.name!r}: codes must be integers, got {codes.dtype}; use g.encode(x) for values")
-    if codes.shape[1:] != node.shape or codes.ndim != len(node.shape) + 1:
-        raise InputError(f"input {node.name!r}: codes have shape {codes.shape}, expected (n, {_dims(node.shape)})")
-    _first_bad((codes < node.domain.lo) | (codes > node.domain.hi), codes, node,
-               f"is outside {node.domain.lo}..{node.domain.hi}")
-    return codes.astype(np.int64)
+def per_input(graph: Graph, arrays: Any) -> list[NDArray[Any]]:
+    """One array for one input, a list, tuple or {name: array} for several -> arrays in the order of the inputs.
+
+    Raises InputError where the number, the names or the numbers of samples do not fit.
+    """
+    names = [node.name for node in graph.inputs]
+    if isinstance(arrays, dict):
+        if set(arrays) != set(names):
+            raise InputError(f"the graph's inputs are {', '.join(names)}; got {', '.join(map(str, arrays)) or 'none'}")
+        arrays = [arrays[name] for name in names]
+    elif len(names) == 1 and not (isinstance(arrays, (list, tuple)) and len(arrays) == 1 and np.ndim(arrays[0]) > 1
+                                  and np.ndim(arrays[0]) == len(graph.input.shape) + 1):
+        arrays = [arrays]
+    if not isinstance(arrays, (list, tuple)) or len(arrays) != len(names):
+        raise InputError(f"the graph has {len(names)} inputs ({', '.join(names)}); give a list of that many arrays")
+    result = [np.asarray(a) for a in arrays]
+    lengths = {len(a) for a in result if a.ndim}
+    if len(lengths) > 1:
+        raise InputError(f"inputs have different numbers of samples: {[len(a) for a in result]}")
+    return result
 
 
-def encode(graph: Graph, x: NDArray[Any], round: bool = False) -> Int:
-    """Real inputs (n, *shape) -> int64 codes of the graph's input.
+def check_codes(graph: Graph, codes: Any) -> list[Int]:
+    """Input codes as int64 (n, *shape), one array an input; raises InputError with the first index and value."""
+    checked = []
+    for node, array in zip(graph.inputs, per_input(graph, codes)):
+        if array.dtype.kind not in "iub":
+            raise InputError(f"input {node.name!r}: codes must be integers, got {array.dtype}; "
+                             "use g.encode(x) for values")
+        if array.shape[1:] != node.shape or array.ndim != len(node.shape) + 1:
+            raise InputError(f"input {node.name!r}: codes have shape {array.shape}, expected (n, {_dims(node.shape)})")
+        _first_bad((array < node.domain.lo) | (array > node.domain.hi), array, node,
+                   f"is outside {node.domain.lo}..{node.domain.hi}")
+        checked.append(array.astype(np.int64))
+    return checked
+
+
+def encode(graph: Graph, x: Any, round: bool = False) -> Any:
+    """Real inputs (n, *shape), a list for several -> int64 codes of the graph's inputs, in the same form.
 
     A value between two codes raises InputError with its index unless `round` (half to even); a value outside the
     range always raises. NaN and infinities raise.
     """
-    node = graph.input
-    x = np.asarray(x)
+    codes = [_encode(node, array, round) for node, array in zip(graph.inputs, per_input(graph, x))]
+    return codes[0] if len(codes) == 1 else codes
+
+
+def _encode(node: Node, x: NDArray[Any], round: bool) -> Int:
     if x.dtype.kind not in "fiub":
         raise InputError(f"input {node.name!r}: expected numbers, got {x.dtype}")
     if x.shape[1:] != node.shape or x.ndim != len(node.shape) + 1:
@@ -110,39 +158,45 @@ def decode(domain: Domain, codes: Int) -> NDArray[np.float64]:
     return np.asarray(codes, np.float64) * float(domain.alpha) + float(domain.beta)
 
 
-def _walk(graph: Graph, codes: Int) -> Iterator[tuple[Node, Int]]:
+def _walk(graph: Graph, codes: Sequence[Int]) -> Iterator[tuple[Node, Int]]:
     """Evaluate node by node, forgetting a tensor when its last reader has run."""
     last = {name: node.name for node in graph.nodes for name in node.inputs}
+    given = iter(codes)
     live: dict[str, Int] = {}
     for node in graph.nodes:
-        source = node if node.op is Op.INPUT else graph[node.inputs[0]]
-        live[node.name] = EVAL[node.op](node, codes if node.op is Op.INPUT else live[source.name], source)
+        xs = [next(given)] if node.op is Op.INPUT else [live[name] for name in node.inputs]
+        live[node.name] = EVAL[node.op](node, xs, [graph[name] for name in node.inputs])
         yield node, live[node.name]
-        for name in node.inputs:
+        for name in set(node.inputs):
             if last[name] == node.name:
                 del live[name]
 
 
-def _batches(graph: Graph, codes: Int) -> Iterator[Int]:
+def _batches(graph: Graph, codes: Sequence[Int]) -> Iterator[list[Int]]:
     step = max(1, CHUNK // max(node.size for node in graph))
-    for start in range(0, max(len(codes), 1), step):
-        yield codes[start : start + step]
+    for start in range(0, max(len(codes[0]), 1), step):
+        yield [c[start : start + step] for c in codes]
 
 
-def run(graph: Graph, codes: NDArray[Any]) -> Int:
-    """Exact outputs, int64 (n, *shape), of a graph for input codes (n, *shape). Raises InputError for bad codes."""
-    codes, name = check_codes(graph.input, codes), graph.output.name
-    parts = []
-    for batch in _batches(graph, codes):
-        parts += [value for node, value in _walk(graph, batch) if node.name == name]
-    return np.concatenate(parts)
-
-
-def trace(graph: Graph, codes: NDArray[Any]) -> dict[str, Int]:
-    """Codes of every node, by name; int64 (n, *shape) each."""
-    codes = check_codes(graph.input, codes)
-    parts: dict[str, list[Int]] = {node.name: [] for node in graph}
-    for batch in _batches(graph, codes):
+def _collect(graph: Graph, codes: Any, names: Sequence[str]) -> dict[str, Int]:
+    checked = check_codes(graph, codes)
+    parts: dict[str, list[Int]] = {name: [] for name in names}
+    for batch in _batches(graph, checked):
         for node, value in _walk(graph, batch):
-            parts[node.name].append(value)
+            if node.name in parts:
+                parts[node.name].append(value)
     return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def run(graph: Graph, codes: Any) -> Any:
+    """Exact outputs, int64 (n, *shape), of a graph for input codes (n, *shape); lists where there are several.
+
+    Raises InputError for bad codes.
+    """
+    results = _collect(graph, codes, graph.outputs)
+    return results[graph.outputs[0]] if len(graph.outputs) == 1 else [results[name] for name in graph.outputs]
+
+
+def trace(graph: Graph, codes: Any) -> dict[str, Int]:
+    """Codes of every node, by name; int64 (n, *shape) each."""
+    return _collect(graph, codes, [node.name for node in graph])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flow.errors import InputError
 from flow.ir.domain import Domain
 
-__all__ = ["Affine", "Graph", "Index", "Node", "Op", "Params", "Steps", "Weights", "clean_name"]
+__all__ = ["Affine", "Graph", "Index", "Node", "Op", "Params", "Steps", "Sum", "Table", "Weights", "clean_name"]
 
 Int = NDArray[np.int64]
 
@@ -27,13 +27,15 @@ class Op(Enum):
     INPUT = "input"
     GATHER = "gather"
     DOT = "dot"
+    ADD = "add"
     STEP = "step"
+    LUT = "lut"
     AFFINE = "affine"
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """GATHER: `flat` (int64, one entry per output element) indexes the flattened input."""
+    """GATHER: `flat` (int64, one entry per output element) indexes the flattened inputs, one after the other."""
 
     flat: Int
 
@@ -52,6 +54,14 @@ class Weights:
 
 
 @dataclass(frozen=True, eq=False)
+class Sum:
+    """ADD: sum of `scale[i]` times input i, plus `constant`; `scale` int64 (inputs,)."""
+
+    scale: Int
+    constant: int
+
+
+@dataclass(frozen=True, eq=False)
 class Steps:
     """STEP: per channel (last axis) code = start + sign * #{k : x >= cuts[k]}.
 
@@ -64,6 +74,13 @@ class Steps:
 
 
 @dataclass(frozen=True, eq=False)
+class Table:
+    """LUT: `codes` int64 (channels or 1, size of the input's domain): the code of each input code, lowest first."""
+
+    codes: Int
+
+
+@dataclass(frozen=True, eq=False)
 class Affine:
     """AFFINE: per channel code = floor((mul * x + add) / 2^shift); `mul`, `add` int64 (channels,)."""
 
@@ -72,9 +89,10 @@ class Affine:
     shift: int
 
 
-Params = Index | Weights | Steps | Affine | None
+Params = Index | Weights | Sum | Steps | Table | Affine | None
 PARAMS: dict[Op, type[Any]] = {
-    Op.INPUT: type(None), Op.GATHER: Index, Op.DOT: Weights, Op.STEP: Steps, Op.AFFINE: Affine,
+    Op.INPUT: type(None), Op.GATHER: Index, Op.DOT: Weights, Op.ADD: Sum, Op.STEP: Steps, Op.LUT: Table,
+    Op.AFFINE: Affine,
 }
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -142,7 +160,8 @@ def _describe(params: Params) -> str:
 class Graph:
     """Nodes in order of evaluation, the names of the outputs, and `notes`: what lowering wants the reader to know.
 
-    Calling it on int64 codes (n, *shape) evaluates it exactly. A graph is checked (RULES) when it is made.
+    Calling it on int64 codes (n, *shape) evaluates it exactly; with several inputs it takes a list in the order of
+    `inputs`, with several outputs it gives a list. A graph is checked (RULES) when it is made.
     """
 
     nodes: tuple[Node, ...]
@@ -200,20 +219,22 @@ class Graph:
     def __str__(self) -> str:
         return "\n".join([*map(str, self.nodes), f"return {', '.join(self.outputs)}"])
 
-    def __call__(self, codes: Int) -> Int:
+    def __call__(self, codes: Any) -> Any:
         """Shorthand of `flow.run`."""
         from flow.ir.evaluate import run
 
         return run(self, codes)
 
-    def encode(self, x: NDArray[Any], round: bool = False) -> Int:
-        """Real inputs (n, *shape) -> int64 codes; see `flow.ir.evaluate.encode`."""
+    def encode(self, x: Any, round: bool = False) -> Any:
+        """Real inputs (n, *shape), a list for several -> int64 codes; see `flow.ir.evaluate.encode`."""
         from flow.ir.evaluate import encode
 
         return encode(self, x, round=round)
 
-    def decode(self, codes: Int) -> NDArray[np.float64]:
-        """Output codes -> the float64 values they stand for."""
+    def decode(self, codes: Any) -> Any:
+        """Output codes (a list for several outputs) -> the float64 values they stand for."""
         from flow.ir.evaluate import decode
 
-        return decode(self.output.domain, codes)
+        if len(self.outputs) == 1:
+            return decode(self.output.domain, codes)
+        return [decode(self[name].domain, c) for name, c in zip(self.outputs, codes, strict=True)]

@@ -7,29 +7,48 @@ from dataclasses import replace
 
 import numpy as np
 
-from flow.ir.graph import Graph, Index, Node, Op, Steps, clean_name
+from flow.ir.graph import Graph, Index, Int, Node, Op, Steps, clean_name
 
 __all__ = ["PASSES", "compose_gathers", "drop_unread", "merge_planes", "optimise"]
 
 
 def compose_gathers(graph: Graph) -> Graph:
-    """A GATHER of a GATHER is one GATHER; a GATHER that changes nothing is its input."""
+    """A GATHER of GATHERs is one GATHER; a GATHER that changes nothing is its input."""
     done: dict[str, Node] = {}
     stands_for: dict[str, str] = {}
     for node in graph.nodes:
         node = replace(node, inputs=tuple(stands_for.get(name, name) for name in node.inputs))
-        source = done[node.inputs[0]] if node.inputs else None
-        if source is not None and isinstance(node.params, Index):
-            if isinstance(source.params, Index):
-                node = replace(node, inputs=source.inputs, params=Index(source.params.flat[node.params.flat]))
-                source = done[node.inputs[0]]
+        if isinstance(node.params, Index):
+            node = _through(node, done)
             assert isinstance(node.params, Index)
-            same = node.shape == source.shape and np.array_equal(node.params.flat, np.arange(source.size))
+            source, flat = done[node.inputs[0]], node.params.flat
+            same = len(node.inputs) == 1 and node.shape == source.shape and np.array_equal(flat, np.arange(source.size))
             if same and node.name not in graph.outputs:
                 stands_for[node.name] = source.name
+                if node.origin and not source.origin:
+                    done[source.name] = replace(source, origin=node.origin)
                 continue
         done[node.name] = node
     return Graph(tuple(done.values()), graph.outputs, graph.notes)
+
+
+def _through(node: Node, done: dict[str, Node]) -> Node:
+    """A GATHER that reads what its GATHER inputs read; one that is a Keras layer's output (origin) stays readable."""
+    assert isinstance(node.params, Index)
+    offsets: dict[str, int] = {}
+
+    def place(name: str) -> Int:
+        offsets.setdefault(name, sum(done[other].size for other in offsets))
+        return offsets[name] + np.arange(done[name].size)
+
+    pieces = []
+    for name in node.inputs:
+        source = done[name]
+        if isinstance(source.params, Index) and not source.origin:
+            pieces.append(np.concatenate([place(below) for below in source.inputs])[source.params.flat])
+        else:
+            pieces.append(place(name))
+    return replace(node, inputs=tuple(offsets), params=Index(np.concatenate(pieces)[node.params.flat]))
 
 
 def merge_planes(graph: Graph) -> Graph:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from flow.ir.evaluate import trace
-from flow.ir.graph import Graph, Int, Op, Steps
+from flow.ir.graph import Graph, Int, Node, Op, Steps
 
 __all__ = ["default_vectors", "near_cuts"]
 
 
-def near_cuts(graph: Graph, codes: Int) -> dict[str, NDArray[np.bool_]]:
+def near_cuts(graph: Graph, codes: Any) -> dict[str, NDArray[np.bool_]]:
     """{STEP node: bool (n, *shape)}: where its input lies within 1 of one of its cuts (ties and their neighbours)."""
     values, result = trace(graph, codes), {}
     for node in graph:
@@ -24,24 +26,27 @@ def near_cuts(graph: Graph, codes: Int) -> dict[str, NDArray[np.bool_]]:
     return result
 
 
-def default_vectors(graph: Graph, count: int = 256, seed: int = 0) -> Int:
-    """`count` input codes (count, *shape), int64, for a project's test bench; the same for the same graph and seed.
+def default_vectors(graph: Graph, count: int = 256, seed: int = 0) -> list[Int]:
+    """`count` input codes (count, *shape), int64, per input, for a project's test bench; the same for the same graph.
 
     Constant and alternating extremes, then those of a larger random pool in which most sums lie at a cut, then random.
     """
     rng = np.random.default_rng(seed)
-    d, shape = graph.input.domain, graph.input.shape
-    middle = (d.lo + d.hi) // 2
+    edges, pools = zip(*(_edges_and_pool(node, max(count, 1024), rng) for node in graph.inputs))
+    score = sum(near.reshape(len(near), -1).mean(axis=1) for near in near_cuts(graph, list(pools)).values())
+    order = np.argsort(-(score + np.zeros(len(pools[0]))), kind="stable")
+    ties = (count - len(edges[0])) // 2
+    rest = np.sort(order[ties : count - len(edges[0])])
+    return [np.concatenate([e, p[order[:ties]], p[rest]]).astype(np.int64) for e, p in zip(edges, pools)]
+
+
+def _edges_and_pool(node: Node, size: int, rng: np.random.Generator) -> tuple[Int, Int]:
+    d, shape = node.domain, node.shape
+    middle, zero = (d.lo + d.hi) // 2, min(max(0, d.lo), d.hi)
     alternate = np.where(np.indices(shape).sum(axis=0) % 2, d.lo, d.hi)
-    edges = [np.full(shape, v) for v in (d.lo, d.hi, middle, min(middle + 1, d.hi), min(max(0, d.lo), d.hi))]
-    edges += [alternate, d.lo + d.hi - alternate]
-    # Constant and few-valued inputs reach sums that independent uniform ones never do.
-    pool = rng.integers(d.lo, d.hi, (max(count, 1024), *shape), endpoint=True)
+    edges = [np.full(shape, v) for v in (d.lo, d.hi, middle, min(middle + 1, d.hi), zero)]
+    # Few-valued and sparse inputs reach sums that independent uniform ones never do.
+    pool = rng.integers(d.lo, d.hi, (size, *shape), endpoint=True)
     pool[1::4] = rng.choice([d.lo, d.hi], pool[1::4].shape)
-    sparse = rng.random(pool[2::4].shape) < 0.8
-    pool[2::4][sparse] = min(max(0, d.lo), d.hi)
-    score = sum(near.reshape(len(pool), -1).mean(axis=1) for near in near_cuts(graph, pool).values())
-    order = np.argsort(-np.asarray(score + np.zeros(len(pool))), kind="stable")
-    ties = (count - len(edges)) // 2
-    rest = np.sort(order[ties : ties + count - len(edges) - ties])
-    return np.concatenate([np.stack(edges), pool[order[:ties]], pool[rest]]).astype(np.int64)
+    pool[2::4][rng.random(pool[2::4].shape) < 0.8] = zero
+    return np.stack([*edges, alternate, d.lo + d.hi - alternate]), pool

@@ -9,7 +9,7 @@ import numpy as np
 
 from flow.errors import InputError
 from flow.ir.domain import Domain
-from flow.ir.graph import PARAMS, Affine, Graph, Index, Node, Op, Steps, Weights, is_clean
+from flow.ir.graph import PARAMS, Affine, Graph, Index, Node, Op, Steps, Sum, Table, Weights, is_clean
 
 __all__ = ["RULES", "dot_domain", "specification", "verify"]
 
@@ -17,6 +17,7 @@ __all__ = ["RULES", "dot_domain", "specification", "verify"]
 LIMIT = 2**62
 # The largest tensor, in elements, that a graph may name; an untrusted file must not make us allocate more.
 MAX_ELEMENTS = 2**26
+MAX_TABLE = 2**16  # entries of a LUT, per channel
 
 Yield = tuple[tuple[int, ...], Domain]
 Rule = Callable[[Node, Sequence[Node]], Yield]
@@ -43,12 +44,15 @@ def _input(node: Node, ins: Sequence[Node]) -> Yield:
 
 
 def _gather(node: Node, ins: Sequence[Node]) -> Yield:
-    """out.flat[i] = in.flat[index[i]]: reshape, permute, repeat, crop. The domain passes through."""
-    (x,), p = ins, node.params
+    """out.flat[i] = in.flat[index[i]] over all inputs, flattened and laid end to end: reshape, permute, repeat, crop,
+    concatenate. All inputs have one domain, which passes through.
+    """
+    p, total = node.params, sum(x.size for x in ins)
     assert isinstance(p, Index)
     _integers(node, index=(p.flat, (node.size,)))
-    _need(bool(np.all((p.flat >= 0) & (p.flat < x.size))), node, f"index outside 0..{x.size - 1}")
-    return node.shape, x.domain
+    _need(bool(np.all((p.flat >= 0) & (p.flat < total))), node, f"index outside 0..{total - 1}")
+    _need(all(x.domain == ins[0].domain for x in ins), node, "its inputs have different domains")
+    return node.shape, ins[0].domain
 
 
 def dot_domain(x: Domain, weights: Weights) -> Domain:
@@ -77,6 +81,31 @@ def _dot(node: Node, ins: Sequence[Node]) -> Yield:
     bound = dot_domain(x.domain, p)
     _need(bound.lo > -LIMIT and bound.hi < LIMIT, node, f"sum {bound.lo}..{bound.hi} beyond 2^62")
     return (*x.shape[:-1], p.levels.shape[1]), Domain(bound.lo, bound.hi, node.domain.alpha)
+
+
+def _add(node: Node, ins: Sequence[Node]) -> Yield:
+    """One or two inputs of one shape: code = sum of scale[i] * code_i, plus constant. alpha is declared, beta is 0."""
+    p = node.params
+    assert isinstance(p, Sum)
+    _need(len(ins) <= 2 and all(x.shape == ins[0].shape for x in ins), node, "takes one or two inputs of one shape")
+    _integers(node, scale=(p.scale, (len(ins),)))
+    _need(isinstance(p.constant, int) and abs(p.constant) < LIMIT, node, "constant must be an integer below 2^62")
+    ends = [sorted((int(s) * x.domain.lo, int(s) * x.domain.hi)) for s, x in zip(p.scale, ins)]
+    lo, hi = (p.constant + sum(e[k] for e in ends) for k in (0, 1))
+    _need(lo > -LIMIT and hi < LIMIT, node, f"sum {lo}..{hi} beyond 2^62")
+    return ins[0].shape, Domain(lo, hi, node.domain.alpha)
+
+
+def _lut(node: Node, ins: Sequence[Node]) -> Yield:
+    """Per channel (last axis) or for all: code = codes[channel, x - lo], a table over the input's whole domain."""
+    (x,), p = ins, node.params
+    assert isinstance(p, Table)
+    _need(x.domain.size <= MAX_TABLE, node, f"a table over {x.domain.size} codes; at most {MAX_TABLE}")
+    _need(p.codes.ndim == 2 and p.codes.shape[0] in (1, x.shape[-1]), node, "codes must be (channels or 1, size)")
+    _integers(node, codes=(p.codes, (p.codes.shape[0], x.domain.size)))
+    lo, hi = int(p.codes.min()), int(p.codes.max())
+    _need(node.domain.lo <= lo and hi <= node.domain.hi, node, f"codes {lo}..{hi} outside its domain {node.domain}")
+    return x.shape, node.domain
 
 
 def _step(node: Node, ins: Sequence[Node]) -> Yield:
@@ -110,7 +139,7 @@ def _affine(node: Node, ins: Sequence[Node]) -> Yield:
 
 
 RULES: dict[Op, Rule] = {
-    Op.INPUT: _input, Op.GATHER: _gather, Op.DOT: _dot, Op.STEP: _step, Op.AFFINE: _affine,
+    Op.INPUT: _input, Op.GATHER: _gather, Op.DOT: _dot, Op.ADD: _add, Op.STEP: _step, Op.LUT: _lut, Op.AFFINE: _affine,
 }
 
 
@@ -124,7 +153,9 @@ def verify(graph: Graph) -> None:
         _need(bool(node.shape) and all(isinstance(n, int) and n > 0 for n in node.shape), node, f"shape {node.shape}")
         _need(prod(node.shape) <= MAX_ELEMENTS, node, f"shape {node.shape} is larger than 2^26 elements")
         _need(type(node.params) is PARAMS[node.op], node, f"parameters must be {PARAMS[node.op].__name__}")
-        _need(node.op is Op.INPUT or len(node.inputs) == 1, node, "takes exactly one input")
+        many = node.op in (Op.GATHER, Op.ADD)
+        _need(node.op is Op.INPUT or len(node.inputs) == 1 or (many and len(node.inputs) > 0), node,
+              f"takes {'at least' if many else 'exactly'} one input")
         for name in node.inputs:
             _need(name in seen, node, f"reads {name!r}, which is not defined before it")
             _need(seen[name].op is not Op.AFFINE, node, f"reads {name!r}: an affine node is an output only")
@@ -133,8 +164,8 @@ def verify(graph: Graph) -> None:
         _need(domain == node.domain, node, f"declares {node.domain}, the rule gives {domain}")
         seen[node.name] = node
         lower.add(node.name.lower())
-    if not graph.outputs or any(name not in seen for name in graph.outputs):
-        raise InputError(f"graph outputs {graph.outputs} are not all nodes of the graph")
+    if not graph.outputs or len(set(graph.outputs)) != len(graph.outputs) or not set(graph.outputs) <= set(seen):
+        raise InputError(f"graph outputs {graph.outputs} are not different nodes of the graph")
     if not any(node.op is Op.INPUT for node in graph.nodes):
         raise InputError("the graph has no input")
 
