@@ -36,6 +36,12 @@ KERNELS = {
     "binary": Kernel(lambda: qkeras.binary(alpha=1), (-1, 1)),
     "binary_half": Kernel(lambda: qkeras.binary(alpha=0.5), (-0.5, 0.5)),
     "ternary": Kernel(lambda: qkeras.ternary(alpha=1), (-1, 0, 1)),
+    "ternary_auto_po2": Kernel(lambda: qkeras.ternary(), (-0.5, 0, 0.5, 1, -1)),
+    "stochastic_binary": Kernel(lambda: qkeras.stochastic_binary(alpha=1), (-1, 1)),
+    "stochastic_ternary": Kernel(lambda: qkeras.stochastic_ternary(alpha=1), (-1, 0, 1)),
+    "binary_use_01": Kernel(lambda: qkeras.binary(use_01=True, alpha=1), (0, 1)),
+    "quantized_bits": Kernel(lambda: qkeras.quantized_bits(3, 0, alpha=1), tuple(k / 4 for k in range(-4, 4))),
+    "quantized_po2": Kernel(lambda: qkeras.quantized_po2(3), (-1, -0.5, -0.25, 0.25, 0.5, 1, -2, 2)),
     "masked_binary": Kernel(lambda: masked(qkeras.binary(alpha=1)), (-1, 0, 1)),
     "masked_ternary": Kernel(lambda: masked("ternary(alpha=1)"), (-1, 0, 1)),
 }
@@ -43,10 +49,10 @@ KERNELS = {
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation in QKeras' notation and the values it takes."""
+    """An activation in QKeras' notation and the values it takes, where they are few."""
 
     text: str
-    levels: tuple[float, ...]
+    levels: tuple[float, ...] = ()
 
 
 ACTIVATIONS = {
@@ -56,6 +62,19 @@ ACTIVATIONS = {
     "ternary": Activation("ternary(alpha=1)", (-1, 0, 1)),
     "ternary_threshold": Activation("ternary(alpha=1, threshold=.2)", (-1, 0, 1)),
     "quantized_relu": Activation("quantized_relu(3,1)", tuple(k / 4 for k in range(8))),
+    "quantized_relu_slope": Activation("quantized_relu(3,1,negative_slope=.25)", (-0.5, 0, 0.5, 1, 1.5)),
+    "quantized_relu_sigmoid": Activation("quantized_relu(4,2,use_sigmoid=1)"),
+    "stochastic_binary": Activation("stochastic_binary(alpha=1)", (-1, 1)),
+    "stochastic_ternary": Activation("stochastic_ternary(alpha=1)", (-1, 0, 1)),
+    "quantized_bits": Activation("quantized_bits(3,0,alpha=1)", tuple(k / 4 for k in range(-4, 4))),
+    "quantized_bits_unsigned": Activation("quantized_bits(2,1,keep_negative=0,alpha=1)", (0, 0.5, 1, 1.5)),
+    "quantized_tanh": Activation("quantized_tanh(3)", tuple(k / 4 for k in range(-4, 4))),
+    "quantized_sigmoid": Activation("quantized_sigmoid(3)", tuple(k / 8 for k in range(8))),
+    "quantized_po2": Activation("quantized_po2(3)", (-2, -1, -0.5, -0.25, 0.25, 0.5, 1, 2)),
+    "quantized_relu_po2": Activation("quantized_relu_po2(3)"),
+    "quantized_hswish": Activation("quantized_hswish(4,2)"),
+    "binary_tanh": Activation("binary_tanh", (-1, 1)),
+    "binary_sigmoid": Activation("binary_sigmoid", (0, 1)),
 }
 
 # Layers between a thermometer and a sum, or around one: (shape of one sample) -> layers.
@@ -75,12 +94,90 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "reshape_then_batchnorm": ((6,), lambda: [dense(8), keras.layers.Reshape((4, 2)),
                                                keras.layers.BatchNormalization()]),
     "dropout": ((6,), lambda: [keras.layers.Dropout(0.5)]),
+    "qbatchnorm": ((6,), lambda: [dense(5), qkeras.QBatchNormalization()]),
+    "two_batchnorms": ((6,), lambda: [dense(5), keras.layers.BatchNormalization(), keras.layers.BatchNormalization()]),
+    "permute": ((3, 4), lambda: [dense(5), keras.layers.Permute((2, 1)), keras.layers.BatchNormalization()]),
+    "batchnorm_permute": ((3, 4), lambda: [dense(5), keras.layers.BatchNormalization(), keras.layers.Permute((2, 1)),
+                                           keras.layers.Flatten()]),
+    "repeat": ((6,), lambda: [dense(5), keras.layers.BatchNormalization(), keras.layers.RepeatVector(3)]),
+    "relu": ((6,), lambda: [dense(5), keras.layers.ReLU()]),
+    "leaky_relu": ((6,), lambda: [dense(5), keras.layers.LeakyReLU(0.3), keras.layers.BatchNormalization()]),
+    "prelu": ((6,), lambda: [dense(5), keras.layers.PReLU("uniform")]),
+    "elu": ((6,), lambda: [dense(5), keras.layers.ELU()]),
+    "thresholded_relu": ((6,), lambda: [dense(5), keras.layers.ThresholdedReLU(0.5)]),
+    "sigmoid_inside": ((6,), lambda: [dense(5), keras.layers.Activation("sigmoid"), keras.layers.BatchNormalization()]),
+    "tanh_argument": ((6,), lambda: [dense(5, activation="tanh"), keras.layers.BatchNormalization()]),
+    "hard_tanh": ((6,), lambda: [dense(5), qkeras.QActivation("hard_tanh")]),
+    "rescaling_dyadic": ((6,), lambda: [keras.layers.Rescaling(2.0, -0.75), dense(5)]),
+    "rescaling_thermometer": ((6,), lambda: [keras.layers.Rescaling(1 / 3, 0.1), LearnedThermometer(3)]),
+    "rescaling": ((6,), lambda: [keras.layers.Rescaling(1 / 255, -0.03)]),
+    "normalization": ((6,), lambda: [keras.layers.Normalization(mean=[0.3] * 6, variance=[0.1 * k + 0.1
+                                                                                           for k in range(6)])]),
+    "noise": ((6,), lambda: [keras.layers.GaussianNoise(1.0), keras.layers.GaussianDropout(0.5),
+                             keras.layers.AlphaDropout(0.5), keras.layers.ActivityRegularization(0.1)]),
     "quantised_input": ((6,), lambda: [qkeras.QActivation("ternary(alpha=1)")]),
     "softmax": ((6,), lambda: [dense(5), keras.layers.Softmax()]),
     "activation_softmax": ((6,), lambda: [dense(5), keras.layers.Activation("softmax")]),
     "sigmoid": ((6,), lambda: [dense(5, use_bias=True, activation="sigmoid")]),
 }
 HEADS = ("softmax", "activation_softmax", "sigmoid")  # rows that end a network
+
+
+def plain_dense() -> keras.Model:
+    """A Dense whose float weights are small integers times 1/4, a bias on a finer grid."""
+    x, layer = keras.Input((6,)), keras.layers.Dense(5)
+    model = keras.Model(x, dense(3)(qkeras.QActivation("binary(alpha=1)")(layer(x))))
+    rng = np.random.default_rng(0)
+    layer.set_weights([rng.integers(-3, 4, (6, 5)) / 4, rng.integers(-30, 31, 5) / 64])
+    return model
+
+
+def quantised(x: Any, text: str, units: int = 5) -> Any:
+    """A sum, a batch norm and an activation."""
+    return qkeras.QActivation(text)(keras.layers.BatchNormalization()(dense(units)(x)))
+
+
+def merged(layer: keras.layers.Layer, *texts: str) -> keras.Model:
+    """Branches with these activations, merged, then a sum."""
+    x = keras.Input((6,))
+    return keras.Model(x, dense(3)(layer([quantised(x, text) for text in texts])))
+
+
+def shared_layers() -> keras.Model:
+    """One dense layer and one activation, each used twice."""
+    x, layer, act = keras.Input((6,)), dense(6), qkeras.QActivation("binary(alpha=1)")
+    return keras.Model(x, dense(3)(act(layer(act(layer(x))))))
+
+
+def nested() -> keras.Model:
+    """A Sequential inside a functional model inside a functional model, used twice."""
+    inner = keras.Sequential([keras.Input((6,)), dense(6, name="in_d"), qkeras.QActivation("ternary(alpha=1)")])
+    y = keras.Input((6,))
+    middle = keras.Model(y, keras.layers.BatchNormalization()(dense(6)(inner(y))), name="middle")
+    x = keras.Input((6,))
+    h = qkeras.QActivation("binary(alpha=1)")(middle(x))
+    return keras.Model(x, dense(2)(qkeras.QActivation("quantized_relu(2,1)")(middle(h))))
+
+
+def several() -> keras.Model:
+    """Two inputs, two outputs, one of them in the middle."""
+    x, y = keras.Input((6,), name="a"), keras.Input((4,), name="b")
+    h = keras.layers.Concatenate()([quantised(x, "binary(alpha=1)"), quantised(y, "binary(alpha=1)")])
+    return keras.Model([y, x], [dense(3)(h), h])
+
+
+MODELS: dict[str, Callable[[], keras.Model]] = {
+    "concatenate": lambda: merged(keras.layers.Concatenate(), "binary(alpha=1)", "binary(alpha=1)", "binary(alpha=1)"),
+    "concatenate_mixed": lambda: merged(keras.layers.Concatenate(), "binary(alpha=1)", "quantized_relu(3,1)",
+                                        "ternary(alpha=1)"),
+    "add": lambda: merged(keras.layers.Add(), "binary(alpha=1)", "binary(alpha=1)"),
+    "add_mixed": lambda: merged(keras.layers.Add(), "binary(alpha=.5)", "quantized_relu(3,1)", "ternary(alpha=1)"),
+    "subtract": lambda: merged(keras.layers.Subtract(), "quantized_bits(3,0,alpha=1)", "binary(alpha=1)"),
+    "plain_dense": plain_dense,
+    "shared_layers": shared_layers,
+    "nested": nested,
+    "several": several,
+}
 
 
 def dense(units: int, **options: Any) -> qkeras.QDense:
@@ -91,7 +188,7 @@ def dense(units: int, **options: Any) -> qkeras.QDense:
 def shake(model: keras.Model, seed: int = 0) -> keras.Model:
     """Random weights, with batch norms of both signs; masks and thermometers keep theirs."""
     rng = np.random.default_rng(seed)
-    for layer in model.layers:
+    for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, keras.layers.BatchNormalization):
             n = layer.gamma.shape[0]
             layer.set_weights([rng.normal(0, 1, n), rng.normal(0, 1, n), rng.integers(-2, 3, n), rng.uniform(0, 4, n)])

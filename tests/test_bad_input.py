@@ -169,16 +169,18 @@ def test_all_problems_of_a_model_come_in_one_message():
     refused(keras.Model(x, h), "takes its scale from the data of each batch; use alpha=1")
     h = keras.layers.BatchNormalization(name="bn")(dense(4, name="d1")(x))
     refused(keras.Model(x, dense(2, name="d2")(h)), "layer 'd2': its input is not quantised: 'bn' yields floats; put a")
-    refused(keras.Model(x, keras.layers.Activation("tanh", name="t")(dense(2)(x))), "layer 't': activation tanh is not")
+    wide = keras.Input((6,))
+    refused(keras.Model(wide, keras.layers.Activation("tanh", name="t")(dense(2)(wide))),
+            "layer 't': an output behind a float activation needs a table of", input_type="ufixed<16,16>")
 
 
 @pytest.mark.parametrize(("activation", "message"), [
-    ("binary(alpha=.3)", "levels are not exact; use a power-of-two alpha"),
+    ("binary(alpha=.3)", "levels are not exact; use one power of two"),
     ("ternary(alpha='auto_po2')", "takes its scale from the data"),
-    ("quantized_relu(9,1)", "1 to 8 are supported"),
-    ("quantized_relu(4,1,negative_slope=.25)", "negative slope"),
-    ("quantized_relu(4,1,qnoise_factor=.5)", "qnoise_factor is 0.5"),
-    ("bernoulli()", "activation bernoulli is not supported"),
+    ("quantized_relu(9,1)", "has more than 256 levels; use at most 8 bits"),
+    ("quantized_ulaw(4)", "are not exact, small integers times a power of two"),
+    ("quantized_relu(4,1,qnoise_factor=.5)", "qnoise_factor of quantized_relu is 0.5"),
+    ("bernoulli()", "is random at inference"),
 ])
 def test_activations_refused(activation, message):
     x = keras.Input((6,))
@@ -189,10 +191,11 @@ def test_activations_refused(activation, message):
 
 def test_structure_refused():
     x = keras.Input((6,))
-    shared = dense(6, name="twice")
-    refused(keras.Model(x, shared(qkeras.QActivation("binary")(shared(x)))), "layer 'twice' is used more than once")
-    y = keras.Input((6,))
-    refused(keras.Model([x, y], [dense(2)(x), dense(2)(y)]), "2 inputs and 2 outputs")
+    y = keras.Input((6,), name="y")
+    with pytest.raises(InputError, match="input_type names 'a'; the model's inputs are "):
+        flow.lower(keras.Model([x, y], [dense(2)(x), dense(2)(y)]), {"a": "ufixed<4,0>"})
+    refused(keras.Model(x, dense(2)(keras.layers.Dropout(0.5, name="drop")(x, training=True))),
+            "layer 'drop' is called with training=True; call it plainly")
     refused(keras.Sequential(), "build it with an Input layer")
     open_shape = keras.Input((None, 6), name="open")
     refused(keras.Model(open_shape, dense(2)(open_shape)), "layer 'open': input shape (None, 6) has open dimensions")

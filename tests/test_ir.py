@@ -19,6 +19,7 @@ from flow.ir import (
     Node,
     Op,
     Steps,
+    Sum,
     Weights,
     clean_name,
     evaluate,

@@ -1,17 +1,17 @@
 """Lowering: a Keras model becomes the integer graph.
 
 Every tensor is an integer node plus a `tail`: the float32 stages (bias, batch norm, activation) that Keras applies
-before the next quantised activation. A tail is never re-derived by algebra. It is evaluated, by calling the Keras
-layers themselves on integer candidates, and becomes one STEP: the exact integer cuts of what Keras computes.
+before the next quantised activation. A quantised activation closes the tail: it is evaluated (tails.py) and becomes one
+STEP, the exact integer cuts of what Keras computes, or a LUT.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import isqrt
+from math import isqrt, lcm, prod
 from typing import Any
 
 import numpy as np
@@ -21,51 +21,22 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from flow.errors import InputError, LoweringError
-from flow.ir import BIPOLAR, Affine, Domain, Graph, Index, Node, Op, Steps, Weights, clean_name, fixed
+from flow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, clean_name, fixed
 from flow.ir.passes import optimise
 from flow.ir.verify import dot_domain
+from flow.train.calls import Call, model_calls
 from flow.train.layers import LearnedThermometer
+from flow.train.levels import Levels, Refusal, dyadic, levels_of
 from flow.train.quantizers import Masked
 from flow.train.reading import read_model, unsupported_layer
+from flow.train.tails import TABLE, Stage, Tail, Value
 
 __all__ = ["LOWERINGS", "lower", "lowers"]
 
-Int = NDArray[np.int64]
-
 EXACT_UNITS = 2**24  # float32 sums are exact in any order below this many units
 MAX_LEVEL = 2**12  # weights wider than this are floats, not levels
-TABLE = 2**16  # ranges up to this many sums are evaluated whole, larger ones bisected and sampled
-CHUNK = 2**22  # elements of one evaluation of a tail
 HEAD_BITS = 24  # width of a rounded output: what a float32 carries
-
-
-class Refusal(Exception):
-    """Why one layer has no exact meaning; collected, so that the user sees all of them at once."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One float32 stage of a tail. `affine` gives exact (scale, offset) per element of the last axis where it is
-    affine; `head` marks softmax and sigmoid, which are dropped at an output.
-    """
-
-    layer: str
-    apply: Callable[[tf.Tensor], tf.Tensor]
-    affine: tuple[list[Fraction], list[Fraction]] | None = None
-    reshape: bool = False
-    head: str = ""
-
-
-@dataclass(frozen=True)
-class Value:
-    """What a Keras tensor means: integer codes `node`, then `tail`, giving a tensor of `shape`."""
-
-    node: Node
-    shape: tuple[int, ...]
-    tail: tuple[Stage, ...] = ()
-
-    def then(self, stage: Stage, shape: tuple[int, ...] | None = None) -> Value:
-        return Value(self.node, self.shape if shape is None else shape, (*self.tail, stage))
+HEAD_TABLE = 2**16  # entries of all channels of an output that needs a table
 
 
 @dataclass
@@ -83,197 +54,228 @@ class Lowering:
         self.nodes.append(node)
         return node
 
-    def reshaped(self, node: Node, shape: Sequence[int], name: str, origin: str = "") -> Node:
-        """`node` in another shape, same order of elements."""
-        if node.shape == tuple(shape):
+    def gathered(self, node: Node, index: NDArray[np.int64], shape: Sequence[int], name: str, origin: str = "") -> Node:
+        """Elements of `node`, by flat index, in another shape; the node itself where nothing changes."""
+        if node.shape == tuple(shape) and np.array_equal(index, np.arange(node.size)):
             return node
-        return self.add(name, Op.GATHER, [node], shape, node.domain, Index(np.arange(node.size)), origin)
+        return self.add(name, Op.GATHER, [node], shape, node.domain, Index(np.asarray(index, np.int64)), origin)
 
     def codes(self, value: Value, layer: str) -> Node:
-        """The integer node of a value whose tail is only reshapes; refuses a float activation before a sum."""
-        floats = [stage.layer for stage in value.tail if not stage.reshape]
-        if floats:
-            raise Refusal(
-                f"layer {layer!r}: its input is not quantised: {', '.join(map(repr, floats))} "
-                "yields floats; put a QActivation (binary, ternary, quantized_relu) before this layer"
-            )
-        return self.reshaped(value.node, value.shape, f"{layer}_in")
+        """The integer node of a value whose tail computes nothing, or only changes the scale of its codes exactly."""
+        if value.floats:
+            value = self._rescaled(value, layer)
+        return self.gathered(value.node, value.source, value.shape, f"{layer}_in")
 
-    def per_channel(self, value: Value, rows: NDArray[Any], name: str) -> tuple[Node, NDArray[Any]]:
-        """Rows (one per element of the sample) -> (node to apply them to, rows per channel of that node).
+    def _rescaled(self, value: Value, layer: str) -> Value:
+        """A tail that is one exact dyadic m*x + n for every element: an integer node with another scale."""
+        node = value.node
+        if node.domain.size <= TABLE and node.domain.size * prod(value.shape) <= 2**26 and not any(
+                stage.head or stage.planes > 1 for stage in value.tail):
+            sums = np.arange(node.domain.lo, node.domain.hi + 1)
+            reals = Tail(value, Levels(node.domain, ()), layer).reals(sums[:, None])
+            exact = dyadic(reals[:, 0]) if (reals == reals[:, :1]).all() else None
+            if exact is not None and np.abs(exact[0]).max() < EXACT_UNITS:
+                integers, unit = exact
+                step = int(integers[1] - integers[0]) if len(integers) > 1 else 0
+                start = int(integers[0]) - step * node.domain.lo
+                if (np.diff(integers) == step).all():
+                    domain = Domain(int(integers.min()), int(integers.max()), unit)
+                    scaled = self.add(f"{value.floats[-1]}_scaled", Op.ADD, [node], node.shape, domain,
+                                      Sum(np.array([step]), start))
+                    moves = tuple(stage for stage in value.tail if stage.index is not None)
+                    return Value(scaled, value.shape, moves)
+        floats = ", ".join(map(repr, value.floats))
+        raise Refusal(f"layer {layer!r}: its input is not quantised: {floats} yields floats; put "
+                      "a QActivation (binary, ternary, quantized_relu, ...) before this layer")
 
-        Where all positions of a channel agree the node keeps its shape, else it is flattened.
+    def apply(self, value: Value, rows: NDArray[np.int64], op: Op, domain: Domain, name: str,
+              params: Callable[[NDArray[np.int64]], Any], origin: str = "") -> Node:
+        """One op with a row of parameters per element of the value -> a node of the value's shape.
+
+        Where all positions of a channel (last axis) agree the op is applied per channel, before or after the elements
+        are moved, else per element of the flattened tensor.
         """
-        channels = value.node.shape[-1]
-        stacked = rows.reshape(-1, channels, *rows.shape[1:])
-        if (stacked == stacked[:1]).all():
-            return value.node, stacked[0]
-        return self.reshaped(value.node, (len(rows),), f"{name}_flat"), rows
+        node, source, shape = value.node, value.source, value.shape
+        if node.size == len(rows) and len(np.unique(source)) == len(source):
+            home = np.empty_like(rows)
+            home[source] = rows
+            channel = _per_channel(home, node.shape[-1])
+            if channel is not None:
+                direct = node.shape == shape and np.array_equal(source, np.arange(node.size))
+                out = self.add(name if direct else f"{name}_codes", op, [node], node.shape, domain, params(channel),
+                               origin if direct else "")
+                return self.gathered(out, source, shape, name, origin)
+        channel = _per_channel(rows, shape[-1])
+        if channel is not None:
+            moved = self.gathered(node, source, shape, f"{name}_in")
+            return self.add(name, op, [moved], shape, domain, params(channel), origin)
+        flat = self.gathered(node, source, (len(rows),), f"{name}_flat")
+        out = self.add(f"{name}_codes", op, [flat], (len(rows),), domain, params(rows))
+        return self.gathered(out, np.arange(len(rows)), shape, name, origin)
 
 
-LOWERINGS: dict[type, Callable[[Lowering, Any, Value], Value]] = {}
+def _per_channel(rows: NDArray[np.int64], channels: int) -> NDArray[np.int64] | None:
+    """Rows per element -> rows per channel, or None where positions differ."""
+    stacked = rows.reshape(-1, channels, *rows.shape[1:])
+    return stacked[0].copy() if (stacked == stacked[:1]).all() else None
 
 
-def lowers(kind: type) -> Callable[[Callable[[Lowering, Any, Value], Value]], Callable[[Lowering, Any, Value], Value]]:
-    """Register the lowering of a Keras layer class: (lowering, layer, input value) -> output value."""
+Lower = Callable[[Lowering, Call, Sequence[Value]], Value]
+LOWERINGS: dict[type, Lower] = {}
 
-    def register(function: Callable[[Lowering, Any, Value], Value]) -> Callable[[Lowering, Any, Value], Value]:
-        if kind in LOWERINGS:
-            raise InputError(f"a lowering of {kind.__name__} is registered already")
-        LOWERINGS[kind] = function
+
+def lowers(*kinds: type) -> Callable[[Lower], Lower]:
+    """Register the lowering of Keras layer classes: (lowering, call, input values) -> output value.
+
+    The function may raise Refusal. A layer of your own that works element by element in inference needs one line:
+    `lowers(MyLayer)(flow.train.lower.elementwise)`; one that moves elements: `lowers(MyLayer)(flow.train.lower.moves)`.
+    """
+
+    def register(function: Lower) -> Lower:
+        for kind in kinds:
+            if LOWERINGS.get(kind, function) is not function:
+                raise InputError(f"a lowering of {kind.__name__} is registered already")
+            LOWERINGS[kind] = function
         return function
 
     return register
 
 
-def lower(model: keras.Model | str | os.PathLike[str], input_type: str = "fixed<16,6>",
+def lower(model: keras.Model | str | os.PathLike[str], input_type: str | Mapping[str, str] = "fixed<16,6>",
           output_type: str | None = None) -> Graph:
     """A Keras model, live or from a `.keras` or `.h5` file -> the integer graph that computes the same codes.
 
-    `input_type`: the inputs' type in hls4ml's notation, such as "ufixed<8,0>" for pixels/256. `output_type`: that of
-    logits that need rounding; by default 24 bits with as many fraction bits as their range leaves.
+    `input_type`: the inputs' type in hls4ml's notation, such as "ufixed<8,0>" for pixels/256, or {input layer: type}.
+    `output_type`: that of outputs that need rounding; by default 24 bits with as many fraction bits as their range
+    leaves. `graph.notes` tells the exactness class and bound of every sum, dropped heads, rounding, merged planes.
 
     Raises LoweringError with all problems of the model at once, InputError for an unusable file or type.
     """
     if isinstance(model, (str, os.PathLike)):
         model = read_model(model)
-    domain = fixed(input_type)
     head = fixed(output_type) if output_type is not None else None
-    nodes = _call_nodes(model)
-    problems = [*_not_finite(model), *_unknown(nodes)]
+    calls = model_calls(model)
+    domains = _input_domains([c.layer.name for c in calls.calls if c.is_input], input_type)
+    problems = [*_not_finite(model), *_unknown(calls.calls)]
     if problems:
         raise LoweringError(problems)
     state = Lowering()
-    values: dict[int, Value | None] = {}
-    for call in nodes:
-        layer, outputs = call.layer, tf.nest.flatten(call.outputs)
+    values: dict[str, Value | None] = {}
+    for call in calls.calls:
+        given = [values[key] for key in call.inputs]
+        value = None
         try:
             if call.is_input:
-                value: Value | None = _input(state, layer, domain)
-            else:
-                source = [values[id(t)] for t in tf.nest.flatten(call.keras_inputs)]
-                # A None is a value that an earlier layer refused to give: that layer is reported, this one is not.
-                value = None if source[0] is None else LOWERINGS[type(layer)](state, layer, source[0])
+                value = _input(state, call, domains[call.layer.name])
+            # A None is a value that an earlier layer refused to give: that layer is reported, this one is not.
+            elif all(v is not None for v in given):
+                value = LOWERINGS[type(call.layer)](state, call, [v for v in given if v is not None])
         except Refusal as refusal:
             problems.append(str(refusal))
-            value = None
-        for tensor in outputs:
-            values[id(tensor)] = value
-    outputs = []
-    for tensor in model.outputs:
-        final = values[id(tensor)]
-        if final is not None:
-            try:
-                outputs.append(_head(state, final, head).name)
-            except Refusal as refusal:
-                problems.append(str(refusal))
+        for key in call.outputs:
+            values[key] = value
+    outputs: list[str] = []
+    for key in calls.outputs:
+        final = values[key]
+        try:
+            if final is not None:
+                outputs.append(_output(state, final, head, outputs))
+        except Refusal as refusal:
+            problems.append(str(refusal))
     if problems:
         raise LoweringError(problems)
-    return optimise(Graph(tuple(state.nodes), tuple(outputs), tuple(state.notes)))
+    order = {key: k for k, key in enumerate(calls.inputs)}
+    ins = sorted((n for n in state.nodes if n.op is Op.INPUT), key=lambda n: order[n.origin])
+    nodes = [*(replace(n, origin="") for n in ins), *(n for n in state.nodes if n.op is not Op.INPUT)]
+    return optimise(Graph(tuple(nodes), tuple(outputs), tuple(state.notes)))
 
 
-def _call_nodes(model: keras.Model) -> list[Any]:
-    """Calls of layers in order of evaluation (a shared layer has several)."""
-    if not isinstance(model, keras.Model):
-        raise InputError(f"expected a Keras model or a path, got {type(model).__name__}; models of Keras 3 cannot be "
-                         "used with QKeras: build them with tf_keras (TF_USE_LEGACY_KERAS=1)")
-    by_depth = getattr(model, "_nodes_by_depth", None)
-    if not by_depth:
-        raise InputError(f"model {model.name!r} is not Sequential or functional, or has no input shape yet: "
-                         "build it with an Input layer")
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise InputError(f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; "
-                         "only one of each is supported")
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+def _input_domains(names: list[str], types: str | Mapping[str, str]) -> dict[str, Domain]:
+    if isinstance(types, str):
+        return {name: fixed(types) for name in names}
+    if set(types) != set(names):
+        raise InputError(f"input_type names {', '.join(map(repr, types))}; the model's inputs are "
+                         f"{', '.join(map(repr, names))}")
+    return {name: fixed(text) for name, text in types.items()}
 
 
-def _unknown(nodes: list[Any]) -> list[str]:
-    problems, seen = [], set()
-    for call in nodes:
+def _unknown(calls: Sequence[Call]) -> list[str]:
+    problems = []
+    for call in calls:
         layer = call.layer
         if call.is_input:
             continue
         if type(layer) not in LOWERINGS:
-            problems.append(unsupported_layer(layer.name, type(layer).__name__))
-        elif layer.name in seen:
-            problems.append(f"layer {layer.name!r} is used more than once; give each use a layer of its own")
-        elif len(tf.nest.flatten(call.keras_inputs)) != 1:
-            problems.append(f"layer {layer.name!r}: takes several inputs, which is not supported")
+            problems.append(unsupported_layer(call.key, type(layer).__name__))
+        elif call.trouble:
+            problems.append(f"layer {call.key!r} {call.trouble}")
         elif layer.compute_dtype != "float32":
-            problems.append(f"layer {layer.name!r}: computes in {layer.compute_dtype}; exactness needs float32")
-        seen.add(layer.name)
-    return problems
+            problems.append(f"layer {call.key!r}: computes in {layer.compute_dtype}; exactness needs float32")
+    return list(dict.fromkeys(problems))
 
 
 def _not_finite(model: keras.Model) -> list[str]:
     problems = []
-    for layer in model.layers:
-        for weight in layer.weights:
+    for layer in model._flatten_layers(include_self=False):
+        for weight in () if isinstance(layer, keras.Model) else layer.weights:
             array = weight.numpy()
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
                 problems.append(f"layer {layer.name!r}: weight {weight.name!r} holds {array[at]} at index {at}; "
                                 "train again from a finite checkpoint")
-    return problems
+    return list(dict.fromkeys(problems))
 
 
-# --- layers ---------------------------------------------------------------------------------------------------------
-
-
-def _input(state: Lowering, layer: Any, domain: Domain) -> Value:
-    shape = tuple(layer.output.shape[1:])
+def _input(state: Lowering, call: Call, domain: Domain) -> Value:
+    shape = tuple(tf.nest.flatten(call.layer.output)[0].shape[1:])
     if not shape or any(n is None for n in shape):
-        raise Refusal(f"layer {layer.name!r}: input shape {shape} has open dimensions; give every dimension a size")
-    return Value(state.add(layer.name, Op.INPUT, [], shape, domain), shape)
+        raise Refusal(f"layer {call.key!r}: input shape {shape} has open dimensions; give every dimension a size")
+    return Value(state.add(call.key, Op.INPUT, [], shape, domain, origin=call.outputs[0]), shape)
 
 
-LOWERINGS[keras.layers.InputLayer] = lambda state, layer, value: value
+LOWERINGS[keras.layers.InputLayer] = lambda state, call, values: values[0]
 
 
-@lowers(LearnedThermometer)
-def _thermometer(state: Lowering, layer: LearnedThermometer, value: Value) -> Value:
-    """x >= t on the grid alpha*code + beta is code >= ceil((t - beta) / alpha), exactly."""
-    x = state.codes(value, layer.name)
-    planes, channels = layer.planes, x.shape[-1]
-    thresholds = np.broadcast_to(layer.thresholds().numpy(), (channels, planes))
-    alpha, beta = x.domain.alpha, x.domain.beta
-    exact = [-((beta - Fraction(float(t))) // alpha) for t in thresholds.ravel()]  # -floor(-q) = ceil(q)
-    cuts = np.array([min(max(c, x.domain.lo), x.domain.hi + 1) for c in exact], np.int64)[:, None]
-    shape = (*x.shape[:-1], channels * planes)
-    repeated = state.add(f"{layer.name}_in", Op.GATHER, [x], shape, x.domain,
-                         Index(np.repeat(np.arange(x.size), planes)))
-    steps = Steps(np.zeros(len(cuts), np.int64), np.ones(len(cuts), np.int64), cuts)
-    node = state.add(layer.name, Op.STEP, [repeated], shape, BIPOLAR, steps, origin=layer.name)
-    return Value(node, shape)
+# --- sums -----------------------------------------------------------------------------------------------------------
 
 
-@lowers(qkeras.QDense)
-def _dense(state: Lowering, layer: qkeras.QDense, value: Value) -> Value:
-    x = state.codes(value, layer.name)
-    weights, unit = _kernel(layer.name, layer.kernel, layer.kernel_quantizer_internal)
+@lowers(qkeras.QDense, keras.layers.Dense)
+def _dense(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    layer, key = call.layer, call.key
+    x = state.codes(values[0], key)
+    weights, unit = _kernel(key, layer.kernel, getattr(layer, "kernel_quantizer_internal", None))
     domain = dot_domain(x.domain, weights)
     a, b = x.domain.numerator
     largest = max(abs(a * x.domain.lo + b), abs(a * x.domain.hi + b))
     bound = largest * int(np.abs(weights.effective).sum(axis=0).max())
-    if bound >= EXACT_UNITS:
-        raise Refusal(f"layer {layer.name!r}: its sums can reach {bound} units, past the {EXACT_UNITS} that float32 "
-                      "adds exactly; use a narrower input type, fewer inputs or smaller weights")
+    _check_bound(key, bound)
+    state.notes.append(f"{key}: dyadic, sums stay within {bound} units of 2^24")
     shape = (*x.shape[:-1], weights.levels.shape[1])
-    quantised = _is_quantiser(layer.activation)
-    node = state.add(f"{layer.name}_sum" if quantised else layer.name, Op.DOT, [x], shape,
+    closed = levels_of(key, layer.activation) is not None
+    node = state.add(f"{key}_sum" if closed else key, Op.DOT, [x], shape,
                      Domain(domain.lo, domain.hi, x.domain.unit * unit), weights)
     out = Value(node, shape)
     if layer.use_bias:
-        bias = layer.bias_quantizer_internal(layer.bias) if layer.bias_quantizer_internal else layer.bias
-        bias = tf.convert_to_tensor(bias)
+        quantizer = getattr(layer, "bias_quantizer_internal", None)
+        bias = tf.convert_to_tensor(quantizer(layer.bias) if quantizer is not None else layer.bias)
+        if not np.isfinite(bias.numpy()).all():
+            raise Refusal(f"layer {key!r}: its quantised bias is not finite; use another bias_quantizer")
         exact = ([Fraction(1)] * len(bias), [Fraction(float(v)) for v in bias.numpy()])
-        out = out.then(Stage(layer.name, lambda t: keras.backend.bias_add(t, bias, data_format="channels_last"), exact))
-    return _activate(state, layer.name, layer.activation, out)
+        out = out.then(Stage(key, lambda t: keras.backend.bias_add(t, bias, data_format="channels_last"), exact))
+    return _activate(state, key, layer.activation, out)
+
+
+def _check_bound(key: str, bound: int) -> None:
+    if bound >= EXACT_UNITS:
+        raise Refusal(f"layer {key!r}: its sums can reach {bound} units, past the {EXACT_UNITS} that float32 adds "
+                      "exactly; use a narrower input type, fewer inputs or smaller weights")
 
 
 def _kernel(layer: str, kernel: tf.Variable, quantizer: Any) -> tuple[Weights, Fraction]:
     """The weights that Keras multiplies with, as integer levels times one power of two."""
     real = np.asarray(quantizer(kernel) if quantizer is not None else kernel)
+    if quantizer is not None and not np.array_equal(real, np.asarray(quantizer(kernel)), equal_nan=True):
+        raise Refusal(f"layer {layer!r}: its kernel_quantizer is random at inference; use its deterministic form")
     mask = np.ones(real.shape, bool)
     if isinstance(quantizer, Masked):
         mask = quantizer.mask.numpy() != 0
@@ -283,41 +285,140 @@ def _kernel(layer: str, kernel: tf.Variable, quantizer: Any) -> tuple[Weights, F
     if not np.isfinite(real).all():
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(real))[0])
         raise Refusal(f"layer {layer!r}: its quantised kernel holds {real[at]} at {at}; use another kernel_quantizer")
-    used = np.abs(real[real != 0].astype(np.float64))
-    if not used.size:
-        return Weights(np.zeros(real.shape, np.int64), mask), Fraction(1)
-    # The smallest power of two of which all weights are multiples: lowest set bit over all mantissas.
-    mantissa, exponent = np.frexp(used)
-    whole = (mantissa * 2.0**24).astype(np.int64)
-    lowest = int((np.log2(whole & -whole).astype(np.int64) + exponent - 24).min())
-    levels = real.astype(np.float64) * 2.0**-lowest
-    if np.abs(levels).max() > MAX_LEVEL:
+    exact = dyadic(real)
+    if exact is None or np.abs(exact[0]).max(initial=0) > MAX_LEVEL:
         name = type(quantizer).__name__ if quantizer is not None else "no kernel_quantizer"
         raise Refusal(f"layer {layer!r}: its weights ({name}) are not small integers times a power of two; use binary "
                       "or ternary with a power-of-two alpha, or quantized_bits")
-    return Weights(levels.astype(np.int64), mask), Fraction(2) ** lowest
+    return Weights(exact[0], mask), exact[1]
 
 
-@lowers(keras.layers.BatchNormalization)
-def _batch_norm(state: Lowering, layer: Any, value: Value) -> Value:
+@lowers(keras.layers.Add, keras.layers.Subtract)
+def _add(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """Branches of exact codes, each with its own power-of-two scale; Keras' float32 sum is exact below 2^24 units."""
+    if any(v.shape != values[0].shape for v in values):
+        raise Refusal(f"layer {call.key!r}: adds shapes {', '.join(str(v.shape) for v in values)}; give both one shape")
+    nodes = [_branch(state, v, call.key) for v in values]
+    total = nodes[0]
+    sign = -1 if type(call.layer) is keras.layers.Subtract else 1
+    for k, node in enumerate(nodes[1:]):
+        unit = _common(total.domain, node.domain)
+        domains, signs = (total.domain, node.domain), (1, sign)
+        scale = [s * int(d.alpha / unit) for s, d in zip(signs, domains)]
+        constant = int(sum(s * d.beta / unit for s, d in zip(signs, domains)))
+        ends = [sorted((c * d.lo, c * d.hi)) for c, d in zip(scale, domains)]
+        lo, hi = (constant + sum(e[i] for e in ends) for i in (0, 1))
+        bound = sum(max(abs(d.alpha * d.lo + d.beta), abs(d.alpha * d.hi + d.beta)) for d in domains) / unit
+        _check_bound(call.key, int(bound))
+        last = k == len(nodes) - 2
+        total = state.add(call.key if last else f"{call.key}_part", Op.ADD, [total, node], node.shape,
+                          Domain(lo, hi, unit), Sum(np.array(scale), constant))
+    return Value(total, values[0].shape)
+
+
+def _branch(state: Lowering, value: Value, key: str) -> Node:
+    """A branch of a merge: its codes, or the reason why it has none."""
+    try:
+        return state.codes(value, key)
+    except Refusal as refusal:
+        floats = ", ".join(map(repr, value.floats))
+        raise Refusal(f"layer {key!r}: merges float branches ({floats}); quantise each branch "
+                      "with a QActivation first") from refusal
+
+
+def _common(*domains: Domain) -> Fraction:
+    """The largest unit of which all values of all domains are integer multiples."""
+    parts = [p for d in domains for p in (d.alpha, d.beta) if p]
+    below = lcm(*(p.denominator for p in parts))
+    return Fraction(int(np.gcd.reduce([int(p * below) for p in parts])), below)
+
+
+@lowers(keras.layers.Concatenate)
+def _concatenate(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    nodes = [_branch(state, v, call.key) for v in values]
+    if any(n.domain != nodes[0].domain for n in nodes):
+        nodes = [_on_unit(state, node, _common(*(n.domain for n in nodes)), call.key) for node in nodes]
+        lo, hi = min(n.domain.lo for n in nodes), max(n.domain.hi for n in nodes)
+        nodes = [_widened(state, node, lo, hi, call.key) for node in nodes]
+    first = np.cumsum([0, *(n.size for n in nodes)])
+    places = [np.arange(n.size, dtype=np.float64).reshape(1, *n.shape) + at for n, at in zip(nodes, first)]
+    index = np.concatenate(places, axis=call.layer.axis)[0].astype(np.int64)
+    return Value(state.add(call.key, Op.GATHER, nodes, index.shape, nodes[0].domain, Index(index.ravel())), index.shape)
+
+
+def _on_unit(state: Lowering, node: Node, unit: Fraction, name: str) -> Node:
+    """The same values as integers of `unit`."""
+    d = node.domain
+    scale, constant = int(d.alpha / unit), int(d.beta / unit)
+    domain = Domain(scale * d.lo + constant, scale * d.hi + constant, unit)
+    return node if domain == d else state.add(f"{name}_on_grid", Op.ADD, [node], node.shape, domain,
+                                              Sum(np.array([scale]), constant))
+
+
+def _widened(state: Lowering, node: Node, lo: int, hi: int, name: str) -> Node:
+    """The same codes in a wider domain: a table that changes nothing."""
+    d = node.domain
+    if (d.lo, d.hi) == (lo, hi):
+        return node
+    if d.size > TABLE:
+        raise Refusal(f"layer {name!r}: concatenates sums with other codes; quantise each branch first")
+    return state.add(f"{name}_wide", Op.LUT, [node], node.shape, Domain(lo, hi, d.alpha, d.beta),
+                     Table(np.arange(d.lo, d.hi + 1)[None]))
+
+
+# --- stages of a tail -----------------------------------------------------------------------------------------------
+
+
+def elementwise(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """A layer that works on every element by itself, as a float stage; legal before a quantiser or at an output."""
+    return values[0].then(Stage(call.key, call, steady=False))
+
+
+lowers(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.ELU,
+       keras.layers.ThresholdedReLU)(elementwise)
+
+
+def moves(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """A layer that only moves elements: where each comes from is seen by sending their numbers through it."""
+    (value,) = values
+    numbers = np.arange(prod(value.shape), dtype=np.float32).reshape(1, *value.shape)
+    if numbers.size >= EXACT_UNITS:
+        raise Refusal(f"layer {call.key!r}: moves {numbers.size} elements, more than 2^24")
+    moved = np.asarray(call(tf.constant(numbers)))[0]
+    index = moved.astype(np.int64).ravel()
+    if not np.array_equal(index, moved.ravel()) or not ((index >= 0) & (index < numbers.size)).all():
+        raise Refusal(f"layer {call.key!r}: does more than move elements")
+    return value.then(Stage(call.key, call, index=index), moved.shape)
+
+
+lowers(keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.layers.RepeatVector)(moves)
+
+
+@lowers(keras.layers.BatchNormalization, qkeras.QBatchNormalization)
+def _batch_norm(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    layer, (value,) = call.layer, values
     axis = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if axis not in ([len(value.shape)], [-1]):
-        raise Refusal(f"layer {layer.name!r}: normalises axis {axis}, only the last one is supported")
-    channels = value.shape[-1]
-
-    def exact(weight: Any, default: int) -> list[Fraction]:
-        return [Fraction(default)] * channels if weight is None else [Fraction(float(v)) for v in weight.numpy()]
-
-    gamma, beta = exact(layer.gamma, 1), exact(layer.beta, 0)
-    mean, variance = exact(layer.moving_mean, 0), exact(layer.moving_variance, 1)
+        raise Refusal(f"layer {call.key!r}: normalises axis {axis}, only the last one is supported")
+    names = {"gamma": 1.0, "beta": 0.0, "moving_mean": 0.0, "moving_variance": 1.0}
+    parts = []
+    for name, default in names.items():
+        weight = getattr(layer, name)
+        quantizer = getattr(layer, f"{name.removeprefix('moving_')}_quantizer_internal", None)
+        real = np.full(value.shape[-1], default) if weight is None else np.asarray(
+            quantizer(weight) if quantizer is not None else weight)
+        if not np.isfinite(real).all():
+            raise Refusal(f"layer {call.key!r}: its quantised {name} is not finite; train again")
+        parts.append([Fraction(float(v)) for v in real])
+    gamma, beta, mean, variance = parts
     if any(v < 0 for v in variance):
-        raise Refusal(f"layer {layer.name!r}: moving_variance is negative ({float(min(variance))}); train again")
+        raise Refusal(f"layer {call.key!r}: moving_variance is negative ({float(min(variance))}); train again")
     spread = [_sqrt(v + Fraction(float(layer.epsilon))) for v in variance]
     if any(s == 0 for s in spread):
-        raise Refusal(f"layer {layer.name!r}: variance and epsilon are both 0; set an epsilon")
+        raise Refusal(f"layer {call.key!r}: variance and epsilon are both 0; set an epsilon")
     scale = [g / s for g, s in zip(gamma, spread)]
     offset = [b - m * s for b, m, s in zip(beta, mean, scale)]
-    return value.then(Stage(layer.name, lambda t: layer(t, training=False), (scale, offset)))
+    return value.then(Stage(call.key, call, (scale, offset)))
 
 
 def _sqrt(x: Fraction) -> Fraction:
@@ -326,287 +427,205 @@ def _sqrt(x: Fraction) -> Fraction:
     return Fraction(isqrt((x.numerator * x.denominator) << shift), x.denominator << (shift // 2))
 
 
-@lowers(keras.layers.Dropout)
-def _dropout(state: Lowering, layer: Any, value: Value) -> Value:
-    return value
+@lowers(keras.layers.Rescaling, keras.layers.Normalization)
+def _rescaling(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """x * scale + offset, in float32: legal before a quantiser, and before a sum where it is exact for every code."""
+    return values[0].then(Stage(call.key, call))
 
 
-@lowers(keras.layers.Flatten)
-def _flatten(state: Lowering, layer: Any, value: Value) -> Value:
-    if getattr(layer, "data_format", "channels_last") == "channels_first" and len(value.shape) > 1:
-        raise Refusal(f"layer {layer.name!r}: data_format channels_first is not supported; use channels_last")
-    return _reshape(state, layer, value)
-
-
-@lowers(keras.layers.Reshape)
-def _reshape(state: Lowering, layer: Any, value: Value) -> Value:
-    shape = tuple(int(n) for n in layer.compute_output_shape((None, *value.shape))[1:])
-    return value.then(Stage(layer.name, layer, reshape=True), shape)
-
-
-@lowers(qkeras.QActivation)
-def _qactivation(state: Lowering, layer: qkeras.QActivation, value: Value) -> Value:
-    return _activate(state, layer.name, layer.quantizer, value)
-
-
-@lowers(keras.layers.Activation)
-def _activation(state: Lowering, layer: Any, value: Value) -> Value:
-    return _activate(state, layer.name, layer.activation, value)
+@lowers(keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.AlphaDropout,
+        keras.layers.ActivityRegularization)
+def _nothing(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """Layers that do nothing in inference."""
+    return values[0]
 
 
 @lowers(keras.layers.Softmax)
-def _softmax(state: Lowering, layer: Any, value: Value) -> Value:
-    if layer.axis not in (-1, len(value.shape)):
-        raise Refusal(f"layer {layer.name!r}: softmax over axis {layer.axis}; only the last axis is supported")
-    return value.then(Stage(layer.name, layer, head="softmax"))
+def _softmax(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    if call.layer.axis not in (-1, len(values[0].shape)):
+        raise Refusal(f"layer {call.key!r}: softmax over axis {call.layer.axis}; only the last axis is supported")
+    return values[0].then(Stage(call.key, call, head="softmax"))
 
 
-# --- activations ----------------------------------------------------------------------------------------------------
+# --- what closes a tail ---------------------------------------------------------------------------------------------
 
 
-def _power_of_two(layer: str, quantizer: Any) -> Fraction:
-    """The numeric scale of an activation quantizer."""
-    alpha = quantizer.get_config().get("alpha")
-    if isinstance(alpha, str):
-        raise Refusal(f"layer {layer!r}: activation {type(quantizer).__name__}(alpha={alpha!r}) takes its scale from "
-                      "the data of each batch; use alpha=1 or another power of two")
-    scale = Fraction(1 if alpha is None else float(alpha))
-    if scale <= 0 or scale.numerator & (scale.numerator - 1) or scale.denominator & (scale.denominator - 1):
-        raise Refusal(f"layer {layer!r}: activation {type(quantizer).__name__}(alpha={alpha}): levels are not exact; "
-                      "use a power-of-two alpha")
-    return scale
+@lowers(qkeras.QActivation)
+def _qactivation(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    return _activate(state, call.key, call.layer.quantizer, values[0])
 
 
-def _binary_levels(layer: str, quantizer: Any) -> Domain:
-    a = _power_of_two(layer, quantizer)
-    return Domain(0, 1, a) if quantizer.use_01 else Domain(0, 1, 2 * a, -a)
+@lowers(keras.layers.Activation)
+def _activation(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    return _activate(state, call.key, call.layer.activation, values[0])
 
 
-def _ternary_levels(layer: str, quantizer: Any) -> Domain:
-    return Domain(-1, 1, _power_of_two(layer, quantizer))
-
-
-def _relu_levels(layer: str, quantizer: Any) -> Domain:
-    config = quantizer.get_config()
-    if config.get("negative_slope") or config.get("use_sigmoid"):
-        raise Refusal(f"layer {layer!r}: quantized_relu with a negative slope or sigmoid is not supported; "
-                      "use quantized_relu(bits, integer)")
-    bits, integer = int(config["bits"]), int(config["integer"])
-    if not 1 <= bits <= 8:
-        raise Refusal(f"layer {layer!r}: quantized_relu with {bits} bits; 1 to 8 are supported (256 levels)")
-    return Domain(0, 2**bits - 1, Fraction(2) ** (integer - bits))
-
-
-LEVELS: dict[type, Callable[[str, Any], Domain]] = {
-    qkeras.binary: _binary_levels,
-    qkeras.ternary: _ternary_levels,
-    qkeras.quantized_relu: _relu_levels,
-}
-
-
-def _is_quantiser(activation: Any) -> bool:
-    return type(activation) in LEVELS
-
-
-def _activate(state: Lowering, layer: str, activation: Any, value: Value) -> Value:
-    """Apply an activation: a quantiser closes the tail with a STEP, softmax and sigmoid wait for the output."""
+def _activate(state: Lowering, key: str, activation: Any, value: Value) -> Value:
+    """Apply an activation: a quantiser closes the tail, softmax and sigmoid wait for the output, others are floats."""
     if activation is None or activation is keras.activations.linear:
         return value
-    for head in ("softmax", "sigmoid"):
-        if activation is getattr(keras.activations, head):
-            return value.then(Stage(layer, activation, head=head))
-    kind = type(activation)
-    if kind not in LEVELS:
-        name = getattr(activation, "__name__", kind.__name__)
-        raise Refusal(f"layer {layer!r}: activation {name} is not supported; use one of "
-                      f"{', '.join(sorted(k.__name__ for k in LEVELS))}")
-    if getattr(activation, "qnoise_factor", 1.0) != 1.0:
-        raise Refusal(f"layer {layer!r}: qnoise_factor is {float(activation.qnoise_factor)}, which mixes in "
-                      "unquantised values; set it to 1")
-    return _step(state, layer, value.then(Stage(layer, activation)), LEVELS[kind](layer, activation))
+    if activation is keras.activations.softmax:
+        return value.then(Stage(key, activation, head="softmax"))
+    levels = levels_of(key, activation)
+    if levels is None:
+        head = "sigmoid" if activation is keras.activations.sigmoid else ""
+        return value.then(Stage(key, activation, head=head, steady=False))
+    return Value(close(state, key, value.then(Stage(key, activation)), levels), value.shape)
 
 
-def _step(state: Lowering, layer: str, value: Value, domain: Domain) -> Value:
-    """Find the cuts of the tail by evaluation and close it."""
-    cuts, shape = _Tail(value, domain, layer).steps(), value.shape
-    rows = np.concatenate([cuts.start[:, None], cuts.sign[:, None], cuts.cuts], axis=1)
-    node, rows = state.per_channel(value, rows, layer)
-    steps = Steps(rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2:].copy())
-    whole = node.shape == shape
-    out = state.add(layer if whole else f"{layer}_step", Op.STEP, [node], node.shape, domain, steps,
-                    origin=layer if whole else "")
-    out = out if whole else state.reshaped(out, shape, layer, origin=layer)
-    return Value(out, shape)
+@lowers(LearnedThermometer)
+def _thermometer(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """Codes compared with thresholds: x >= t on the grid alpha*code + beta is code >= ceil((t - beta) / alpha).
+
+    Behind a float tail (a Rescaling, say) the planes are evaluated like any other quantised activation.
+    """
+    layer, (value,) = call.layer, values
+    shape = (*value.shape[:-1], value.shape[-1] * layer.planes)
+    levels = Levels(Domain(0, 1, Fraction(2), Fraction(-1)), (0, 1))
+    whole = value.then(Stage(call.key, call, planes=layer.planes), shape)
+    if value.floats:
+        return Value(close(state, call.key, whole, levels), shape)
+    d, channels = value.node.domain, value.shape[-1]
+    thresholds = np.broadcast_to(layer.thresholds().numpy(), (channels, layer.planes))
+    exact = [-((d.beta - Fraction(float(t))) // d.alpha) for t in thresholds.ravel()]  # -floor(-q) = ceil(q)
+    cuts = np.array([min(max(c, d.lo), d.hi + 1) for c in exact], np.int64)[:, None]
+    rows = np.concatenate([np.zeros_like(cuts), np.ones_like(cuts), cuts], axis=1)
+    rows = np.tile(rows, (prod(shape) // len(rows), 1))
+    return Value(state.apply(whole, rows, Op.STEP, levels.domain, call.key, _steps, origin=call.key), shape)
 
 
-class _Tail:
-    """The codes that Keras computes from integer candidates of a node, per element of one sample."""
+def _steps(rows: NDArray[np.int64]) -> Steps:
+    return Steps(rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2:].copy())
 
-    def __init__(self, value: Value, domain: Domain, layer: str):
-        self.value, self.domain, self.layer = value, domain, layer
-        self.lo, self.hi, self.size = value.node.domain.lo, value.node.domain.hi, value.node.size
 
-    def __call__(self, candidates: Int) -> Int:
-        """Candidates (k, size) or (k, 1) -> codes (k, size)."""
-        step = max(1, CHUNK // self.size)
-        return np.concatenate([self._codes(candidates[i : i + step]) for i in range(0, len(candidates), step)])
+def close(state: Lowering, key: str, value: Value, levels: Levels) -> Node:
+    """Close a tail with a quantised activation: STEP, where codes rise or fall with the sum, else a LUT."""
+    tail = Tail(value, levels, key)
+    steps = tail.steps()
+    if steps is None:
+        return _tabulated(state, key, tail)
+    rows = np.concatenate([steps.start[:, None], steps.sign[:, None], steps.cuts], axis=1)
+    if levels.even:
+        rows[:, 0] += levels.domain.lo
+        return state.apply(value, rows, Op.STEP, levels.domain, key, _steps, origin=key)
+    places = state.apply(value, rows, Op.STEP, Domain(0, len(levels.codes) - 1), f"{key}_place", _steps)
+    return state.add(key, Op.LUT, [places], places.shape, levels.domain, Table(np.array([levels.codes])), origin=key)
 
-    def _codes(self, candidates: Int) -> Int:
-        source = self.value.node.domain
-        # Exact: alpha and beta are dyadic and the sum is below 2^24 units.
-        real = (candidates * float(source.alpha) + float(source.beta)).astype(np.float32)
-        full = np.broadcast_to(real, (len(real), self.size)).reshape(-1, *self.value.node.shape)
-        with tf.device("CPU:0"):
-            x = tf.constant(full)
-            for stage in self.value.tail:
-                x = stage.apply(x)
-        y = x.numpy().astype(np.float64).reshape(len(real), self.size)
-        codes = (y - float(self.domain.beta)) / float(self.domain.alpha)
-        bad = ~((codes >= self.domain.lo) & (codes <= self.domain.hi) & (codes == np.rint(codes)))
-        if bad.any():
-            k, i = np.argwhere(bad)[0]
-            total = int(np.broadcast_to(candidates, y.shape)[k, i])
-            raise Refusal(f"layer {self.layer!r}: yields {y[k, i]} for the sum {total} of element {i}, which is none "
-                          f"of its levels {self.domain}; the values before it are too large for float32, or the "
-                          "quantizer's levels are not exact")
-        exact: Int = codes.astype(np.int64)
-        return exact
 
-    def steps(self) -> Steps:
-        """The cuts, found from the whole table where it is small, else by bisection; checked against evaluation."""
-        ends = self(np.array([[self.lo], [self.hi]]))
-        start, last = ends
-        sign = np.where(last >= start, 1, -1).astype(np.int64)
-        count = int(np.abs(last - start).max())
-        small = self.hi - self.lo < TABLE and (self.hi - self.lo + 1) * self.size <= 2**28
-        cuts = self._from_table(start, sign, count) if small else self._bisected(start, sign, count)
-        steps = Steps(start, sign, cuts)
-        if small:
-            self._compare(steps, np.arange(self.lo, self.hi + 1)[:, None])
-        else:
-            near = [cuts.T + d for d in (-2, -1, 0, 1)] if count else []
-            rng = np.random.default_rng(0)
-            anywhere = rng.integers(self.lo, self.hi, (4096, 1), endpoint=True)
-            self._compare(steps, np.clip(np.concatenate([*near, np.broadcast_to(anywhere, (4096, self.size))]),
-                                         self.lo, self.hi))
-        return steps
-
-    def _from_table(self, start: Int, sign: Int, count: int) -> Int:
-        """cuts[i, k]: the first sum at which |code - start| exceeds k; hi + 1 where it never does."""
-        cuts = np.full((self.size, count), self.hi + 1, np.int64)
-        step = max(1, CHUNK // self.size)
-        for first in range(self.lo, self.hi + 1, step):
-            sums = np.arange(first, min(first + step, self.hi + 1))
-            level = (self(sums[:, None]) - start) * sign
-            for k in range(count):
-                above = level > k
-                found = above.any(axis=0) & (cuts[:, k] > self.hi)
-                cuts[found, k] = sums[above.argmax(axis=0)[found]]
-        return cuts
-
-    def _bisected(self, start: Int, sign: Int, count: int) -> Int:
-        cuts = np.empty((self.size, count), np.int64)
-        for k in range(count):
-            below, above = np.full(self.size, self.lo), np.full(self.size, self.hi + 1)
-            while (above - below > 1).any():
-                middle = (below + above) // 2
-                passed = (self(middle[None])[0] - start) * sign > k
-                above, below = np.where(passed, middle, above), np.where(passed, below, middle)
-            cuts[:, k] = above
-        return cuts
-
-    def _compare(self, steps: Steps, candidates: Int) -> None:
-        """Refuse a tail whose codes the cuts do not reproduce: it is not monotone."""
-        step = max(1, CHUNK // self.size)
-        for first in range(0, len(candidates), step):
-            part = candidates[first : first + step]
-            level = (part[..., None] >= steps.cuts).sum(axis=-1)
-            if not np.array_equal(self(part), steps.start + steps.sign * level):
-                raise Refusal(f"layer {self.layer!r}: its codes do not rise or fall monotonically with the sum; "
-                              "use a monotone activation")
+def _tabulated(state: Lowering, key: str, tail: Tail) -> Node:
+    if not tail.small:
+        raise Refusal(f"layer {key!r}: its codes do not rise or fall with the sum, whose {tail.hi - tail.lo + 1} "
+                      f"values are too many for a table ({TABLE}); use a monotone activation")
+    state.notes.append(f"{key}: not monotone, kept as a table of {tail.hi - tail.lo + 1} entries a channel")
+    codes = np.array(tail.levels.codes)[tail.table()].T
+    return state.apply(tail.value, codes, Op.LUT, tail.levels.domain, key, Table, origin=key)
 
 
 # --- outputs --------------------------------------------------------------------------------------------------------
 
 
+def _output(state: Lowering, value: Value, wanted: Domain | None, taken: Sequence[str]) -> str:
+    """Name of an output node of its own: never an input, never twice the same."""
+    node = _head(state, value, wanted)
+    if node.op is Op.INPUT or node.name in taken:
+        node = state.add(f"{node.name}_out", Op.GATHER, [node], node.shape, node.domain, Index(np.arange(node.size)))
+    return node.name
+
+
 def _head(state: Lowering, value: Value, wanted: Domain | None) -> Node:
-    """The output: quantised codes as they are, a float tail as AFFINE, softmax and sigmoid dropped."""
+    """An output: quantised codes as they are, an affine tail as AFFINE, another as LUT; softmax, sigmoid dropped."""
     tail = list(value.tail)
     while tail and tail[-1].head:
         stage = tail.pop()
         state.notes.append(f"{stage.layer}: {stage.head} dropped, the outputs are its logits (same order, same argmax)")
+    value = Value(value.node, value.shape, tuple(tail))
+    if not value.floats:
+        return state.gathered(value.node, value.source, value.shape, f"{value.node.name}_out")
+    if any(stage.affine is None and stage.index is None for stage in tail):
+        return _rounded_table(state, value, wanted)
     scale, offset = [Fraction(1)] * value.node.size, [Fraction(0)] * value.node.size
     for stage in tail:
-        if stage.reshape:
-            continue
-        if stage.affine is None:
-            raise Refusal(f"layer {stage.layer!r}: an output neither quantised nor affine; quantise or remove it")
-        s, o = stage.affine
-        repeat = value.node.size // len(s)
-        scale, offset = ([x * s[i % len(s)] for i, x in enumerate(scale)],
-                         [x * s[i % len(s)] + o[i % len(s)] for i, x in enumerate(offset)])
-        assert repeat * len(s) == value.node.size
-    node = value.node
-    if any(s != 1 for s in scale) or any(offset):
-        node = _affine(state, value, scale, offset, wanted, tail[-1].layer)
-    elif not tail:
-        node = state.reshaped(node, value.shape, f"{node.name}_out")
-        return node if node.op is not Op.INPUT else state.add("out", Op.GATHER, [node], node.shape, node.domain,
-                                                              Index(np.arange(node.size)))
-    if node.op is Op.AFFINE and node.shape == value.shape:
-        return node
-    return state.reshaped(node, value.shape, f"{node.name}_out")
+        if stage.index is not None:
+            scale, offset = [scale[i] for i in stage.index], [offset[i] for i in stage.index]
+        elif stage.affine is not None:
+            s, o = stage.affine
+            scale, offset = ([x * s[i % len(s)] for i, x in enumerate(scale)],
+                             [x * s[i % len(s)] + o[i % len(s)] for i, x in enumerate(offset)])
+    if all(s == 1 for s in scale) and not any(offset):
+        return state.gathered(value.node, value.source, value.shape, f"{value.node.name}_out")
+    return _affine(state, value, scale, offset, wanted)
 
 
-def _affine(state: Lowering, value: Value, scale: list[Fraction], offset: list[Fraction], wanted: Domain | None,
-            layer: str) -> Node:
+def _affine(state: Lowering, value: Value, scale: list[Fraction], offset: list[Fraction],
+            wanted: Domain | None) -> Node:
     """value = scale * (alpha*code + beta) + offset, rounded once to a fixed-point type."""
-    source = value.node.domain
+    source, layer = value.node.domain, value.floats[-1]
     mul = [s * source.alpha for s in scale]
     add = [s * source.beta + o for s, o in zip(scale, offset)]
     ends = [m * e + a for m, a in zip(mul, add) for e in (source.lo, source.hi)]
-    out, exact = _head_type(mul, add, ends, wanted, layer)
+    out, exact = _head_type([*mul, *add], min(ends), max(ends), wanted, layer)
     # code = floor((m*x + a) / 2^shift) with m, a rounded to 2^-shift of a unit; half a unit is in `a`.
     shift = 0 if exact else 8 + max(abs(source.lo), abs(source.hi)).bit_length()
-    half = 0 if exact else Fraction(1, 2)
+    half = Fraction(0) if exact else Fraction(1, 2)
     unit = out.alpha / 2**shift
-    ints = [(round(m / unit), round(a / unit + half * 2**shift)) for m, a in zip(mul, add)]
-    rows = np.array(ints, np.int64)
-    target, rows = state.per_channel(value, rows, layer)
-    final = [(int(m) * e + int(a)) >> shift for m, a in rows for e in (source.lo, source.hi)]
-    domain = Domain(min(final), max(final), out.alpha)
-    if not (out.lo <= domain.lo and domain.hi <= out.hi):
+    rows = np.array([(round(m / unit), round(a / unit + half * 2**shift)) for m, a in zip(mul, add)], np.int64)
+    reach = [(int(m) * e + int(a)) >> shift for m, a in rows for e in (source.lo, source.hi)]
+    if not (out.lo <= min(reach) and max(reach) <= out.hi):
         raise Refusal(f"layer {layer!r}: outputs reach {float(max(ends)):g}, past {out.type_name}")
-    params = Affine(rows[:, 0].copy(), rows[:, 1].copy(), shift)
+    _note_rounding(state, layer, out, exact)
+
+    def params(rows: NDArray[np.int64]) -> Affine:
+        return Affine(rows[:, 0].copy(), rows[:, 1].copy(), shift)
+
+    return state.apply(value, rows, Op.AFFINE, out, f"{layer}_out", params)
+
+
+def _rounded_table(state: Lowering, value: Value, wanted: Domain | None) -> Node:
+    """An output behind a float activation: Keras' float32 values over the whole range, rounded once."""
+    layer, d = value.floats[-1], value.node.domain
+    entries = d.size * value.shape[-1]
+    if d.size > TABLE or entries > HEAD_TABLE:
+        raise Refusal(f"layer {layer!r}: an output behind a float activation needs a table of {entries} entries, at "
+                      f"most {HEAD_TABLE}; quantise it, or end the model before it")
+    reals = Tail(value, Levels(d, ()), layer).reals(np.arange(d.lo, d.hi + 1)[:, None])
+    if not np.isfinite(reals).all():
+        raise Refusal(f"layer {layer!r}: an output is not finite")
+    found = dyadic(reals)
+    fractions = [Fraction(1)] if found is None else [found[1]]
+    out, exact = _head_type(fractions if found is not None else [Fraction(1, 3)], Fraction(float(reals.min())),
+                            Fraction(float(reals.max())), wanted, layer)
+    codes = np.rint(reals / float(out.alpha)).astype(np.int64).T
+    _note_rounding(state, layer, out, exact)
+    return state.apply(value, np.clip(codes, out.lo, out.hi), Op.LUT, out, f"{layer}_out", Table)
+
+
+def _note_rounding(state: Lowering, layer: str, out: Domain, exact: bool) -> None:
     if exact:
         state.notes.append(f"{layer}: outputs are exact in {out.type_name}")
     else:
         state.notes.append(f"{layer}: outputs are rounded to {out.type_name}: within "
                            f"{float(out.alpha) * (0.5 + 2**-7):.3g} of the real value")
-    return state.add(f"{layer}_out", Op.AFFINE, [target], target.shape, out, params)
 
 
-def _head_type(mul: list[Fraction], add: list[Fraction], ends: list[Fraction], wanted: Domain | None,
+def _head_type(numbers: list[Fraction], low: Fraction, high: Fraction, wanted: Domain | None,
                layer: str) -> tuple[Domain, bool]:
-    """The fixed-point type of an output, and whether it needs no rounding."""
-    low, high = min(ends), max(ends)
-    finest = max(x.denominator for x in (*mul, *add))
-    dyadic = finest & (finest - 1) == 0 and all(x.denominator & (x.denominator - 1) == 0 for x in (*mul, *add))
+    """The fixed-point type of an output of this range, and whether integer multiples of `numbers` need no rounding."""
+    finest = max(x.denominator for x in numbers)
+    dyadic_numbers = all(x.denominator & (x.denominator - 1) == 0 for x in numbers)
     if wanted is None:
         integer = max(_integer_bits(low), _integer_bits(high))
         fraction = finest.bit_length() - 1
-        exact = dyadic and integer + fraction <= HEAD_BITS
+        exact = dyadic_numbers and integer + fraction <= HEAD_BITS
         alpha = Fraction(1, finest) if exact else Fraction(2) ** (integer - HEAD_BITS)
         width = max(1, integer + fraction) if exact else HEAD_BITS
         return Domain(-(2 ** (width - 1)), 2 ** (width - 1) - 1, alpha), exact
     if not (wanted.alpha * wanted.lo <= low and high <= wanted.alpha * wanted.hi):
         raise Refusal(f"layer {layer!r}: outputs span {float(low):g} to {float(high):g}, which {wanted.type_name} does "
                       "not hold; use more integer bits")
-    return wanted, dyadic and all((x / wanted.alpha).denominator == 1 for x in (*mul, *add))
+    return wanted, dyadic_numbers and all((x / wanted.alpha).denominator == 1 for x in numbers)
 
 
 def _integer_bits(x: Fraction) -> int:
     """I of a signed fixed<W,I> whose range, one unit short of 2^(I-1) at the top, holds x; at least 1."""
     whole = abs(x.numerator) // x.denominator
     return max(1, (whole + 1).bit_length() + 1)
-

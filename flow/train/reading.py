@@ -38,7 +38,8 @@ def custom_objects() -> dict[str, Any]:
     """What `keras.models.load_model` needs to know besides Keras itself: QKeras' classes and ours."""
     objects: dict[str, Any] = {}
     qkeras.utils._add_supported_quantized_objects(objects)
-    return {**objects, "Masked": Masked, "LearnedThermometer": LearnedThermometer}
+    functions = {name: getattr(qkeras.quantizers, name) for name in QUANTIZERS}
+    return {**functions, **objects, "Masked": Masked, "LearnedThermometer": LearnedThermometer}
 
 
 def unsupported_layer(name: str, kind: str) -> str:
@@ -76,7 +77,7 @@ def read_model(path: str | os.PathLike[str]) -> keras.Model:
     except Exception as error:  # Keras raises any type for a damaged file; the cause is kept
         text = " ".join(str(error).split())
         hint = ""
-        if "QActivation" in text or "quantizer" in text.lower():
+        if "QActivation" in text:
             hint = (" A QActivation that holds a quantizer object cannot be read back from .keras: write it as a string"
                     " such as QActivation('binary(alpha=1)'), or save as .h5.")
         raise InputError(f"{source}: Keras cannot read this model: {text[:400]}{hint}") from error
@@ -139,6 +140,8 @@ def _class_problem(item: dict[str, Any], layer: str, key: str) -> str | None:
     kind = str(item["class_name"])
     short = kind.rsplit(">", 1)[-1]
     module = item.get("module")
+    if (kind, module) == ("function", "builtins") and item.get("config") in QUANTIZERS | _ACTIVATIONS:
+        return None  # a function of QKeras or Keras by its name
     if module is not None and str(module).split(".")[0] not in MODULES:
         return f"layer {layer!r}: {short} comes from module {str(module)[:80]!r}, which is not loaded from a model file"
     if key == "layers" and short not in MODELS:

@@ -7,18 +7,18 @@ batch norms in a row).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from numpy.typing import NDArray
 
 from flow.errors import Mismatch
-from flow.ir import Graph, Node, Op
+from flow.ir import Graph, Node
 from flow.ir.evaluate import trace
+from flow.train.calls import model_calls
 
 __all__ = ["check_equal", "keras_activations", "keras_codes"]
 
@@ -36,22 +36,38 @@ def layer_by_layer() -> Iterator[None]:
         )
 
 
-def keras_activations(model: keras.Model, layers: list[str], x: NDArray[Any], batch_size: int = 1024) -> dict[str, Any]:
-    """Float32 outputs of the named layers for inputs `x` (n, *shape), by layer name."""
-    probe = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
+def keras_activations(model: keras.Model, keys: Sequence[str], x: Any, batch_size: int = 1024) -> dict[str, Any]:
+    """Float32 outputs of calls (`Call.key`: layer names, those in nested models with a path) for inputs `x`.
+
+    `x` is (n, *shape), or a list of such arrays in the order of the model's inputs.
+    """
+    walk = model_calls(model)
+    arrays = list(x) if isinstance(x, (list, tuple)) else [x]
+    wanted = set(keys)
+
+    def compute(*batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        values, found = dict(zip(walk.inputs, batch, strict=True)), {}
+        for call in walk.calls:
+            if not call.is_input:
+                result = call(*(values[key] for key in call.inputs))
+                values.update(zip(call.outputs, tf.nest.flatten(result), strict=True))
+            if call.key in wanted:
+                found[call.key] = values[call.outputs[0]]
+        return found
+
     with layer_by_layer(), tf.device("CPU:0"):
-        call = tf.function(lambda batch: probe(batch, training=False), jit_compile=False, reduce_retracing=True)
-        parts = [tf.nest.flatten(call(tf.constant(x[i : i + batch_size], tf.float32)))
-                 for i in range(0, len(x), batch_size)]
-    return {name: np.concatenate([part[k].numpy() for part in parts]) for k, name in enumerate(layers)}
+        run = tf.function(compute, jit_compile=False, reduce_retracing=True)
+        parts = [run(*(tf.constant(a[i : i + batch_size], tf.float32) for a in arrays))
+                 for i in range(0, len(arrays[0]), batch_size)]
+    return {key: np.concatenate([part[key].numpy() for part in parts]) for key in keys}
 
 
 def _compared(graph: Graph) -> dict[str, Node]:
-    """Keras layer name -> the node that holds its codes."""
-    return {node.origin: node for node in graph if node.origin and node.op in (Op.STEP, Op.GATHER)}
+    """Key of a Keras call -> the node that holds its codes."""
+    return {node.origin: node for node in graph if node.origin}
 
 
-def keras_codes(graph: Graph, model: keras.Model, x: NDArray[Any], batch_size: int = 1024) -> dict[str, Any]:
+def keras_codes(graph: Graph, model: keras.Model, x: Any, batch_size: int = 1024) -> dict[str, Any]:
     """{node: codes} that Keras computes at every quantised activation; float64, so that values off the levels show."""
     nodes = _compared(graph)
     values = keras_activations(model, list(nodes), x, batch_size)
@@ -59,7 +75,7 @@ def keras_codes(graph: Graph, model: keras.Model, x: NDArray[Any], batch_size: i
             for layer, node in nodes.items()}
 
 
-def check_equal(graph: Graph, model: keras.Model, x: NDArray[Any], batch_size: int = 1024) -> Mapping[str, int]:
+def check_equal(graph: Graph, model: keras.Model, x: Any, batch_size: int = 1024) -> Mapping[str, int]:
     """Compare the graph with Keras at every quantised activation: {node: number of codes compared}.
 
     Raises Mismatch with the first differing node, sample, channel and both codes.

@@ -1,0 +1,232 @@
+"""Tails: what Keras does in float32 between an integer and the next quantised activation, by evaluation.
+
+A tail is a list of stages, each a Keras layer (or a part of one) that works on every element by itself or moves
+elements. It is called on integer candidates at its real rank; the codes it yields become cuts, or a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from flow.ir import Node, Steps
+from flow.train.levels import Levels, Refusal
+
+__all__ = ["Stage", "Tail", "Value"]
+
+Int = NDArray[np.int64]
+
+TABLE = 2**16  # ranges up to this many sums are evaluated whole, larger ones bisected and sampled
+CHUNK = 2**22  # elements of one evaluation
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a tail.
+
+    `affine` gives exact (scale, offset) per element of the last axis where the stage is affine; `index` (flat, output
+    -> input) marks a stage that only moves elements; `head` marks softmax and sigmoid, dropped at an output; `planes`
+    > 1 a stage that makes so many outputs of every input (a thermometer), next to each other; `steady` that an
+    element's result cannot depend on its place in the tensor (not so for sigmoid, exp: vector body and remainder).
+    """
+
+    layer: str
+    apply: Callable[[tf.Tensor], tf.Tensor]
+    affine: tuple[list[Fraction], list[Fraction]] | None = None
+    index: Int | None = None
+    head: str = ""
+    planes: int = 1
+    steady: bool = True
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a Keras tensor means: the integer codes of `node`, then `tail`, giving a tensor of `shape`."""
+
+    node: Node
+    shape: tuple[int, ...]
+    tail: tuple[Stage, ...] = ()
+
+    def then(self, stage: Stage, shape: tuple[int, ...] | None = None) -> Value:
+        """This value after one more stage."""
+        return Value(self.node, self.shape if shape is None else shape, (*self.tail, stage))
+
+    @property
+    def floats(self) -> list[str]:
+        """The layers of the tail that compute, in order."""
+        return [stage.layer for stage in self.tail if stage.index is None]
+
+    @cached_property
+    def source(self) -> Int:
+        """For every element of the value the flat index of the node's element it is made from."""
+        source = np.arange(self.node.size)
+        for stage in self.tail:
+            if stage.index is not None:
+                source = source[stage.index]
+            elif stage.planes > 1:
+                source = np.repeat(source, stage.planes)
+        return source
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The codes that Keras computes from integers of `value.node`, for every element of the value."""
+
+    value: Value
+    levels: Levels
+    layer: str
+    _rank: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lo(self) -> int:
+        """Lowest candidate."""
+        return self.value.node.domain.lo
+
+    @property
+    def hi(self) -> int:
+        """Highest candidate."""
+        return self.value.node.domain.hi
+
+    @property
+    def size(self) -> int:
+        """Elements of the value."""
+        return prod(self.value.shape)
+
+    @property
+    def small(self) -> bool:
+        """True where the whole table is evaluated."""
+        return self.hi - self.lo < TABLE and (self.hi - self.lo + 1) * self.size <= 2**28
+
+    def reals(self, candidates: Int) -> NDArray[np.float64]:
+        """Candidates (k, elements of the node or 1) -> Keras' values (k, elements of the value)."""
+        step = max(1, CHUNK // max(self.size, self.value.node.size))
+        return np.concatenate([self._reals(candidates[i : i + step]) for i in range(0, len(candidates), step)])
+
+    def _reals(self, candidates: Int) -> NDArray[np.float64]:
+        node = self.value.node
+        # Exact: alpha and beta are dyadic and the sum is below 2^24 units.
+        real = (candidates * float(node.domain.alpha) + float(node.domain.beta)).astype(np.float32)
+        full = np.broadcast_to(real, (len(real), node.size)).reshape(-1, *node.shape)
+        with tf.device("CPU:0"):
+            x = tf.constant(full)
+            for stage in self.value.tail:
+                x = stage.apply(x)
+        values: NDArray[np.float64] = x.numpy().astype(np.float64).reshape(len(real), self.size)
+        return values
+
+    def codes(self, candidates: Int) -> Int:
+        """As `reals`, but the positions of the codes in `levels.codes`; refuses a value that is no level."""
+        y, domain = self.reals(candidates), self.levels.domain
+        codes = (y - float(domain.beta)) / float(domain.alpha)
+        known = np.array(self.levels.codes)
+        place = np.clip(np.searchsorted(known, codes), 0, len(known) - 1)
+        bad = ~(known[place] == codes)
+        if bad.any():
+            k, i = np.argwhere(bad)[0]
+            total = int(np.broadcast_to(candidates, (len(candidates), self.value.node.size))[k, self.value.source[i]])
+            raise Refusal(f"layer {self.layer!r}: yields {y[k, i]} for the sum {total} of element {i}, which is none "
+                          f"of its levels {domain}; the values before it are too large for float32, or the quantizer's "
+                          "levels are not exact")
+        return place.astype(np.int64)
+
+    def table(self) -> Int:
+        """Positions of the codes over the whole range: (candidates, elements)."""
+        return self.codes(np.arange(self.lo, self.hi + 1)[:, None])
+
+    def steps(self) -> Steps | None:
+        """The cuts, per element of the value; checked against evaluation. None where codes neither rise nor fall."""
+        start, last = self.codes(np.array([[self.lo], [self.hi]]))
+        sign = np.where(last >= start, 1, -1).astype(np.int64)
+        count = int(np.abs(last - start).max())
+        if self.small:
+            cuts = self._from_table(start, sign, count)
+            probes = [np.arange(self.lo, self.hi + 1)[:, None]]
+        else:
+            cuts = self._bisected(start, sign, count)
+            rng = np.random.default_rng(0)
+            probes = [rng.integers(self.lo, self.hi, (4096, 1), endpoint=True)]
+        steps = Steps(start, sign, cuts)
+        if not all(self._agrees(steps, probe) for probe in probes):
+            return None
+        near = [np.clip(cuts.T + d, self.lo, self.hi) for d in (-2, -1, 0, 1)] if count else []
+        if not self.small and not all(self._agrees_at(steps, wanted) for wanted in near):
+            return None
+        if not all(stage.steady for stage in self.value.tail):
+            self._check_places(steps, near)
+        return steps
+
+    def _from_table(self, start: Int, sign: Int, count: int) -> Int:
+        """cuts[i, k]: the first sum at which |code - start| exceeds k; hi + 1 where it never does."""
+        cuts = np.full((self.size, count), self.hi + 1, np.int64)
+        step = max(1, CHUNK // self.size)
+        for first in range(self.lo, self.hi + 1, step):
+            sums = np.arange(first, min(first + step, self.hi + 1))
+            level = (self.codes(sums[:, None]) - start) * sign
+            for k in range(count):
+                above = level > k
+                found = above.any(axis=0) & (cuts[:, k] > self.hi)
+                cuts[found, k] = sums[above.argmax(axis=0)[found]]
+        return cuts
+
+    def _bisected(self, start: Int, sign: Int, count: int) -> Int:
+        cuts = np.empty((self.size, count), np.int64)
+        for k in range(count):
+            below, above = np.full(self.size, self.lo), np.full(self.size, self.hi + 1)
+            while (above - below > 1).any():
+                middle = (below + above) // 2
+                passed = (self.codes_at(middle[None])[0] - start) * sign > k
+                above, below = np.where(passed, middle, above), np.where(passed, below, middle)
+            cuts[:, k] = above
+        return cuts
+
+    def codes_at(self, wanted: Int) -> Int:
+        """As `codes`, with a candidate of its own for every element of the value: (k, elements) -> (k, elements).
+
+        Elements made from one source (a thermometer's planes) are evaluated one after the other.
+        """
+        source = self.value.source
+        if "rank" not in self._rank:
+            order = np.argsort(source, kind="stable")
+            first = np.searchsorted(source[order], source[order])
+            rank = np.empty(len(source), np.int64)
+            rank[order] = np.arange(len(source)) - first
+            self._rank["rank"] = rank
+        rank, result = self._rank["rank"], np.empty(wanted.shape, np.int64)
+        for r in range(int(rank.max()) + 1):
+            mine = rank == r
+            candidates = np.full((len(wanted), self.value.node.size), self.lo)
+            candidates[:, source[mine]] = wanted[:, mine]
+            result[:, mine] = self.codes(candidates)[:, mine]
+        return result
+
+    def _agrees(self, steps: Steps, candidates: Int) -> bool:
+        chunk = max(1, CHUNK // (self.size * max(1, steps.cuts.shape[1])))
+        return all(
+            np.array_equal(self.codes(part), _apply(steps, part))
+            for part in (candidates[i : i + chunk] for i in range(0, len(candidates), chunk))
+        )
+
+    def _agrees_at(self, steps: Steps, wanted: Int) -> bool:
+        return np.array_equal(self.codes_at(wanted), _apply(steps, wanted))
+
+    def _check_places(self, steps: Steps, near: list[Int]) -> None:
+        """A sigmoid's last bit depends on its place in the tensor; at the cuts the codes must not."""
+        for wanted in near:
+            together = self._agrees_at(steps, wanted)
+            if not together or not all(self._agrees_at(steps, row[None]) for row in wanted):
+                raise Refusal(f"layer {self.layer!r}: its codes at a cut depend on the place in the tensor (vector "
+                              "body or remainder of a sigmoid or exponential); use the hard_ form of the activation")
+
+
+def _apply(steps: Steps, candidates: Int) -> Int:
+    level = (candidates[..., None] >= steps.cuts).sum(axis=-1)
+    result: Int = steps.start + steps.sign * level
+    return result
