@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flow.backends.project import BuildConfig, Project
+    from flow.comparison import Comparison
     from flow.ir import Graph
 
 __version__ = "0.1.0"
 __all__ = [
-    "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "load", "lower", "run",
-    "save", "simulate", "to_hls4ml", "trace",
+    "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "compare", "load",
+    "lower", "run", "save", "simulate", "to_hls4ml", "trace",
 ]
 
 
@@ -81,6 +82,13 @@ def build(graph: Graph, config: BuildConfig | None = None, vectors: Any = None) 
     from flow.builder import build
 
     return build(graph, config or BuildConfig(), vectors)
+
+
+def compare(model: Any, project: str | os.PathLike[str], x: Any) -> Comparison:
+    """Keras, graph and C simulation layer by layer: the first divergence or "equal"; see `flow.comparison.compare`."""
+    from flow.comparison import compare
+
+    return compare(model, project, x)
 
 
 def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str = "gxx") -> Any:

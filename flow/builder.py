@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flow import tools
 from flow.backends.project import EXPECTED, GRAPH, INPUTS, BuildConfig, Project, read_vectors, write_vectors
 from flow.errors import InputError, Mismatch, ToolError
-from flow.ir import Graph
+from flow.ir import Graph, Op
 from flow.ir.evaluate import check_codes
 from flow.ir.store import save
 
-__all__ = ["SIMULATORS", "build", "simulate"]
+__all__ = ["SIMULATORS", "build", "simulate", "trace_project"]
 
 # The flags of hls4ml's Tcl; -O2 only speeds up the run.
 GXX_FLAGS = ("-std=c++0x", "-O2", "-w")
@@ -158,6 +159,61 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx
     return got[0] if len(got) == 1 else got
 
 
+def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArray[np.int64]]:
+    """Codes of every node as the project's own C++ computes them: {node: int64 (n, *shape)}, by g++.
+
+    A copy of the top function writes every array before it returns; kernels, ROMs and calls are the project's own.
+    Raises as `simulate` does, but does not compare.
+    """
+    project = Project.open(folder)
+    graph = project.graph()
+    codes = check_codes(graph, codes)
+    with tempfile.TemporaryDirectory(prefix="bnnflow-trace-") as name:
+        run = Path(name)
+        copy = run / "project"
+        shutil.copytree(project.path, copy, ignore=shutil.ignore_patterns(CACHE, f"{project.top}_prj"))
+        top = copy / f"firmware/{project.top}.cpp"
+        text = top.read_text()
+        made = [node for node in graph if node.op is not Op.INPUT]
+        # hls4ml calls the array of its k-th layer layer<k>_out.
+        arrays = {node.name: f"layer{k}_out" for k, node in enumerate(graph, 1) if node.op is not Op.INPUT}
+        dumps = "".join(f"    flow_dump({arrays[node.name]}, {node.size});\n" for node in made)
+        end = text.rindex("}")
+        if any(array not in text for array in arrays.values()):
+            raise InputError(f"{top.name}: the arrays of the graph's nodes are not in it; build the project again")
+        top.write_text(DUMP + text[:end] + f'    std::printf("TRACE");\n{dumps}    std::puts("");\n' + text[end:])
+        write_vectors(run, graph, codes)
+        log = run / "trace.log"
+        program = run / "trace"
+        _compile(Project(copy, project.top, project.backend, project.graph_digest, {}), program, run / "compile.log")
+        # Codes go to standard output, between the bench's own words.
+        tools.call([str(program)], run, log, RUN_SECONDS, ok=(0, 1))
+        rows = [line[len("TRACE"):].split() for line in log.read_text().splitlines() if line.startswith("TRACE")]
+        flat = np.array(rows, np.int64)
+    if flat.shape != (len(codes[0]), sum(node.size for node in made)):
+        raise ToolError(f"the traced simulation gave {flat.shape} codes; it stopped early")
+    parts = np.split(flat, np.cumsum([node.size for node in made])[:-1], axis=1)
+    given = dict(zip((node.name for node in graph.inputs), codes))
+    return {**given, **{node.name: part.reshape(-1, *node.shape) for node, part in zip(made, parts)}}
+
+
+DUMP = """#include "nnet_utils/nnet_flow_common.h"
+#include <cstdio>
+template <class T> static void flow_dump(T *values, int size) {
+    for (int i = 0; i < size; i++) {
+        std::printf(" %lld", (long long)ap_int<64>(nnet::flow_code(values[i])).to_int64());
+    }
+}
+"""
+
+
+def _compile(project: Project, program: Path, log: Path) -> None:
+    """g++ with the flags of the project's Tcl, the bundled ap_types and the project's own test bench."""
+    tools.call(
+        [tools.need("gxx"), *GXX_FLAGS, "-Ifirmware/ap_types", "-I.", f"{project.top}_test.cpp",
+         f"firmware/{project.top}.cpp", "-o", str(program.absolute())], project.path, log, COMPILE_SECONDS)
+
+
 def _gxx(project: Project, run: Path) -> tuple[Path, bool]:
     """Compile (cached by the digest of all sources, compiler and flags), then run in `run`."""
     compiler = tools.need("gxx")
@@ -172,10 +228,7 @@ def _gxx(project: Project, run: Path) -> tuple[Path, bool]:
         for old in cache.glob("csim-*"):
             old.unlink()
         partial = cache / f"{program.name}.{os.getpid()}.tmp"
-        tools.call(
-            [compiler, *GXX_FLAGS, "-Ifirmware/ap_types", "-I.", f"{project.top}_test.cpp",
-             f"firmware/{project.top}.cpp", "-o", str(partial.absolute())],
-            project.path, run / "compile.log", COMPILE_SECONDS)
+        _compile(project, partial, run / "compile.log")
         os.replace(partial, program)
     code = tools.call([str(program.absolute())], run, run / "run.log", RUN_SECONDS, ok=(0, 1))
     log = run / "tb_data/csim_results.log"

@@ -21,7 +21,7 @@ from rich.table import Table
 
 import flow
 from flow import tools
-from flow.errors import FlowError, InputError
+from flow.errors import FlowError, InputError, Mismatch
 from flow.ir import Graph, Weights
 
 __all__ = ["app", "main"]
@@ -172,6 +172,27 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
         np.save(output, got)
     out.print(f"equal: {len(got):,} samples, {got.size:,} outputs, 0 differ ({tool} against graph {graph.digest[:16]})",
               highlight=False)
+
+
+@app.command()
+def compare(model: Annotated[Path, typer.Argument(help="the Keras model (.keras, .h5) the project was made from")],
+            project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
+            data: Annotated[Path, typer.Argument(help=".npy of real inputs (n, *shape)")]) -> None:
+    """Compare Keras, graph and C simulation layer by layer: the first divergence, or "equal"."""
+    x = _array(data)
+    _import_keras()
+    with doing("comparing"):
+        result = flow.compare(model, project, x)
+    table = Table("node", "Keras layer", "codes", "Keras differs", "C-sim differs", box=None, pad_edge=False)
+    for row in result.rows:
+        differs = "" if row.keras_differ is None else f"{row.keras_differ:,}"
+        table.add_row(row.node, escape(row.layer), f"{row.codes:,}", differs, f"{row.csim_differ:,}")
+    out.print(table)
+    for note in result.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
+    if not result.equal:
+        raise Mismatch(result.first)
+    out.print("equal", highlight=False)
 
 
 @app.command()

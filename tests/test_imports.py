@@ -19,8 +19,9 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "train": ({"train", "ir", "errors"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "h5py"}),
     "backends": ({"backends", "ir", "tools", "errors"}, {"numpy"}),
     "backends.hls": ({"backends", "ir", "tools", "errors"}, {"numpy", "hls4ml", "yaml"}),
+    "comparison": ({"ir", "train", "backends", "builder", "errors"}, {"numpy", "tf_keras"}),
     "builder": ({"ir", "backends", "tools", "errors", ""}, {"numpy"}),
-    "__init__": ({"errors", "ir", "train", "backends", "builder"}, {"numpy"}),
+    "__init__": ({"errors", "ir", "train", "backends", "builder", "comparison"}, {"numpy"}),
     "cli": ({"", "errors", "tools", "ir", "train", "models", "backends"}, {"numpy", "typer", "rich", "tensorflow"}),
     "models": ({"train", "errors"}, {"numpy", "tf_keras", "qkeras", "sklearn"}),
 }

@@ -1,0 +1,122 @@
+"""Keras, graph and C simulation side by side, layer by layer: the first divergence, or "equal"."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tf_keras as keras
+
+from flow.backends.project import Project
+from flow.builder import trace_project
+from flow.errors import InputError
+from flow.ir import Node
+from flow.ir.evaluate import trace
+from flow.train.calls import Call, model_calls
+from flow.train.reading import read_model
+from flow.train.reference import keras_activations, keras_codes
+
+__all__ = ["Comparison", "Row", "compare"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One node: how many codes were compared with Keras and with the C simulation, and how many differ.
+
+    `layer` is the Keras layer whose codes these are, empty where the node is none's output.
+    """
+
+    node: str
+    layer: str
+    codes: int
+    keras_differ: int | None
+    csim_differ: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows in order of evaluation, `first` the first divergence in words (empty where all are equal), and notes."""
+
+    rows: tuple[Row, ...]
+    first: str
+    notes: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        """True where nothing differs."""
+        return not self.first
+
+    def __str__(self) -> str:
+        return self.first or "equal"
+
+
+def compare(model: keras.Model | str | os.PathLike[str], project: str | os.PathLike[str], x: Any) -> Comparison:
+    """Compare a Keras model, the graph of a project and the project's own C++ on inputs `x` (n, *shape; real values).
+
+    At every quantised activation the codes of Keras and the graph are compared, at every node those of the graph and
+    the C simulation. `notes` says where the model's plain `predict` differs from its own layers, and why.
+
+    Raises InputError where the model is not the one the project was made from (another structure), ToolError as
+    `simulate` does.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        model = read_model(model)
+    graph = Project.open(project).graph()
+    codes = graph.encode(x)
+    try:
+        theirs = keras_codes(graph, model, x)
+    except KeyError as error:
+        raise InputError(f"the model has no layer {error}: it is not the one {project} was made from") from error
+    ours, hardware = trace(graph, codes), trace_project(project, codes)
+    rows: list[Row] = []
+    first = ""
+    for node in graph:
+        row, words = _row(node, ours[node.name], theirs.get(node.name), hardware[node.name])
+        rows.append(row)
+        first = first or words
+    return Comparison(tuple(rows), first, tuple(_predict_notes(model, x)))
+
+
+def _row(node: Node, ours: Any, theirs: Any, hardware: Any) -> tuple[Row, str]:
+    words = ""
+    counts: list[int | None] = []
+    for name, other in (("Keras", theirs), ("C simulation", hardware)):
+        if other is None:
+            counts.append(None)
+            continue
+        if other.shape != ours.shape:
+            raise InputError(f"layer {node.origin!r} gives {other.shape[1:]}, the graph {ours.shape[1:]}: the model is "
+                             "not the one the project was made from")
+        wrong = ours != other
+        counts.append(int(wrong.sum()))
+        if wrong.any() and not words:
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            layer = f" (layer {node.origin!r})" if node.origin else ""
+            words = (f"{name} and graph differ first at node {node.name!r}{layer}: sample {at[0]}, element {at[1:]}: "
+                     f"graph {ours[at]}, {name} {other[at]:g}; {int(wrong.sum())} of {wrong.size} codes")
+    return Row(node.name, node.origin, ours.size, counts[0], counts[1] or 0), words
+
+
+def _predict_notes(model: keras.Model, x: Any) -> list[str]:
+    """Does the user's own `predict` give what the layers give one by one?"""
+    arrays = [np.asarray(a, np.float32) for a in (x if isinstance(x, (list, tuple)) else [x])]
+    plain = model.predict(arrays if len(arrays) > 1 else arrays[0], verbose=0)
+    plain = plain if isinstance(plain, list) else [plain]
+    keys = [call.key for call in _last_calls(model)]
+    layers = keras_activations(model, keys, x)
+    notes = []
+    for key, values in zip(keys, plain):
+        wrong = values != layers[key]
+        if wrong.any():
+            notes.append(
+                f"the model's plain predict differs from its own layers at {int(wrong.sum())} of {wrong.size} outputs "
+                f"of {key!r}: TensorFlow's graph optimiser reorders float32 arithmetic (an Add before a batch norm, two "
+                "batch norms in a row) or XLA is on (jit_compile=True); the layers one by one are the reference")
+    return notes
+
+
+def _last_calls(model: keras.Model) -> list[Call]:
+    walk = model_calls(model)
+    return [next(call for call in walk.calls if key in call.outputs) for key in walk.outputs]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import flow
+
+import flow.train  # isort: skip
+import qkeras
+import tf_keras as keras
+
+from flow.builder import trace_project
+from tests.contracts import dense, several, shake
+
+pytestmark = [pytest.mark.hls, pytest.mark.filterwarnings("ignore::UserWarning")]
+
+
+def model() -> keras.Model:
+    x = keras.Input((6,))
+    h = keras.layers.BatchNormalization(name="bn")(dense(7, name="d1")(x))
+    h = qkeras.QActivation("binary(alpha=1)", name="a1")(h)
+    return shake(keras.Model(x, dense(3, name="d2")(h)))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A model, its project and inputs."""
+    net, folder = model(), tmp_path_factory.mktemp("compare") / "prj"
+    flow.build(flow.lower(net, "ufixed<4,0>"), flow.BuildConfig(output_dir=folder))
+    return net, folder, np.random.default_rng(0).integers(0, 16, (50, 6)) / 16
+
+
+def test_equal(built):
+    net, project, x = built
+    result = flow.compare(net, project, x)
+    assert result.equal and str(result) == "equal" and not result.notes
+    rows = {row.node: row for row in result.rows}
+    assert rows["a1"].keras_differ == 0 and rows["a1"].codes == 350 and rows["d1"].keras_differ is None
+
+
+def test_trace_is_every_node(built):
+    _, project, x = built
+    graph = flow.backends.project.Project.open(project).graph()
+    ours, theirs = flow.trace(graph, graph.encode(x)), trace_project(project, graph.encode(x))
+    assert set(ours) == set(theirs) and all(np.array_equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_several_inputs_and_outputs(tmp_path):
+    net = shake(several())
+    flow.build(flow.lower(net, "ufixed<4,0>"), flow.BuildConfig(output_dir=tmp_path / "prj"))
+    x = [np.random.default_rng(k).integers(0, 16, (20, n)) / 16 for k, n in enumerate((4, 6))]
+    assert flow.compare(net, tmp_path / "prj", x).equal
+
+
+def test_first_divergence_is_named(built, tmp_path):
+    net, project, x = built
+    other = model()
+    other.get_layer("bn").beta.assign(np.full(7, 100.0))
+    result = flow.compare(other, project, x)
+    assert not result.equal and "Keras and graph differ first at node 'a1' (layer 'a1'): sample " in result.first
+    copy = tmp_path / "prj"
+    flow.build(flow.lower(net, "ufixed<4,0>"), flow.BuildConfig(output_dir=copy))
+    rom = copy / "firmware/weights/flow_d1.h"
+    rom.write_text(rom.read_text().replace("offset[7] = {0", "offset[7] = {1"))
+    assert "C simulation and graph differ first at node 'd1'" in flow.compare(net, copy, x).first
+    x2 = keras.Input((6,))
+    with pytest.raises(flow.InputError, match="not the one"):
+        flow.compare(keras.Model(x2, dense(3)(x2)), project, x)
+
+
+def test_plain_predict_that_differs_is_explained(tmp_path):
+    """XLA flips exact ties of a batch norm; the layers one by one do not."""
+    net = model()
+    x = keras.Input((6,))
+    bn = keras.layers.BatchNormalization(name="bn")
+    net = keras.Model(x, bn(dense(64, name="d")(x)))
+    bn.set_weights([np.full(64, 1 / 3), np.full(64, 0.1), np.linspace(-3, 3, 64), np.linspace(0.1, 2, 64)])
+    net.compile(jit_compile=True)
+    flow.build(flow.lower(net, "ufixed<4,0>"), flow.BuildConfig(output_dir=tmp_path / "prj"))
+    data = np.random.default_rng(0).integers(0, 16, (500, 6)) / 16
+    result = flow.compare(net, tmp_path / "prj", data)
+    assert result.equal and "XLA is on (jit_compile=True)" in " ".join(result.notes)
+
+
+def test_command(built, bnnflow, tmp_path):
+    net, project, x = built
+    net.save(tmp_path / "net.h5")
+    np.save(tmp_path / "x.npy", x)
+    done = bnnflow("compare", "net.h5", project, "x.npy")
+    assert done.returncode == 0 and done.stdout.rstrip().endswith("equal"), done.stderr
+    net2 = model()
+    net2.get_layer("bn").beta.assign(np.full(7, 100.0))
+    net2.save(tmp_path / "other.h5")
+    done = bnnflow("compare", "other.h5", project, "x.npy")
+    assert done.returncode == 1 and "differ first at node 'a1'" in done.stderr
