@@ -14,7 +14,7 @@ test: $(VENV)/.ready
 
 # No C++ compiler, no training; under a minute.
 quick: $(VENV)/.ready
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not hls and not training and not fuzz"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not hls and not training and not files and not fuzz"
 
 # The long randomised run, with its histogram.
 fuzz: $(VENV)/.ready

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "compare", "load",
-    "lower", "run", "save", "simulate", "to_hls4ml", "trace",
+    "lower", "run", "save", "simulate", "split_encoder", "to_hls4ml", "trace",
 ]
 
 
@@ -59,6 +59,13 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     from flow.ir.store import save
 
     save(graph, path)
+
+
+def split_encoder(graph: Graph) -> tuple[Graph, Graph]:
+    """(front, core): the thermometer's comparators, and the network that takes their planes."""
+    from flow.ir.passes import split_encoder
+
+    return split_encoder(graph)
 
 
 def load(path: str | os.PathLike[str]) -> Graph:

@@ -15,10 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow import tools
-from flow.backends.project import EXPECTED, GRAPH, INPUTS, BuildConfig, Project, read_vectors, write_vectors
+from flow.backends.project import (
+    EXPECTED,
+    GRAPH,
+    INPUTS,
+    BuildConfig,
+    Project,
+    read_vectors,
+    thermometer_table,
+    write_vectors,
+)
 from flow.errors import InputError, Mismatch, ToolError
 from flow.ir import Graph, Op
 from flow.ir.evaluate import check_codes
+from flow.ir.passes import split_encoder
 from flow.ir.store import save
 
 __all__ = ["SIMULATORS", "build", "simulate", "trace_project"]
@@ -37,7 +47,8 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
 
     It is made in a folder beside it and moved into place, so that an interrupted build leaves what was there; an
     existing project of ours is replaced, anything else is left alone. `vectors`: input codes (n, *shape) for the test
-    bench (a list for several inputs), by default edge, tie and random ones.
+    bench (a list for several inputs), by default edge, tie and random ones; with the encoder outside they are still
+    those of the graph, and the project gets the planes they make.
 
     Raises InputError for an unusable output folder, graph or vectors.
     """
@@ -46,6 +57,11 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
     codes = None if vectors is None else check_codes(graph, vectors)
     if codes is not None and not len(codes[0]):
         raise InputError("vectors: no samples; give at least one, or none at all for the default vectors")
+    front = None
+    if config.encoder == "outside":
+        front, graph = split_encoder(graph)
+        if codes is not None:
+            codes = check_codes(graph, front(codes))
     target = Path(config.output_dir).absolute()
     _check_target(target)
     work = _work_folder(target)
@@ -55,6 +71,8 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
         _quietly(model.write)
         model.relocate(target)
         save(graph, inside / GRAPH)
+        if front is not None:
+            (inside / "thermometer.csv").write_text(thermometer_table(front))
         project = Project(inside, config.project_name, config.backend, graph.digest, asdict(config))
         project.write_manifest(config, {name: importlib.metadata.version(name) for name in ("hls4ml", "numpy")})
         if target.exists():

@@ -37,6 +37,7 @@ OutputType = Annotated[str | None, typer.Option(help="type of logits that need r
 Backend = Annotated[str, typer.Option(help="Vitis or Vivado")]
 Part = Annotated[str, typer.Option(help="FPGA part")]
 Clock = Annotated[float, typer.Option(help="clock period in ns")]
+Encoder = Annotated[str, typer.Option(help="inside, or outside: the thermometer's planes are the project's input")]
 Reuse = Annotated[int, typer.Option(help="initiation interval in cycles")]
 
 
@@ -140,11 +141,12 @@ def build(model: Model,
           output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="project folder")] = Path("prj"),
           input_type: InputType = "fixed<16,6>", output_type: OutputType = None, backend: Backend = "Vitis",
           part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0, reuse_factor: Reuse = 1,
+          encoder: Encoder = "inside",
           vectors: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers) for the test "
                                                             "bench")] = None) -> None:
     """Write the HLS project of a model or graph."""
     config = flow.BuildConfig(output_dir=output_dir, backend=backend, part=part, clock_period=clock_period,
-                              reuse_factor=reuse_factor)
+                              reuse_factor=reuse_factor, encoder=encoder)
     graph = _graph(model, input_type, output_type)
     codes = _codes(graph, vectors)
     with doing(f"writing {output_dir}"):

@@ -112,8 +112,8 @@ def _predict_notes(model: keras.Model, x: Any) -> list[str]:
         if wrong.any():
             notes.append(
                 f"the model's plain predict differs from its own layers at {int(wrong.sum())} of {wrong.size} outputs "
-                f"of {key!r}: TensorFlow's graph optimiser reorders float32 arithmetic (an Add before a batch norm, two "
-                "batch norms in a row) or XLA is on (jit_compile=True); the layers one by one are the reference")
+                f"of {key!r}: TensorFlow's graph optimiser reorders float32 arithmetic (an Add before a batch norm, "
+                "two batch norms in a row) or XLA is on (jit_compile=True); the layers one by one are the reference")
     return notes
 
 

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import flow
-from flow.ir import Graph
+from flow.ir import Graph, clean_name
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,6 +48,17 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndar
         return flow.simulate(project, codes)
 
     return simulate
+
+
+def union(graphs: dict[str, Graph]) -> Graph:
+    """Several graphs side by side in one, so that one compilation serves them all; names get the key as a prefix."""
+    nodes, outputs = [], []
+    for key, graph in graphs.items():
+        prefix = f"{clean_name(key)}__"
+        for node in graph:
+            nodes.append(replace(node, name=prefix + node.name, inputs=tuple(prefix + name for name in node.inputs)))
+        outputs += [prefix + name for name in graph.outputs]
+    return Graph(tuple(nodes), tuple(outputs))
 
 
 @pytest.fixture

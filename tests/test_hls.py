@@ -22,10 +22,9 @@ from flow.backends.project import Project
 from flow.errors import InputError, Mismatch, ToolError
 from flow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Weights
 from flow.ir.vectors import default_vectors
-from tests.conftest import ROOT
+from tests.conftest import ROOT, union
 from tests.random_graphs import outputs, random_codes, random_graph
 
-SEEDS = range(22)
 PREDICTED = [next(s for s in range(99) if (len(random_graph(s).inputs), len(random_graph(s).outputs)) == form and all(
     n.domain.bits < 25 for n in random_graph(s))) for form in ((1, 1), (2, 2))]  # hls4ml's floats carry 24 bits
 
@@ -71,10 +70,12 @@ def test_packed_fields_read_back(width):
 
 
 @pytest.mark.hls
-@pytest.mark.parametrize("seed", SEEDS)
-def test_random_domains_and_parameters_in_c(seed, simulated):
-    graph = random_graph(seed)
-    simulated(graph, random_codes(graph, seed), ("Vitis", "Vivado")[seed % 2])  # raises where they differ
+@pytest.mark.parametrize("backend", ["Vitis", "Vivado"])
+@pytest.mark.parametrize("first", range(0, 60, 20))
+def test_random_domains_and_parameters_in_c(first, backend, simulated):
+    """Twenty graphs in one project; a difference names the seed in front of the node."""
+    graphs = {f"seed{seed}": random_graph(seed) for seed in range(first, first + 20)}
+    simulated(union(graphs), [c for graph in graphs.values() for c in random_codes(graph, 0)], backend)
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
@@ -150,6 +151,19 @@ def test_hls4ml_compile_and_predict(seed, tmp_path):
         assert np.array_equal(np.reshape(g, w.shape), w)
     assert [layer.name.rsplit("_", 1)[0] for layer in model.get_layers()] == [node.name for node in graph]
     flow.to_hls4ml(graph, flow.BuildConfig(output_dir=tmp_path / "prj2"))  # registering twice does nothing
+
+
+@pytest.mark.hls
+def test_the_encoder_outside(tmp_path):
+    graph = net()
+    front, core = flow.split_encoder(graph)
+    codes = random_codes(graph, 0, 40)[0]
+    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", encoder="outside"), codes)
+    assert np.array_equal(flow.simulate(tmp_path / "prj"), graph(codes))
+    assert np.array_equal(flow.simulate(tmp_path / "prj", front(codes)), core(front(codes)))
+    rows = (tmp_path / "prj/thermometer.csv").read_text().splitlines()
+    assert rows[0] == "node,plane,input,element,code,value,direction"
+    assert rows[1] == "template,0,int,0,1,1.0,rising" and rows[8] == "template,7,int,5,8,8.0,rising" and len(rows) == 9
 
 
 # --- simulation -----------------------------------------------------------------------------------------------------

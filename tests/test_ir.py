@@ -161,6 +161,20 @@ def test_compose_gathers_golden():
         "x = input() 3 [0,1]*1\nc = gather(x) 2x2 [0,1]*1 flat=[0,1,2,2]\nreturn c")
 
 
+def test_split_encoder():
+    g = _thermometer([0, 0, 1], [2, 3, 5])
+    weights = Weights(np.ones((3, 1), np.int64), np.ones((3, 1), bool))
+    g = Graph((*g.nodes, Node("d", Op.DOT, ("planes",), (1,), verify.dot_domain(BIPOLAR, weights), weights)), ("d",))
+    front, core = flow.split_encoder(g)
+    assert [n.name for n in core] == ["planes", "d"] and [n.name for n in front] == ["x", "wires", "planes"]
+    codes = np.random.default_rng(0).integers(0, 8, (50, 2))
+    assert np.array_equal(core(front(codes)), g(codes))
+    reads = Node("e", Op.ADD, ("x",), (2,), Domain(0, 7), Sum(np.array([1]), 0))
+    for bad in (core, Graph((*g.nodes, reads), ("d", "e"))):
+        with pytest.raises(InputError, match="encoder"):
+            flow.split_encoder(bad)
+
+
 def test_drop_unread_golden():
     g = _thermometer([0], [1])
     g = Graph((*g.nodes, Node("dead", Op.GATHER, ("x",), (1,), Domain(0, 7), Index(np.array([0])))), g.outputs)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow.errors import InputError
-from flow.ir import Graph, Node
+from flow.ir import Graph, Index, Node, Steps
 from flow.ir.graph import is_clean
 from flow.ir.store import load
 
@@ -52,6 +52,9 @@ def _is_top(name: object) -> bool:
 class BuildConfig:
     """Options of a build, in hls4ml's names and units: `clock_period` in ns, `reuse_factor` as initiation interval.
 
+    `encoder`: "inside" builds the thermometer's comparators, "outside" takes its planes as the project's input (the
+    levels belong in the ADC) and writes them to `thermometer.csv`.
+
     Raises InputError for a value that hls4ml or the vendor tools would misread.
     """
 
@@ -62,6 +65,7 @@ class BuildConfig:
     clock_period: float = 5.0
     reuse_factor: int = 1
     project_name: str = "myproject"
+    encoder: str = "inside"
 
     def __post_init__(self) -> None:
         def need(condition: bool, name: str, remedy: str) -> None:
@@ -76,6 +80,7 @@ class BuildConfig:
         need(number and 0.1 <= self.clock_period <= 1000, "clock_period", "a number of ns from 0.1 to 1000")
         whole = isinstance(self.reuse_factor, int) and not isinstance(self.reuse_factor, bool)
         need(whole and 1 <= self.reuse_factor <= 2**20, "reuse_factor", "a whole number of cycles, at least 1")
+        need(self.encoder in ("inside", "outside"), "encoder", "use 'inside' or 'outside'")
         need(_is_top(self.project_name), "project_name",
              "must be a C++ name: a letter, then letters, digits or _, not a keyword")
 
@@ -136,6 +141,31 @@ class Project:
                 h.update(f"\0{file.relative_to(self.path).as_posix()}\0".encode())
                 h.update(file.read_bytes())
         return h.hexdigest()
+
+
+def thermometer_table(front: Graph) -> str:
+    """The levels of an encoder that is built elsewhere, as CSV: plane, the input element it compares, from which code
+    and real value on it is high (falling: low).
+    """
+    lines = ["node,plane,input,element,code,value,direction"]
+    for name in front.outputs:
+        node = front[name]
+        steps, source = node.params, front[node.inputs[0]]
+        assert isinstance(steps, Steps)
+        for plane in range(node.size):
+            owner, element = source, plane
+            while isinstance(owner.params, Index):
+                element, below = int(owner.params.flat[element]), [front[n] for n in owner.inputs]
+                for owner in below:
+                    if element < owner.size:
+                        break
+                    element -= owner.size
+            channel = plane % len(steps.start)
+            for cut in steps.cuts[channel]:
+                real = float(owner.domain.alpha * int(cut) + owner.domain.beta)
+                direction = "rising" if steps.sign[channel] > 0 else "falling"
+                lines.append(f"{name},{plane},{owner.name},{element},{cut},{real!r},{direction}")
+    return "\n".join(lines) + "\n"
 
 
 def write_vectors(folder: Path, graph: Graph, codes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:

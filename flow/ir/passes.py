@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from flow.errors import InputError
 from flow.ir.graph import Graph, Index, Int, Node, Op, Steps, clean_name
 
-__all__ = ["PASSES", "compose_gathers", "drop_unread", "merge_planes", "optimise"]
+__all__ = ["PASSES", "compose_gathers", "drop_unread", "merge_planes", "optimise", "split_encoder"]
 
 
 def compose_gathers(graph: Graph) -> Graph:
@@ -87,6 +88,31 @@ def drop_unread(graph: Graph) -> Graph:
         if node.name in wanted:
             wanted.update(node.inputs)
     return replace(graph, nodes=tuple(n for n in graph.nodes if n.name in wanted or n.op is Op.INPUT))
+
+
+def split_encoder(graph: Graph) -> tuple[Graph, Graph]:
+    """(front, core): the STEPs that compare an input itself (a thermometer's planes), and the network behind them.
+
+    `front` takes the graph's inputs and yields the planes, `core` takes the planes; core after front is the graph.
+    Raises InputError where an input is also read without a comparison.
+    """
+    raw = {node.name for node in graph.inputs}  # inputs and their wires
+    planes: list[str] = []
+    for node in graph.nodes:
+        if node.op is Op.GATHER and set(node.inputs) <= raw:
+            raw.add(node.name)
+        elif node.op is Op.STEP and node.inputs[0] in raw:
+            planes.append(node.name)
+        elif set(node.inputs) & raw:
+            raise InputError(f"node {node.name!r} ({node.op.value}) reads the input itself, not planes of a thermometer:"
+                             " the encoder cannot be outside; put a LearnedThermometer first")
+    if not planes or raw & set(graph.outputs):
+        raise InputError("the graph has no thermometer, so there is no encoder to put outside")
+    core = tuple(
+        replace(node, op=Op.INPUT, inputs=(), params=None) if node.name in planes else node
+        for node in graph.nodes if node.name not in raw
+    )
+    return drop_unread(replace(graph, outputs=tuple(planes))), Graph(core, graph.outputs, graph.notes)
 
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (compose_gathers, merge_planes, compose_gathers, drop_unread)
