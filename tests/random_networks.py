@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,15 +15,31 @@ import tf_keras as keras
 from flow.ir import Domain, fixed
 
 INPUT_TYPES = ("ufixed<8,0>", "fixed<6,2>", "ufixed<1,1>", "fixed<4,4>", "ufixed<5,1>", "fixed<10,3>")
-KERNELS = ("binary", "binary_half", "ternary", "ternary_default", "masked_binary", "masked_ternary")
-BIASES = ("none", "float", "quantized")
-NORMS = ("none", "plain", "hostile", "ties")
-ACTIVATIONS = {
-    "binary": "binary(alpha=1)", "binary_half": "binary(alpha=.5)", "binary01": "binary(use_01=True, alpha=1)",
-    "ternary": "ternary(alpha=1)", "ternary_threshold": "ternary(alpha=1, threshold=.2)", "ternary_none": "ternary()",
-    "relu21": "quantized_relu(2,1)", "relu42": "quantized_relu(4,2)", "relu60": "quantized_relu(6,0)",
+KERNELS = (
+    "binary", "binary_half", "binary_use_01", "ternary", "ternary_default", "binary_default", "stochastic_binary",
+    "stochastic_ternary", "quantized_bits", "quantized_bits_auto_po2", "quantized_po2", "masked_binary",
+    "masked_ternary", "masked_quantized_bits", "plain",
+)
+BIASES = ("none", "float", "quantized", "binary")
+NORMS = ("none", "plain", "hostile", "ties", "qbatchnorm", "twice")
+BETWEEN = ("none", "none", "none", "relu", "leaky_relu", "prelu", "hard_tanh", "hard_sigmoid", "sigmoid", "tanh",
+           "rescaling")
+# name: (text, largest |value| in units, unit)
+ACTIVATIONS: dict[str, tuple[str, int, float]] = {
+    "binary": ("binary(alpha=1)", 1, 1.0), "binary_half": ("binary(alpha=.5)", 1, 0.5),
+    "binary01": ("binary(use_01=True, alpha=1)", 1, 1.0), "binary_none": ("binary()", 1, 1.0),
+    "ternary": ("ternary(alpha=1)", 1, 1.0), "ternary_threshold": ("ternary(alpha=1, threshold=.2)", 1, 1.0),
+    "ternary_none": ("ternary()", 1, 1.0), "stochastic_binary": ("stochastic_binary(alpha=1)", 1, 1.0),
+    "stochastic_ternary": ("stochastic_ternary(alpha=1)", 1, 1.0), "relu21": ("quantized_relu(2,1)", 3, 0.5),
+    "relu42": ("quantized_relu(4,2)", 15, 0.25), "relu60": ("quantized_relu(6,0)", 63, 2.0**-6),
+    "relu_slope": ("quantized_relu(3,1,negative_slope=.25)", 3, 0.5),
+    "relu_sigmoid": ("quantized_relu(4,2,use_sigmoid=1)", 15, 0.25), "bits": ("quantized_bits(4,1,alpha=1)", 8, 0.25),
+    "bits_unsigned": ("quantized_bits(3,1,keep_negative=0,alpha=1)", 7, 0.25), "tanh": ("quantized_tanh(3)", 4, 0.25),
+    "sigmoid": ("quantized_sigmoid(3)", 7, 0.125), "po2": ("quantized_po2(3)", 8, 0.25),
+    "relu_po2": ("quantized_relu_po2(3)", 128, 0.0625), "hswish": ("quantized_hswish(4,2)", 7, 0.5),
 }
-HEADS = ("logits", "norm", "softmax", "quantised", "bias")
+HEADS = ("logits", "norm", "softmax", "quantised", "bias", "float")
+MERGES = ("none", "none", "none", "concatenate", "add", "subtract")
 
 
 @dataclass
@@ -52,13 +70,19 @@ def kernel(kind: str, rng: np.random.Generator, shape: tuple[int, int]) -> objec
         return wrapped
     return {
         "binary": lambda: qkeras.binary(alpha=1), "binary_half": lambda: qkeras.binary(alpha=0.5),
+        "binary_use_01": lambda: qkeras.binary(use_01=True, alpha=1), "binary_default": lambda: qkeras.binary(),
         "ternary": lambda: qkeras.ternary(alpha=1, threshold=0.3), "ternary_default": lambda: qkeras.ternary(),
+        "stochastic_binary": lambda: qkeras.stochastic_binary(alpha=1),
+        "stochastic_ternary": lambda: qkeras.stochastic_ternary(alpha=1),
+        "quantized_bits": lambda: qkeras.quantized_bits(3, 0, alpha=1),
+        "quantized_bits_auto_po2": lambda: qkeras.quantized_bits(4, 0, alpha="auto_po2"),
+        "quantized_po2": lambda: qkeras.quantized_po2(3, 1), "plain": lambda: None,
     }[kind]()
 
 
 def _norm(kind: str, layer: keras.layers.BatchNormalization, rng: np.random.Generator, reach: int, unit: float) -> None:
     """Set batch norm weights. `ties`: means on sums and no shift, so that the sum at the cut is an exact tie."""
-    n = layer.gamma.shape[0]
+    n = layer.moving_mean.shape[0]
     gamma = rng.normal(0, 1, n)
     variance = rng.uniform(0, 4, n) * max(reach, 1) * unit**2
     beta = rng.normal(0, 0.3, n)
@@ -69,88 +93,151 @@ def _norm(kind: str, layer: keras.layers.BatchNormalization, rng: np.random.Gene
         beta[rng.random(n) < 0.3] = 0
     if kind == "ties":
         mean, beta = np.rint(mean / unit) * unit, np.where(rng.random(n) < 0.8, 0, beta)
-    layer.set_weights([w.astype(np.float32) for w in (gamma, beta, mean, variance)])
+    values = [*([gamma] if layer.scale else []), *([beta] if layer.center else []), mean, variance]
+    layer.set_weights([w.astype(np.float32) for w in values])
+
+
+class _Maker:
+    """Makes one network; every choice is recorded."""
+
+    def __init__(self, seed: int):
+        self.rng = np.random.default_rng(seed)
+        self.options: list[str] = []
+        self.later: list[Callable[[], None]] = []  # weights are set when the model is whole
+
+    def choose(self, name: str, values: Iterable[str]) -> str:
+        value = str(self.rng.choice(list(values)))
+        self.options.append(f"{name}={value}")
+        return value
+
+    def dense(self, h: Any, units: int, bias: str, activation: str | None = None) -> Any:
+        rng, kind = self.rng, self.choose("kernel", KERNELS)
+        quantizer = kernel(kind, rng, (h.shape[-1], units))
+        options: dict[str, Any] = {"use_bias": bias != "none", "activation": activation}
+        if quantizer is None:
+            options["activation"] = qkeras.get_quantizer(activation)
+            layer = keras.layers.Dense(units, **options)
+        else:
+            text = {"quantized": "quantized_bits(6,3,alpha=1)", "binary": "binary(alpha=.5)"}.get(bias)
+            layer = qkeras.QDense(units, kernel_quantizer=quantizer, bias_quantizer=text, **options)
+        out = layer(h)
+        w = rng.normal(0, 0.7, layer.kernel.shape)
+        w[rng.random(w.shape) < 0.05] = 0
+        layer.kernel.assign(w if quantizer is not None else np.rint(w * 2) / 2)
+        if layer.use_bias:
+            b = np.where(rng.random(units) < 0.5, rng.integers(-3, 4, units), rng.normal(0, 2, units))
+            layer.bias.assign(b)
+        return out
+
+    def norm(self, h: Any, kind: str, reach: int, unit: float) -> Any:
+        for _ in range(2 if kind == "twice" else 1):
+            if kind == "qbatchnorm":
+                layer = qkeras.QBatchNormalization()
+            else:
+                layer = keras.layers.BatchNormalization(
+                    epsilon=float(self.rng.choice([1e-3, 1e-6])), scale=bool(self.rng.random() < 0.9),
+                    center=bool(self.rng.random() < 0.9))
+            h = layer(h)
+            self.later.append(lambda layer=layer: _norm(kind, layer, self.rng, reach, unit))
+        return h
+
+    def between(self, h: Any) -> Any:
+        kind = self.choose("between", BETWEEN)
+        return {
+            "none": lambda: h, "relu": lambda: keras.layers.ReLU(max_value=3)(h),
+            "leaky_relu": lambda: keras.layers.LeakyReLU(0.3)(h), "prelu": lambda: keras.layers.PReLU("uniform")(h),
+            "hard_tanh": lambda: qkeras.QActivation("hard_tanh")(h),
+            "hard_sigmoid": lambda: keras.layers.Activation("hard_sigmoid")(h),
+            "sigmoid": lambda: keras.layers.Activation("sigmoid")(h),
+            "tanh": lambda: keras.layers.Activation("tanh")(h),
+            "rescaling": lambda: keras.layers.Rescaling(1 / 3, 0.1)(h),
+        }[kind]()
+
+    def block(self, h: Any, units: int, levels: int, unit: float) -> tuple[Any, int, float]:
+        """A sum and everything up to its activation: (tensor, largest value in units, unit)."""
+        act = self.choose("act", ACTIVATIONS)
+        text, top, step = ACTIVATIONS[act]
+        if act != "hswish" and self.rng.random() < 0.25:
+            self.options.append("act_as=argument")
+            return self.dense(h, units, self.choose("bias", BIASES), text), top, step
+        reach = levels * h.shape[-1]
+        h = self.dense(h, units, self.choose("bias", BIASES))
+        kind = self.choose("norm", NORMS)
+        h = h if kind == "none" else self.norm(h, kind, reach, unit)
+        h = self.between(h)
+        if self.rng.random() < 0.2:
+            self.options.append("layer=dropout")
+            h = keras.layers.Dropout(0.3)(h)
+        if len(h.shape) > 2 and self.rng.random() < 0.3:
+            self.options.append("layer=moved_in_tail")
+            h = keras.layers.Permute((2, 1))(h) if self.rng.random() < 0.5 else keras.layers.Flatten()(h)
+        return qkeras.QActivation(text)(h), top, step
+
+    def hidden(self, h: Any, levels: int, unit: float) -> tuple[Any, int, float]:
+        units, merge = int(self.rng.integers(2, 30)), self.choose("merge", MERGES)
+        if merge == "none":
+            return self.block(h, units, levels, unit)
+        (a, top, step), (b, top2, step2) = (self.block(h, units, levels, unit) for _ in range(2))
+        if a.shape != b.shape:
+            a, b = keras.layers.Flatten()(a), keras.layers.Flatten()(b)
+        layer = getattr(keras.layers, merge.capitalize())
+        fine = min(step, step2)
+        return layer()([a, b]), int((top * step + top2 * step2) / fine), fine
+
+    def head(self, h: Any, levels: int, unit: float) -> Any:
+        finish, units = self.choose("head", HEADS), int(self.rng.integers(2, 12))
+        if finish == "quantised":
+            return self.block(h, units, levels, unit)[0]
+        reach = levels * h.shape[-1]
+        h = self.dense(h, units, "float" if finish == "bias" else self.choose("bias", BIASES))
+        if finish == "norm":
+            h = self.norm(h, self.choose("norm", NORMS[1:]), reach, unit)
+        if finish == "float" and reach < 2000:
+            h = keras.layers.LeakyReLU(0.3)(h)
+        if finish == "softmax":
+            h = keras.layers.Softmax()(h) if self.rng.random() < 0.5 else keras.layers.Activation("softmax")(h)
+        return h
 
 
 def network(seed: int) -> Case:
     """The network of a seed; the same in every process."""
-    rng = np.random.default_rng(seed)
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    options: list[str] = []
-
-    def choose(name: str, values: object) -> str:
-        value = str(rng.choice(list(values)))
-        options.append(f"{name}={value}")
-        return value
-
-    input_type = choose("input", INPUT_TYPES)
+    make = _Maker(seed)
+    rng = make.rng
+    input_type = make.choose("input", INPUT_TYPES)
     domain, features = fixed(input_type), int(rng.integers(3, 24))
-    norms: list[tuple[str, keras.layers.Layer, int, float]] = []
-    biases: list[keras.layers.Layer] = []
     shape = (features,) if rng.random() < 0.8 else (int(rng.integers(2, 5)), features)
-    options.append(f"rank={len(shape)}")
+    make.options.append(f"rank={len(shape)}")
     h = x = keras.Input(shape)
-    unit = float(domain.unit)
-    if choose("thermometer", ("none", "shared", "channel")) != "none":
-        low, high = float(domain.alpha * domain.lo), float(domain.alpha * (domain.hi + 1))
-        layer = flow.train.LearnedThermometer(int(rng.integers(1, 6)), low, high,
-                                              per_channel=options[-1].endswith("channel"))
-        h, unit = layer(h), 1.0
-        layer.gaps.assign(rng.normal(0, 1.5, layer.gaps.shape))
-        levels = 1
-    else:
-        levels = max(abs(domain.lo), abs(domain.hi))
-    depth = int(rng.integers(1, 4))
-    flat_at = int(rng.integers(0, depth + 1))
-    for k in range(depth):
-        if k == flat_at and len(h.shape) > 2:
-            options.append("layer=flatten")
+    unit, levels = float(domain.unit), max(abs(domain.lo), abs(domain.hi))
+    first = make.choose("first", ("none", "none", "thermometer", "thermometer_per_channel", "rescaling_thermometer",
+                                  "normalization", "activation", "rescaling_dyadic"))
+    low, high = float(domain.alpha * domain.lo), float(domain.alpha * (domain.hi + 1))
+    if first == "rescaling_dyadic":
+        h = keras.layers.Rescaling(0.5, 0.25)(h)
+        unit, levels = min(unit, 1) / 4, 4 * levels + 4
+    elif first == "normalization":
+        h = keras.layers.Normalization(mean=rng.normal(0, 1, features), variance=rng.uniform(0.1, 3, features))(h)
+        h = qkeras.QActivation("quantized_bits(4,1,alpha=1)")(h)
+        unit, levels = 0.25, 8
+    elif first == "activation":
+        h, unit, levels = qkeras.QActivation("ternary(alpha=1)")(h), 1.0, 1
+    elif first != "none":
+        if first == "rescaling_thermometer":
+            h, low, high = keras.layers.Rescaling(1 / 3, 0.1)(h), low / 3, high / 3
+        layer = flow.train.LearnedThermometer(int(rng.integers(1, 6)), low, high, per_channel=first.endswith("channel"))
+        h, unit, levels = layer(h), 1.0, 1
+        make.later.append(lambda: layer.gaps.assign(rng.normal(0, 1.5, layer.gaps.shape)))
+    for _ in range(int(rng.integers(0, 3))):
+        if len(h.shape) > 2 and rng.random() < 0.4:
+            make.options.append("layer=flatten")
             h = keras.layers.Flatten()(h)
-        if rng.random() < 0.1:
-            options.append("layer=reshape")
-            h = keras.layers.Reshape((*h.shape[1:-1], 1, h.shape[-1]) if len(h.shape) == 2 else (-1, h.shape[-1]))(h)
-        units, head = int(rng.integers(2, 40)), k == depth - 1
-        finish = choose("head", HEADS) if head else "quantised"
-        bias = choose("bias", BIASES) if finish not in ("bias",) else "float"
-        act = choose("act", ACTIVATIONS)
-        inside = finish == "quantised" and rng.random() < 0.3
-        options.append(f"act_as={'argument' if inside else 'layer'}")
-        kind = choose("kernel", KERNELS)
-        dense = qkeras.QDense(
-            units, kernel_quantizer=kernel(kind, rng, (h.shape[-1], units)), use_bias=bias != "none",
-            bias_quantizer="quantized_bits(6,3,alpha=1)" if bias == "quantized" else None,
-            activation=ACTIVATIONS[act] if inside else None)
-        reach = levels * h.shape[-1]
-        h = dense(h)
-        if dense.use_bias:
-            biases.append(dense)
-        # ternary_default ("auto_po2" inside QDense) wants weights of some spread.
-        w = rng.normal(0, 0.7, dense.kernel.shape).astype(np.float32)
-        w[rng.random(w.shape) < 0.05] = 0
-        dense.kernel.assign(w)
-        norm = "none" if inside else choose("norm", NORMS if finish != "norm" else NORMS[1:])
-        if finish in ("logits", "bias"):
-            norm = "none"
-        if norm != "none":
-            layer = keras.layers.BatchNormalization(epsilon=float(rng.choice([1e-3, 1e-6])))
-            h = layer(h)
-            norms.append((norm, layer, reach, unit))
-        if finish == "quantised" and not inside:
-            if rng.random() < 0.2:
-                options.append("layer=dropout")
-                h = keras.layers.Dropout(0.3)(h)
-            if rng.random() < 0.1 and len(h.shape) > 2:
-                options.append("layer=flatten_in_tail")
-                h = keras.layers.Flatten()(h)
-            h = qkeras.QActivation(ACTIVATIONS[act])(h)
-        unit = {"binary_half": 0.5, "relu21": 0.5, "relu42": 0.25, "relu60": 2**-6}.get(act, 1.0)
-        levels = {"relu21": 3, "relu42": 15, "relu60": 63}.get(act, 1)
-        if finish == "softmax":
-            h = keras.layers.Softmax()(h) if rng.random() < 0.5 else keras.layers.Activation("softmax")(h)
-    for kind, layer, reach, size in norms:
-        _norm(kind, layer, rng, reach, size)
-    for dense in biases:
-        n = dense.bias.shape[0]
-        dense.bias.assign(np.where(rng.random(n) < 0.5, rng.integers(-3, 4, n), rng.normal(0, 2, n)))
-    return Case(keras.Model(x, h), input_type, options)
+        elif rng.random() < 0.1:
+            make.options.append("layer=reshape")
+            h = keras.layers.Reshape((1, h.shape[-1]) if len(h.shape) == 2 else (-1, h.shape[-1]))(h)
+        h, levels, unit = make.hidden(h, levels, unit)
+    h = make.head(h, levels, unit)
+    for setter in make.later:
+        setter()
+    return Case(keras.Model(x, h), input_type, make.options)

@@ -104,8 +104,8 @@ def split_encoder(graph: Graph) -> tuple[Graph, Graph]:
         elif node.op is Op.STEP and node.inputs[0] in raw:
             planes.append(node.name)
         elif set(node.inputs) & raw:
-            raise InputError(f"node {node.name!r} ({node.op.value}) reads the input itself, not planes of a thermometer:"
-                             " the encoder cannot be outside; put a LearnedThermometer first")
+            raise InputError(f"node {node.name!r} ({node.op.value}) reads the input itself, not planes of a "
+                             "thermometer: the encoder cannot be outside; put a LearnedThermometer first")
     if not planes or raw & set(graph.outputs):
         raise InputError("the graph has no thermometer, so there is no encoder to put outside")
     core = tuple(
