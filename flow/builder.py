@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.metadata
 import os
 import shutil
@@ -36,7 +37,7 @@ __all__ = ["SIMULATORS", "build", "simulate", "trace_project"]
 # The flags of hls4ml's Tcl; -O2 only speeds up the run.
 GXX_FLAGS = ("-std=c++0x", "-O2", "-w")
 COMPILE_SECONDS, RUN_SECONDS, VENDOR_SECONDS = 1800.0, 3600.0, 4 * 3600.0
-CACHE = ".flow"
+CACHED = 50  # compiled simulations that are kept
 
 
 # --- build ----------------------------------------------------------------------------------------------------------
@@ -93,7 +94,10 @@ def _quietly(function: Callable[[], Any]) -> None:
 
 
 def _check_target(target: Path) -> None:
-    _recover(target)
+    try:
+        _recover(target)
+    except OSError as error:
+        raise InputError(f"output_dir {str(target)[:200]}: {error.strerror}") from error
     if target.exists() and not target.is_dir():
         raise InputError(f"output_dir {target} is a file; name a folder")
     if target.is_dir() and any(target.iterdir()) and not Project.is_project(target):
@@ -117,7 +121,7 @@ def _recover(target: Path) -> None:
     """Tidy after builds that were killed: bring back a project that was being replaced, remove half-written ones."""
     if not target.parent.is_dir():
         return
-    for left in target.parent.glob(f"{_prefix(target)}*"):
+    for left in target.parent.glob(f"{glob.escape(_prefix(target))}*"):
         owner = left.name.removeprefix(_prefix(target)).split("-")[0]
         if not owner.isdigit() or _alive(int(owner)):
             continue
@@ -189,7 +193,7 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
     with tempfile.TemporaryDirectory(prefix="bnnflow-trace-") as name:
         run = Path(name)
         copy = run / "project"
-        shutil.copytree(project.path, copy, ignore=shutil.ignore_patterns(CACHE, f"{project.top}_prj"))
+        shutil.copytree(project.path, copy, ignore=shutil.ignore_patterns(f"{project.top}_prj"))
         top = copy / f"firmware/{project.top}.cpp"
         text = top.read_text()
         made = [node for node in graph if node.op is not Op.INPUT]
@@ -236,15 +240,16 @@ def _gxx(project: Project, run: Path) -> tuple[Path, bool]:
     """Compile (cached by the digest of all sources, compiler and flags), then run in `run`."""
     compiler = tools.need("gxx")
     digest = project.sources_digest(" ".join([compiler, tools.version("gxx"), *GXX_FLAGS]))
-    cache = project.path / CACHE
+    # Not in the project: a project from elsewhere must not bring the program that vouches for it.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow"
     try:
-        cache.mkdir(exist_ok=True)
-    except OSError:  # a read-only project: compile into the run folder
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:  # no place to keep it: compile into the run folder
         cache = run
-    program = cache / f"csim-{digest[:24]}"
+    program = cache / f"csim-{digest}"
     if not program.exists():
-        for old in cache.glob("csim-*"):
-            old.unlink()
+        for old in sorted(cache.glob("csim-*"), key=lambda f: f.stat().st_mtime)[:-CACHED]:
+            old.unlink(missing_ok=True)
         partial = cache / f"{program.name}.{os.getpid()}.tmp"
         _compile(project, partial, run / "compile.log")
         os.replace(partial, program)
@@ -261,7 +266,7 @@ def _vendor(tool: str) -> Callable[[Project, Path], tuple[Path, bool]]:
     def simulator(project: Project, run: Path) -> tuple[Path, bool]:
         program = tools.need(tool)
         copy = run / "project"
-        shutil.copytree(project.path, copy, ignore=shutil.ignore_patterns(CACHE, f"{project.top}_prj"))
+        shutil.copytree(project.path, copy, ignore=shutil.ignore_patterns(f"{project.top}_prj"))
         for name in (INPUTS, EXPECTED):
             shutil.copyfile(run / name, copy / name)
         steps = dict.fromkeys(("synth", "cosim", "validation", "export", "vsynth", "fifo_opt"), 0)

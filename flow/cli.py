@@ -90,7 +90,11 @@ def _graph(model: Path, input_type: str, output_type: str | None) -> Graph:
     """A graph from either kind of file."""
     if model.suffix == ".npz":
         return flow.load(model)
-    if not model.exists():
+    try:
+        exists = model.exists()
+    except OSError as error:
+        raise InputError(f"no model file {str(model)[:80]}: {error.strerror}") from error
+    if not exists:
         raise InputError(f"no model file {model}")
     _import_keras()
     with doing(f"lowering {model.name}"):
@@ -101,9 +105,12 @@ def _array(path: Path | None) -> Any:
     if path is None:
         return None
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a readable .npy array: {error}") from error
+        array = np.load(path, allow_pickle=False)
+    except Exception as error:  # whatever a damaged file makes NumPy raise; the cause is kept
+        raise InputError(f"{path}: not a readable .npy array: {error!r:.200}") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: holds several arrays; save one with numpy.save")
+    return array
 
 
 def _codes(graph: Graph, data: Path | None) -> Any:
@@ -171,7 +178,10 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
     with doing(f"C simulation ({tool})"):
         got = flow.simulate(project, codes, tool)
     if output is not None:
-        np.save(output, got)
+        try:
+            np.save(output, got)
+        except OSError as error:
+            raise InputError(f"cannot write {output}: {error.strerror}") from error
     out.print(f"equal: {len(got):,} samples, {got.size:,} outputs, 0 differ ({tool} against graph {graph.digest[:16]})",
               highlight=False)
 
@@ -285,6 +295,9 @@ def main() -> None:
     except FlowError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(error.exit_code) from None
+    except (OSError, MemoryError, RecursionError) as error:
+        err.print(f"[bold red]error:[/] {escape(f'{type(error).__name__}: {error}')}", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         err.print("interrupted", highlight=False)
         raise SystemExit(130) from None

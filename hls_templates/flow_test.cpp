@@ -45,25 +45,25 @@ template <class T, int N> bool check_codes(std::istream &line, const T (&values)
 }
 
 int main() {
-    std::ifstream inputs("tb_data/flow_inputs.dat");
-    std::ifstream expected("tb_data/flow_expected.dat");
+    std::ifstream bench_inputs("tb_data/flow_inputs.dat");
+    std::ifstream bench_expected("tb_data/flow_expected.dat");
 #ifdef RTL_SIM
     const std::string log_name = "tb_data/rtl_cosim_results.log";
 #else
     const std::string log_name = "tb_data/csim_results.log";
 #endif
-    std::ofstream log(log_name.c_str());
-    if (!inputs || !expected || !log) {
+    std::ofstream bench_log(log_name.c_str());
+    if (!bench_inputs || !bench_expected || !bench_log) {
         std::cerr << "ERROR: cannot open tb_data/flow_inputs.dat, tb_data/flow_expected.dat or " << log_name << std::endl;
         return 1;
     }
     std::string in_text, expected_text;
-    while (std::getline(inputs, in_text)) {
-        if (!std::getline(expected, expected_text)) {
+    while (std::getline(bench_inputs, in_text)) {
+        if (!std::getline(bench_expected, expected_text)) {
             std::cerr << "ERROR: flow_expected.dat ends at sample " << samples << std::endl;
             return 1;
         }
-        std::istringstream in_line(in_text), expected_line(expected_text);
+        std::istringstream bench_in(in_text), bench_out(expected_text);
 ${declarations}
         if (!(${reads})) {
             std::cerr << "ERROR: flow_inputs.dat: sample " << samples << " is too short" << std::endl;
@@ -74,13 +74,13 @@ ${declarations}
             std::cerr << "ERROR: flow_expected.dat: sample " << samples << " is too short" << std::endl;
             return 1;
         }
-        log << '\n';
+        bench_log << '\n';
         samples++;
     }
-    log.close();
+    bench_log.close();
     std::cout << "INFO: " << samples << " samples, " << errors << " wrong outputs" << std::endl;
     if (samples == 0) {
         std::cerr << "ERROR: no samples" << std::endl;
     }
-    return errors != 0 || samples == 0 || !log;
+    return errors != 0 || samples == 0 || !bench_log;
 }

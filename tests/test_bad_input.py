@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import flow
 
 import flow.train  # isort: skip
 import qkeras
+import tensorflow as tf
 import tf_keras as keras
 
 from flow.errors import InputError, LoweringError
@@ -63,22 +65,33 @@ def test_missing_truncated_and_foreign_files(tmp_path):
     refused(tmp_path / "weights.h5", "holds weights only")
 
 
-def edited(source: Path, target: Path, old: str, new: str) -> Path:
-    """A model file with its configuration changed as an attacker would."""
+def model_config(source: Path) -> str:
+    """The JSON text in a model file."""
+    if source.suffix == ".h5":
+        with h5py.File(source) as file:
+            return str(file.attrs["model_config"])
+    with zipfile.ZipFile(source) as archive:
+        return archive.read("config.json").decode()
+
+
+def with_config(source: Path, target: Path, text: str) -> Path:
+    """A copy of a model file with another configuration, as an attacker would make it."""
     if source.suffix == ".h5":
         shutil.copy(source, target)
         with h5py.File(target, "r+") as file:
-            assert old in file.attrs["model_config"]
-            file.attrs["model_config"] = file.attrs["model_config"].replace(old, new)
+            file.attrs["model_config"] = text.replace("\x00", "")
         return target
     with zipfile.ZipFile(source) as old_zip, zipfile.ZipFile(target, "w") as new_zip:
         for item in old_zip.namelist():
-            data = old_zip.read(item)
-            if item == "config.json":
-                assert old in data.decode()
-                data = data.decode().replace(old, new).encode()
-            new_zip.writestr(item, data)
+            new_zip.writestr(item, text.encode() if item == "config.json" else old_zip.read(item))
     return target
+
+
+def edited(source: Path, target: Path, old: str, new: str) -> Path:
+    """A copy of a model file with one piece of its configuration replaced."""
+    text = model_config(source)
+    assert old in text
+    return with_config(source, target, text.replace(old, new))
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
@@ -111,6 +124,78 @@ def test_no_name_in_a_file_is_called(suffix, old, new, message, tmp_path):
     small().save(tmp_path / f"net{suffix}")
     refused(edited(tmp_path / f"net{suffix}", tmp_path / f"bad{suffix}", old, json.dumps(new)[1:-1]
                    if new.count('"') == 0 else new), message)
+
+
+EVIL = "import pathlib; pathlib.Path({flag!r}).touch()\nclass X:\n    from_config = classmethod(lambda *a: None)\n"
+FAKES = {
+    "nested compile_config": ({"class_name": "binary", "module": "tf_keras.models", "registered_name": "Sequential",
+                               "config": {"name": "q", "layers": []}, "compile_config": {
+                                   "optimizer": {"class_name": "X", "module": "evilmod", "registered_name": None,
+                                                 "config": {}}, "loss": "mse"}}, "comes from module 'tf_keras.models'"),
+    "another class by registered_name": ({"class_name": "binary", "module": "qkeras.quantizers",
+                                          "registered_name": "StringLookup", "config": {"vocabulary": "/etc/passwd"}},
+                                         "registered as 'StringLookup', which is another class"),
+    "a function of Keras": ({"class_name": "binary", "module": "tf_keras.src.utils.io_utils",
+                             "registered_name": "print_msg", "config": {"x": 1}}, "comes from module"),
+    "compile_config of a quantizer": ({"class_name": "binary", "module": "qkeras.quantizers",
+                                       "registered_name": "binary", "config": {"alpha": 1}, "compile_config": {"optimizer": {
+                                           "class_name": "X", "module": "evilmod", "config": {}}}},
+                                      "carries a compile_config of its own"),
+    "build_config": ({"class_name": "binary", "module": "qkeras.quantizers", "registered_name": "binary",
+                      "config": {"alpha": 1}, "build_config": {"class_name": "X", "module": "evilmod", "config": {}}},
+                     "X is not a known"),
+    "class_name is no name": ({"class_name": ["binary"], "config": {}}, "is not a name"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("case", FAKES)
+def test_an_object_is_what_its_name_says(suffix, case, tmp_path, monkeypatch):
+    """Keras looks for registered_name in an imported module when class_name fails, and compiles nested models."""
+    flag, (fake, message) = tmp_path / "executed", FAKES[case]
+    (tmp_path / "evilmod.py").write_text(EVIL.format(flag=str(flag)))
+    monkeypatch.syspath_prepend(tmp_path)
+    small().save(tmp_path / f"net{suffix}")
+    for key in ("kernel_quantizer", "kernel_constraint"):
+        config = json.loads(model_config(tmp_path / f"net{suffix}"))
+        config["config"]["layers"][1]["config"][key] = fake
+        bad = with_config(tmp_path / f"net{suffix}", tmp_path / f"bad{suffix}", json.dumps(config))
+        refused(bad, message)
+    assert not flag.exists() and "evilmod" not in sys.modules
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_calls_that_wait_for_each_other(suffix, tmp_path):
+    small().save(tmp_path / f"net{suffix}")
+    config = json.loads(model_config(tmp_path / f"net{suffix}"))
+    config["config"]["layers"][1]["inbound_nodes"] = [[["d2", 0, 0, {}]]]
+    refused(with_config(tmp_path / f"net{suffix}", tmp_path / f"bad{suffix}", json.dumps(config)),
+            "layer 'a1': its inputs can never be computed", "layer 'd1'")
+
+
+@pytest.mark.parametrize("text", [
+    "[" * 100000, "{}", "[]", '{"class_name": "Functional", "config": null}', "\x00", "1"])
+def test_configurations_that_are_none(text, tmp_path):
+    for suffix in (".keras", ".h5"):
+        small().save(tmp_path / f"net{suffix}")
+        if suffix == ".h5" and len(text) > 60000:
+            continue  # past what an HDF5 attribute holds
+        refused(with_config(tmp_path / f"net{suffix}", tmp_path / f"bad{suffix}", text), "bad")
+
+
+def test_weights_of_other_files_are_not_read(tmp_path):
+    (tmp_path / "secret").write_bytes(b"s" * 96)
+    small().save(tmp_path / "net.h5")
+    for way in ("external", "link"):
+        shutil.copy(tmp_path / "net.h5", tmp_path / "bad.h5")
+        with h5py.File(tmp_path / "bad.h5", "r+") as file:
+            group = file["model_weights/d1/d1"]
+            del group["kernel:0"]
+            if way == "external":
+                group.create_dataset("kernel:0", shape=(6, 4), dtype="f4", external=[(str(tmp_path / "secret"), 0, 96)])
+            else:
+                group["kernel:0"] = h5py.ExternalLink(str(tmp_path / "net.h5"), "/model_weights/d1/d1/kernel:0")
+        refused(tmp_path / "bad.h5", "another file")
 
 
 def test_unsupported_layers_are_listed_all_at_once(tmp_path):
@@ -174,19 +259,62 @@ def test_all_problems_of_a_model_come_in_one_message():
             "layer 't': an output behind a float activation needs a table of", input_type="ufixed<16,16>")
 
 
+def scaled_by_batch(x: tf.Tensor) -> tf.Tensor:
+    return x / tf.reduce_max(tf.abs(x))
+
+
 @pytest.mark.parametrize(("activation", "message"), [
     ("binary(alpha=.3)", "levels are not exact; use one power of two"),
     ("ternary(alpha='auto_po2')", "takes its scale from the data"),
     ("quantized_relu(9,1)", "has more than 256 levels; use at most 8 bits"),
     ("quantized_ulaw(4)", "are not exact, small integers times a power of two"),
     ("quantized_relu(4,1,qnoise_factor=.5)", "qnoise_factor of quantized_relu is 0.5"),
-    ("bernoulli()", "is random at inference"),
+    ("bernoulli()", "is random at inference"), (scaled_by_batch, "takes its scale from the data of each batch"),
 ])
 def test_activations_refused(activation, message):
     x = keras.Input((6,))
     with pytest.raises(LoweringError, match="layer 'a'") as caught:
         flow.lower(keras.Model(x, qkeras.QActivation(activation, name="a")(dense(4)(x))), "ufixed<4,0>")
     assert message in str(caught.value)
+
+
+def test_softmax_only_ends_a_model():
+    x = keras.Input((6,))
+    for softmax in (keras.layers.Softmax(name="s"), keras.layers.Activation("softmax", name="s")):
+        refused(keras.Model(x, qkeras.QActivation("quantized_relu(4,0)")(softmax(dense(5)(x)))),
+                "layer 's': softmax mixes the elements of a tensor and can only end a model")
+    inside = dense(5, activation="softmax", name="s")(x)
+    refused(keras.Model(x, qkeras.QActivation("quantized_relu(4,0)")(inside)), "layer 's': softmax mixes")
+    refused(keras.Model(x, keras.layers.ReLU()(inside)), "layer 's': softmax mixes")
+    refused(keras.Model(x, dense(2)(inside)), "its input is not quantised: 's' yields floats")
+
+
+def test_numbers_float32_cannot_hold():
+    x = keras.Input((6,), dtype="float16", name="half")
+    refused(keras.Model(x, dense(2)(x)), "layer 'half': takes float16")
+    x = keras.Input((6,))
+    tiny = keras.layers.Dense(2, use_bias=False, name="tiny")
+    model = keras.Model(x, tiny(x))
+    tiny.kernel.assign(np.full((6, 2), 2.0**-126))
+    refused(model, "layer 'tiny': its sums count units of", input_type="fixed<8,0>")
+    norm = keras.layers.BatchNormalization(epsilon=0, name="bn")
+    model = keras.Model(x, norm(dense(1)(x)))
+    norm.moving_variance.assign([1e-45])
+    refused(model, "layer 'bn': Keras' own output is not finite")
+    zero = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+    model = keras.Model(x, keras.layers.BatchNormalization(name="b2")(zero(x)))
+    model.get_layer("b2").gamma.assign([1e15])
+    flow.lower(model, "fixed<8,0>")
+    for text in ("quantized_relu(4,100000)", "quantized_relu(1000000,5)", "quantized_relu(4,1000)",
+                 "quantized_relu(4,150)"):
+        refused(keras.Model(x, qkeras.QActivation(text, name="a")(dense(2)(x))), "layer 'a'")
+
+
+def test_random_biases():
+    x = keras.Input((6,))
+    layer = dense(40, use_bias=True, bias_quantizer="bernoulli(alpha=1)", name="d")
+    model = keras.Model(x, layer(x))
+    refused(model, "layer 'd': its bias_quantizer is random at inference")
 
 
 def test_structure_refused():

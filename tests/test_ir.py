@@ -258,6 +258,18 @@ def test_load_refuses_damage(tmp_path):
     refused("not a bnnflow graph", header=np.frombuffer(b"{}", np.uint8))
     refused("not a bnnflow graph", header=np.frombuffer(b"\xff", np.uint8))
     refused("not a bnnflow graph", header=np.array([object()], dtype=object))
+    for field, value in (("alpha", "1e300000000"), ("beta", "1/0"), ("lo", float("inf")), ("hi", True), ("lo", "0")):
+        node = json.loads(json.dumps(header["nodes"][1]))
+        node["domain"][("lo", "hi", "alpha", "beta").index(field)] = value
+        text = json.dumps({**header, "nodes": [header["nodes"][0], node, *header["nodes"][2:]]})
+        refused("damaged graph", header=np.frombuffer(text.encode(), np.uint8))
+    refused("not a bnnflow graph", header=np.frombuffer(b"[" * 100000, np.uint8))
+    flipped = bytearray(path.read_bytes())
+    for at in range(0, len(flipped), 97):
+        flipped[at] ^= 0xFF
+        (tmp_path / "flip.npz").write_bytes(flipped)
+        with pytest.raises(InputError):
+            flow.load(tmp_path / "flip.npz")
     (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:100])
     for name, message in (("cut.npz", "not a bnnflow graph"), ("absent.npz", "no graph file")):
         with pytest.raises(InputError, match=message):

@@ -103,6 +103,11 @@ def test_exact_outputs_are_not_rounded():
     graph = flow.lower(model, "ufixed<4,0>")
     assert np.array_equal(graph.decode(graph(graph.encode(data))), model.predict(data, verbose=0))
     assert "exact" in graph.notes[-1]
+    layer = dense(3)
+    model = keras.Model(x, layer(x))
+    wide = flow.lower(model, "ufixed<4,0>", "fixed<16,8>")
+    assert wide.output.domain.type_name == "fixed<16,8>"
+    assert np.array_equal(wide.decode(wide(wide.encode(data))), model.predict(data, verbose=0))
 
 
 def test_heads_are_dropped_and_said():

@@ -200,8 +200,8 @@ class FlowModelGraph(ModelGraph):  # type: ignore[misc]
         bench = template.substitute(
             top=self.config.get_project_name(), arguments=", ".join(v.name for v in (*ins, *outs)),
             declarations="\n".join(f"        {v.definition_cpp()};" for v in (*ins, *outs)),
-            reads=" && ".join(f"read_codes(in_line, {v.name})" for v in ins),
-            checks=" && ".join(f'check_codes(expected_line, {v.name}, "{v.name}", log)' for v in outs),
+            reads=" && ".join(f"read_codes(bench_in, {v.name})" for v in ins),
+            checks=" && ".join(f'check_codes(bench_out, {v.name}, "{v.name}", bench_log)' for v in outs),
         )
         (folder / f"{self.config.get_project_name()}_test.cpp").write_text(bench)
         write_vectors(folder, graph, self.flow_vectors)

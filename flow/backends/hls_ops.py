@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flow.errors import InputError
 from flow.ir import Affine, Index, Node, Op, Steps, Sum, Table, Weights
 from flow.ir.graph import Int
 
@@ -57,6 +58,13 @@ def rom_text(node: str, emissions: Sequence[Emission]) -> str:
 
 def _ints(values: NDArray[Any]) -> list[str]:
     return [str(int(v)) for v in np.asarray(values).ravel()]
+
+
+def _int32(values: NDArray[Any], node: Node) -> list[str]:
+    """Literals of C's int; refuses what does not fit."""
+    if any(abs(int(v)) >= 2**31 for v in np.asarray(values).ravel()):
+        raise InputError(f"node {node.name!r}: constants past 32 bits; its input's domain has too large an offset")
+    return _ints(values)
 
 
 def _wide(values: NDArray[Any]) -> list[str]:
@@ -128,23 +136,23 @@ def _dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
         g = int(used[0]) if used.size else 1
         # sum g*s*(a*c + b) = g*a*(agreeing - negative taps) + g*b*sum(s)
         signs = np.sign(levels)
-        offset = g * b * signs.sum(axis=0) - g * a * (signs < 0).sum(axis=0)
+        offset = g * b * signs.sum(axis=0).astype(object) - g * a * (signs < 0).sum(axis=0).astype(object)
         members |= {"n_word": str(-(-levels.shape[0] // WORD)), "gain": str(g * a)}
         widest = _signed_bits(min(node.domain.lo, int(offset.min())), max(node.domain.hi, int(offset.max())))
         return [Emission("flow_dense_xnor", "nnet_flow_dense.h", members, {"sum_t": f"ap_int<{widest + 1}>"}, (
             ("unsigned long long", "sign", pack_fields((signs.T > 0).astype(np.int64), 1)),
             ("unsigned long long", "mask", pack_fields((signs.T != 0).astype(np.int64), 1)),
-            ("int", "offset", _ints(offset)),
+            ("int", "offset", _int32(offset, node)),
         ))]
     width = _signed_bits(int(levels.min()), int(levels.max()))
     # Partial sums of level*code, of a*that, and the result all fit in this.
     reach = max(abs(source.domain.lo), abs(source.domain.hi)) * int(np.abs(levels).sum(axis=0).max()) * abs(a)
-    offset = b * levels.sum(axis=0)
+    offset = b * levels.sum(axis=0).astype(object)
     reach += int(np.abs(offset).max())
     members |= {"n_word": str(-(-levels.shape[0] // (WORD // width))), "gain": str(a), "level_bits": str(width)}
     return [Emission("flow_dense_mac", "nnet_flow_dense.h", members, {"sum_t": f"ap_int<{reach.bit_length() + 1}>"}, (
         ("unsigned long long", "levels", pack_fields(levels.T, width)),
-        ("int", "offset", _ints(offset)),
+        ("int", "offset", _int32(offset, node)),
     ))]
 
 

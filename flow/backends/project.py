@@ -36,7 +36,7 @@ KEYWORDS = frozenset(
     pull0 pull1 pulldown pullup rcmos real realtime reg release repeat rnmos rpmos rtran rtranif0 rtranif1
     scalared showcancelled small specify specparam strong0 strong1 supply0 supply1 table task time tran tranif0
     tranif1 tri tri0 tri1 triand trior trireg use vectored wait wand weak0 weak1 wire wor xnor main std nnet hls
-    ap_int ap_uint ap_fixed ap_ufixed input_t result_t""".split()
+    ap_int ap_uint ap_fixed ap_ufixed parameters defines assert errno stdin stdout stderr samples errors""".split()
 )
 MANIFEST = "flow.json"
 GRAPH = "flow.npz"
@@ -45,7 +45,8 @@ FORMAT = 1
 
 
 def _is_top(name: object) -> bool:
-    return isinstance(name, str) and is_clean(name) and name.lower() not in KEYWORDS
+    return (isinstance(name, str) and is_clean(name) and name.lower() not in KEYWORDS
+            and not re.fullmatch(r"(layer|config)\d.*|flow_.*|.*_(in|t)|[A-Z_0-9]+", name))
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Project:
             if data["bnnflow_project"] != FORMAT:
                 raise InputError(f"{folder}: project format {data['bnnflow_project']!r}, not {FORMAT}; build again")
             project = cls(folder, data["top"], data["backend"], data["graph_digest"], data["options"])
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{folder / MANIFEST} is damaged: {error}; build the project again") from error

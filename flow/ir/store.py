@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 import zipfile
 from dataclasses import fields
@@ -22,6 +23,8 @@ from flow.ir.graph import PARAMS, Graph, Node, Op, Params
 __all__ = ["digest", "load", "save"]
 
 FORMAT = 1
+MAX_BYTES = 2**31  # of all arrays together
+_RATIONAL = re.compile(r"-?[0-9]{1,120}(/[0-9]{1,120})?")
 
 
 def _pack(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
@@ -82,14 +85,19 @@ def load(path: str | os.PathLike[str]) -> Graph:
     Raises InputError for a missing, truncated or foreign file, and for one whose content breaks a rule.
     """
     source = Path(path)
-    if not source.is_file():
-        raise InputError(f"no graph file {source}")
     try:
+        if not source.is_file():
+            raise InputError(f"no graph file {source}")
+        with zipfile.ZipFile(source) as archive:
+            if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
+                raise InputError(f"{source}: more than {MAX_BYTES >> 30} GiB of arrays; not a graph")
         with np.load(source, allow_pickle=False) as data:
             header = json.loads(bytes(data["header"]).decode())
             arrays = {name: data[name] for name in data.files if name != "header"}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise InputError(f"{source} is not a bnnflow graph (.npz of `flow.save`): {error}") from error
+    except (InputError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever a made-up archive makes the readers raise; the cause is kept
+        raise InputError(f"{source} is not a bnnflow graph (.npz of `flow.save`): {error!r:.200}") from error
     if not isinstance(header, dict) or header.get("bnnflow_graph") != FORMAT:
         raise InputError(f"{source}: not a bnnflow graph of format {FORMAT}")
     try:
@@ -97,7 +105,7 @@ def load(path: str | os.PathLike[str]) -> Graph:
             _node(row, arrays, origin) for row, origin in zip(header["nodes"], header["origins"], strict=True)
         )
         graph = Graph(nodes, tuple(header["outputs"]), tuple(map(str, header["notes"])))
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError, AttributeError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{source}: damaged graph: {error}") from error
     if header.get("digest") != graph.digest:
         raise InputError(f"{source}: the content does not match its digest; the file was changed or damaged")
@@ -115,6 +123,18 @@ def _node(row: dict[str, Any], arrays: dict[str, NDArray[Any]], origin: str) -> 
             for f in fields(kind)
         }
         params = kind(**values)
-    shape = tuple(int(n) for n in row["shape"])
+    shape = tuple(_whole(n) for n in row["shape"])
     return Node(name, op, tuple(map(str, row["inputs"])), shape,
-                Domain(int(lo), int(hi), Fraction(alpha), Fraction(beta)), params, str(origin))
+                Domain(_whole(lo), _whole(hi), _rational(alpha), _rational(beta)), params, str(origin))
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.40} is not an integer")
+    return value
+
+
+def _rational(text: object) -> Fraction:
+    if not (isinstance(text, str) and _RATIONAL.fullmatch(text)):
+        raise ValueError(f"{text!r:.40} is not a rational number")
+    return Fraction(text)

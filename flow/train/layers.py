@@ -55,13 +55,13 @@ class LearnedThermometer(keras.layers.Layer):
                  learned: bool = True, **kwargs: Any):
         """`planes` T >= 1; inputs are expected in [low, high]; `per_channel` learns one set of T per channel.
 
-        `low` and `high - low` must be exact in 16 bits (float32 must hold the threshold grid). Raises InputError.
+        Raises InputError for another number of planes or a range that float32 does not hold.
         """
         super().__init__(**kwargs)
         if not (isinstance(planes, int) and 1 <= planes <= 4096):
             raise InputError(f"thermometer: planes must be an integer from 1 to 4096, got {planes!r}")
-        if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise InputError(f"thermometer: needs finite low < high, got {low} and {high}")
+        if not (np.isfinite(low) and np.isfinite(high) and low < high and max(-low, high) < 2.0**100):
+            raise InputError(f"thermometer: needs low < high, both below 2^100, got {low} and {high}")
         self.planes, self.low, self.high = planes, float(low), float(high)
         self.per_channel, self.learned = bool(per_channel), bool(learned)
 

@@ -33,7 +33,8 @@ from flow.train.tails import TABLE, Stage, Tail, Value
 
 __all__ = ["LOWERINGS", "lower", "lowers"]
 
-EXACT_UNITS = 2**24  # float32 sums are exact in any order below this many units
+EXACT_UNITS = 2**24  # float32 sums are exact in any order below this many units,
+SMALLEST, LARGEST = Fraction(2) ** -100, Fraction(2) ** 100  # of a unit in this range: no denormals, no infinities
 MAX_LEVEL = 2**12  # weights wider than this are floats, not levels
 HEAD_BITS = 24  # width of a rounded output: what a float32 carries
 HEAD_TABLE = 2**16  # entries of all channels of an output that needs a table
@@ -227,6 +228,8 @@ def _not_finite(model: keras.Model) -> list[str]:
 
 
 def _input(state: Lowering, call: Call, domain: Domain) -> Value:
+    if call.layer.dtype != "float32":
+        raise Refusal(f"layer {call.key!r}: takes {call.layer.dtype}, which Keras rounds inputs to; use float32")
     shape = tuple(tf.nest.flatten(call.layer.output)[0].shape[1:])
     if not shape or any(n is None for n in shape):
         raise Refusal(f"layer {call.key!r}: input shape {shape} has open dimensions; give every dimension a size")
@@ -248,7 +251,7 @@ def _dense(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     a, b = x.domain.numerator
     largest = max(abs(a * x.domain.lo + b), abs(a * x.domain.hi + b))
     bound = largest * int(np.abs(weights.effective).sum(axis=0).max())
-    _check_bound(key, bound)
+    _check_bound(key, bound, x.domain.unit * unit)
     state.notes.append(f"{key}: dyadic, sums stay within {bound} units of 2^24")
     shape = (*x.shape[:-1], weights.levels.shape[1])
     closed = levels_of(key, layer.activation) is not None
@@ -257,6 +260,7 @@ def _dense(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     out = Value(node, shape)
     if layer.use_bias:
         quantizer = getattr(layer, "bias_quantizer_internal", None)
+        _check_steady(key, "bias_quantizer", quantizer, layer.bias)
         bias = tf.convert_to_tensor(quantizer(layer.bias) if quantizer is not None else layer.bias)
         if not np.isfinite(bias.numpy()).all():
             raise Refusal(f"layer {key!r}: its quantised bias is not finite; use another bias_quantizer")
@@ -265,17 +269,27 @@ def _dense(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     return _activate(state, key, layer.activation, out)
 
 
-def _check_bound(key: str, bound: int) -> None:
+def _check_bound(key: str, bound: int, unit: Fraction) -> None:
+    if not SMALLEST <= unit <= LARGEST:
+        raise Refusal(f"layer {key!r}: its sums count units of {float(unit):g}, where float32 flushes or overflows; "
+                      "use weights and input types near 1")
     if bound >= EXACT_UNITS:
         raise Refusal(f"layer {key!r}: its sums can reach {bound} units, past the {EXACT_UNITS} that float32 adds "
                       "exactly; use a narrower input type, fewer inputs or smaller weights")
 
 
+def _check_steady(layer: str, what: str, quantizer: Any, weights: tf.Variable) -> None:
+    """Refuse a quantizer that is random at inference."""
+    inner = quantizer.quantizer if isinstance(quantizer, Masked) else quantizer
+    again = [] if quantizer is None else [np.asarray(quantizer(weights)) for _ in range(3)]
+    if isinstance(inner, qkeras.bernoulli) or any(not np.array_equal(a, again[0], equal_nan=True) for a in again):
+        raise Refusal(f"layer {layer!r}: its {what} is random at inference; use its deterministic form")
+
+
 def _kernel(layer: str, kernel: tf.Variable, quantizer: Any) -> tuple[Weights, Fraction]:
     """The weights that Keras multiplies with, as integer levels times one power of two."""
+    _check_steady(layer, "kernel_quantizer", quantizer, kernel)
     real = np.asarray(quantizer(kernel) if quantizer is not None else kernel)
-    if quantizer is not None and not np.array_equal(real, np.asarray(quantizer(kernel)), equal_nan=True):
-        raise Refusal(f"layer {layer!r}: its kernel_quantizer is random at inference; use its deterministic form")
     mask = np.ones(real.shape, bool)
     if isinstance(quantizer, Masked):
         mask = quantizer.mask.numpy() != 0
@@ -309,7 +323,7 @@ def _add(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
         ends = [sorted((c * d.lo, c * d.hi)) for c, d in zip(scale, domains)]
         lo, hi = (constant + sum(e[i] for e in ends) for i in (0, 1))
         bound = sum(max(abs(d.alpha * d.lo + d.beta), abs(d.alpha * d.hi + d.beta)) for d in domains) / unit
-        _check_bound(call.key, int(bound))
+        _check_bound(call.key, int(bound), unit)
         last = k == len(nodes) - 2
         total = state.add(call.key if last else f"{call.key}_part", Op.ADD, [total, node], node.shape,
                           Domain(lo, hi, unit), Sum(np.array(scale), constant))
@@ -480,6 +494,8 @@ def _thermometer(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     Behind a float tail (a Rescaling, say) the planes are evaluated like any other quantised activation.
     """
     layer, (value,) = call.layer, values
+    if not np.isfinite(layer.thresholds().numpy()).all():
+        raise Refusal(f"layer {call.key!r}: its thresholds are not finite; use a smaller range low..high")
     shape = (*value.shape[:-1], value.shape[-1] * layer.planes)
     levels = Levels(Domain(0, 1, Fraction(2), Fraction(-1)), (0, 1))
     whole = value.then(Stage(call.key, call, planes=layer.planes), shape)
@@ -539,6 +555,8 @@ def _head(state: Lowering, value: Value, wanted: Domain | None) -> Node:
         stage = tail.pop()
         state.notes.append(f"{stage.layer}: {stage.head} dropped, the outputs are its logits (same order, same argmax)")
     value = Value(value.node, value.shape, tuple(tail))
+    if value.node.op in (Op.DOT, Op.ADD) and not value.floats and wanted is not None:
+        return _affine(state, value, [Fraction(1)] * value.node.size, [Fraction(0)] * value.node.size, wanted)
     if not value.floats:
         return state.gathered(value.node, value.source, value.shape, f"{value.node.name}_out")
     if any(stage.affine is None and stage.index is None for stage in tail):
@@ -559,7 +577,15 @@ def _head(state: Lowering, value: Value, wanted: Domain | None) -> Node:
 def _affine(state: Lowering, value: Value, scale: list[Fraction], offset: list[Fraction],
             wanted: Domain | None) -> Node:
     """value = scale * (alpha*code + beta) + offset, rounded once to a fixed-point type."""
-    source, layer = value.node.domain, value.floats[-1]
+    source, layer = value.node.domain, value.floats[-1] if value.floats else value.node.name
+    reals = Tail(value, Levels(source, ()), layer).reals(np.array([[source.lo], [source.hi]]))
+    if not np.isfinite(reals).all():
+        raise Refusal(f"layer {layer!r}: Keras' own output is not finite there ({reals[~np.isfinite(reals)][0]}); its "
+                      "variance, epsilon or gamma is out of range")
+    if source.lo == source.hi:  # a constant: whatever its scale, it is all offset
+        scale, offset = [Fraction(0)] * len(scale), [s * (source.alpha * source.lo + source.beta) + o
+                                                     for s, o in zip(scale, offset)]
+        source = Domain(0, 0)
     mul = [s * source.alpha for s in scale]
     add = [s * source.beta + o for s, o in zip(scale, offset)]
     ends = [m * e + a for m, a in zip(mul, add) for e in (source.lo, source.hi)]

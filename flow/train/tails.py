@@ -85,6 +85,12 @@ class Tail:
     layer: str
     _rank: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for stage in self.value.tail:
+            if stage.head == "softmax":
+                raise Refusal(f"layer {stage.layer!r}: softmax mixes the elements of a tensor and can only end a "
+                              f"model; remove it or quantise before it (it stands before {self.layer!r})")
+
     @property
     def lo(self) -> int:
         """Lowest candidate."""
