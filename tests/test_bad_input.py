@@ -137,10 +137,10 @@ FAKES = {
                                          "registered as 'StringLookup', which is another class"),
     "a function of Keras": ({"class_name": "binary", "module": "tf_keras.src.utils.io_utils",
                              "registered_name": "print_msg", "config": {"x": 1}}, "comes from module"),
-    "compile_config of a quantizer": ({"class_name": "binary", "module": "qkeras.quantizers",
-                                       "registered_name": "binary", "config": {"alpha": 1}, "compile_config": {"optimizer": {
-                                           "class_name": "X", "module": "evilmod", "config": {}}}},
-                                      "carries a compile_config of its own"),
+    "compile_config of a quantizer": (
+        {"class_name": "binary", "module": "qkeras.quantizers", "registered_name": "binary", "config": {"alpha": 1},
+         "compile_config": {"optimizer": {"class_name": "X", "module": "evilmod", "config": {}}}},
+        "carries a compile_config of its own"),
     "build_config": ({"class_name": "binary", "module": "qkeras.quantizers", "registered_name": "binary",
                       "config": {"alpha": 1}, "build_config": {"class_name": "X", "module": "evilmod", "config": {}}},
                      "X is not a known"),
