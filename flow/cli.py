@@ -21,7 +21,7 @@ from rich.table import Table
 
 import flow
 from flow import tools
-from flow.errors import FlowError, InputError, Mismatch
+from flow.errors import FlowError, InputError, Mismatch, existing
 from flow.ir import Graph, Weights
 
 __all__ = ["app", "main"]
@@ -90,12 +90,7 @@ def _graph(model: Path, input_type: str, output_type: str | None) -> Graph:
     """A graph from either kind of file."""
     if model.suffix == ".npz":
         return flow.load(model)
-    try:
-        exists = model.exists()
-    except OSError as error:
-        raise InputError(f"no model file {str(model)[:80]}: {error.strerror}") from error
-    if not exists:
-        raise InputError(f"no model file {model}")
+    existing(model, "model")
     _import_keras()
     with doing(f"lowering {model.name}"):
         return flow.lower(model, input_type, output_type)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flow.errors import InputError
+from flow.errors import InputError, existing
 from flow.ir.domain import Domain
 from flow.ir.graph import PARAMS, Graph, Node, Op, Params
 
@@ -84,10 +84,8 @@ def load(path: str | os.PathLike[str]) -> Graph:
 
     Raises InputError for a missing, truncated or foreign file, and for one whose content breaks a rule.
     """
-    source = Path(path)
+    source = existing(path, "graph")
     try:
-        if not source.is_file():
-            raise InputError(f"no graph file {source}")
         with zipfile.ZipFile(source) as archive:
             if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
                 raise InputError(f"{source}: more than {MAX_BYTES >> 30} GiB of arrays; not a graph")

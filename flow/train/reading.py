@@ -18,7 +18,7 @@ import qkeras
 import tf_keras as keras
 from tf_keras.src.engine import functional as _functional
 
-from flow.errors import InputError, LoweringError
+from flow.errors import InputError, LoweringError, existing
 from flow.train.layers import LearnedThermometer
 from flow.train.quantizers import Masked
 
@@ -62,13 +62,7 @@ def read_model(path: str | os.PathLike[str]) -> keras.Model:
     Raises InputError for a missing, truncated or foreign file, LoweringError that lists every layer, quantizer or
     function in it that is not known: nothing of such a file is built, and no code in any file is run.
     """
-    source = Path(path)
-    try:
-        exists = source.exists()
-    except OSError as error:
-        raise InputError(f"no model file {str(source)[:80]}: {error.strerror}") from error
-    if not exists:
-        raise InputError(f"no model file {source}")
+    source = existing(path, "model")
     if source.is_dir():
         raise InputError(f"{source} is a folder (SavedModel?); save the model as .keras or .h5")
     if source.suffix not in (".keras", ".h5", ".hdf5"):
