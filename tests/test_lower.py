@@ -9,6 +9,7 @@ import flow
 
 import flow.train  # isort: skip
 import qkeras
+import tensorflow as tf
 import tf_keras as keras
 
 from flow.ir import Op, Steps
@@ -157,3 +158,62 @@ def test_steps_of_many_levels():
     steps = graph["act"].params
     assert isinstance(steps, Steps) and steps.sign.tolist() == [1, -1]
     check_equal(graph, model, all_sums())
+
+
+@pytest.mark.parametrize(("activation", "bias", "quantiser", "input_type"), [
+    ("swish", -3.6302657, "quantized_bits(6,1,alpha=1)", "fixed<8,4>"),
+    ("gelu", 1.7287332, "quantized_bits(6,1,alpha=1)", "fixed<8,4>"),
+    ("sigmoid", -1.0986122, "binary(alpha=1)", "fixed<18,6>"),
+])
+def test_a_code_on_the_last_bit_of_a_sigmoid_is_refused(activation, bias, quantiser, input_type):
+    """TensorFlow computes another last bit in the body of a vector than in its remainder: no graph can be right."""
+    x, layer = keras.Input((1,)), dense(1, use_bias=True)
+    h = keras.layers.Activation(activation, name="shaky")(layer(x))
+    if activation == "sigmoid":
+        h = keras.layers.Rescaling(1.0, -0.25)(h)
+    model = keras.Model(x, qkeras.QActivation(quantiser, name="q")(h))
+    layer.set_weights([np.ones((1, 1)), np.array([bias])])
+    with pytest.raises(flow.LoweringError, match="layer 'q': a code of it depends on the last bits of 'shaky'"):
+        flow.lower(model, input_type)
+    layer.set_weights([np.ones((1, 1)), np.array([bias + 0.01])])
+    graph = flow.lower(model, input_type)
+    data = np.random.default_rng(0).integers(-100, 100, (64, 1)) / 16
+    for batch in (1, 5, 17, 64):
+        check_equal(graph, model, data, batch)
+
+
+def test_real_sigmoids_inside_a_quantiser_are_refused():
+    x = keras.Input((4,))
+    model = keras.Model(x, qkeras.QActivation("quantized_sigmoid(4,use_real_sigmoid=True)", name="q")(dense(3)(x)))
+    with pytest.raises(flow.LoweringError, match="layer 'q'.*leave use_real_sigmoid"):
+        flow.lower(model, "fixed<8,4>")
+
+
+def test_the_batch_axis_and_broadcasting_are_refused():
+    x = keras.Input((3,))
+    a, c = (qkeras.QActivation("binary(alpha=1)")(x) for _ in range(2))
+    with pytest.raises(flow.LoweringError, match="layer 'cat': concatenates along the batch"):
+        flow.lower(keras.Model(x, keras.layers.Concatenate(axis=0, name="cat")([a, c])), "fixed<8,4>")
+    one = keras.Input((1,))
+    for scale in ([1.0, 0.5], np.ones((2, 1, 3))):
+        with pytest.raises(flow.LoweringError, match="layer 'scale'"):
+            h = keras.layers.Rescaling(scale, name="scale")(one)
+            flow.lower(keras.Model(one, qkeras.QActivation("binary(alpha=1)")(h)), "fixed<8,4>")
+
+
+def test_units_that_are_no_powers_of_two_count_their_bits():
+    x = keras.Input((599,))
+    h = keras.layers.Activation(lambda t: tf.sign(t) * (40001 / 65536))(x)
+    with pytest.raises(flow.LoweringError, match="sums can reach 23960599 units"):
+        flow.lower(keras.Model(x, dense(1)(h)), "fixed<8,4>")
+
+
+def test_what_keras_loses_at_an_output_is_said():
+    """A bias and a mean of 2^23 cancel on paper; in float32 the fraction is lost."""
+    x, layer = keras.Input((3,)), dense(2, use_bias=True)
+    norm = keras.layers.BatchNormalization(epsilon=0.0)
+    model = keras.Model(x, norm(layer(x)))
+    layer.bias.assign([2.0**23] * 2)
+    norm.moving_mean.assign([2.0**23] * 2)
+    graph = flow.lower(model, "fixed<8,4>")
+    assert "exact" in graph.notes[-1] and "Keras' float32 is up to 0.5 off that" in graph.notes[-1]

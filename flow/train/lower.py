@@ -29,13 +29,19 @@ from flow.train.layers import LearnedThermometer
 from flow.train.levels import Levels, Refusal, dyadic, levels_of
 from flow.train.quantizers import Masked
 from flow.train.reading import read_model, unsupported_layer
-from flow.train.tails import TABLE, Stage, Tail, Value
+from flow.train.tails import SHAKE, TABLE, Stage, Tail, Value
 
 __all__ = ["LOWERINGS", "lower", "lowers"]
 
 EXACT_UNITS = 2**24  # float32 sums are exact in any order below this many units,
 SMALLEST, LARGEST = Fraction(2) ** -100, Fraction(2) ** 100  # of a unit in this range: no denormals, no infinities
 MAX_LEVEL = 2**12  # weights wider than this are floats, not levels
+# Activations of additions, products and comparisons only: the same bits wherever an element lies in its tensor.
+STEADY = frozenset(
+    """binary ternary stochastic_binary stochastic_ternary quantized_relu quantized_bits quantized_tanh
+    quantized_sigmoid quantized_hswish binary_tanh binary_sigmoid hard_tanh hard_sigmoid relu relu6 leaky_relu
+    linear""".split()
+)
 HEAD_BITS = 24  # width of a rounded output: what a float32 carries
 HEAD_TABLE = 2**16  # entries of all channels of an output that needs a table
 
@@ -273,6 +279,10 @@ def _check_bound(key: str, bound: int, unit: Fraction) -> None:
     if not SMALLEST <= unit <= LARGEST:
         raise Refusal(f"layer {key!r}: its sums count units of {float(unit):g}, where float32 flushes or overflows; "
                       "use weights and input types near 1")
+    if unit.denominator & (unit.denominator - 1):
+        raise Refusal(f"layer {key!r}: its sums count units of {unit}, which float32 does not hold; use powers of two")
+    # A unit that is no power of two takes bits of its own.
+    bound *= unit.numerator // (unit.numerator & -unit.numerator)
     if bound >= EXACT_UNITS:
         raise Refusal(f"layer {key!r}: its sums can reach {bound} units, past the {EXACT_UNITS} that float32 adds "
                       "exactly; use a narrower input type, fewer inputs or smaller weights")
@@ -349,6 +359,8 @@ def _common(*domains: Domain) -> Fraction:
 
 @lowers(keras.layers.Concatenate)
 def _concatenate(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    if call.layer.axis % (len(values[0].shape) + 1) == 0:
+        raise Refusal(f"layer {call.key!r}: concatenates along the batch (axis {call.layer.axis}); use another axis")
     nodes = [_branch(state, v, call.key) for v in values]
     if any(n.domain != nodes[0].domain for n in nodes):
         nodes = [_on_unit(state, node, _common(*(n.domain for n in nodes)), call.key) for node in nodes]
@@ -385,11 +397,26 @@ def _widened(state: Lowering, node: Node, lo: int, hi: int, name: str) -> Node:
 
 def elementwise(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     """A layer that works on every element by itself, as a float stage; legal before a quantiser or at an output."""
-    return values[0].then(Stage(call.key, call, steady=False))
+    return _float_stage(call, values[0], "after")
 
 
-lowers(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.ELU,
-       keras.layers.ThresholdedReLU)(elementwise)
+def _float_stage(call: Call, value: Value, shaky: str) -> Value:
+    try:
+        shape = tuple(call(tf.zeros((1, *value.shape))).shape[1:])
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        raise Refusal(f"layer {call.key!r}: cannot be applied to shape {value.shape}: {str(error)[:200]}") from error
+    if shape != value.shape:
+        raise Refusal(f"layer {call.key!r}: makes shape {shape} of {value.shape}; give it parameters that do not "
+                      "broadcast")
+    return value.then(Stage(call.key, call, shaky=shaky))
+
+
+lowers(keras.layers.ELU)(elementwise)
+
+
+@lowers(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.ThresholdedReLU)
+def _relu(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    return _float_stage(call, values[0], "")
 
 
 def moves(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
@@ -444,7 +471,7 @@ def _sqrt(x: Fraction) -> Fraction:
 @lowers(keras.layers.Rescaling, keras.layers.Normalization)
 def _rescaling(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     """x * scale + offset, in float32: legal before a quantiser, and before a sum where it is exact for every code."""
-    return values[0].then(Stage(call.key, call))
+    return _float_stage(call, values[0], "")
 
 
 @lowers(keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.AlphaDropout,
@@ -483,8 +510,15 @@ def _activate(state: Lowering, key: str, activation: Any, value: Value) -> Value
     levels = levels_of(key, activation)
     if levels is None:
         head = "sigmoid" if activation is keras.activations.sigmoid else ""
-        return value.then(Stage(key, activation, head=head, steady=False))
-    return Value(close(state, key, value.then(Stage(key, activation)), levels), value.shape)
+        shaky = "" if getattr(activation, "__name__", "") in STEADY else "after"
+        return value.then(Stage(key, activation, head=head, shaky=shaky))
+    # (stochastic_* have the first attribute too, for training only.)
+    if type(activation) is qkeras.quantized_sigmoid and activation.use_real_sigmoid or (
+            type(activation) is qkeras.quantized_tanh and activation.use_real_tanh):
+        raise Refusal(f"layer {key!r}: {type(activation).__name__} with a real sigmoid or tanh inside depends on the "
+                      "place in the tensor; leave use_real_sigmoid and use_real_tanh off")
+    shaky = "" if type(activation).__name__ in STEADY or getattr(activation, "__name__", "") in STEADY else "before"
+    return Value(close(state, key, value.then(Stage(key, activation, shaky=shaky)), levels), value.shape)
 
 
 @lowers(LearnedThermometer)
@@ -569,9 +603,19 @@ def _head(state: Lowering, value: Value, wanted: Domain | None) -> Node:
             s, o = stage.affine
             scale, offset = ([x * s[i % len(s)] for i, x in enumerate(scale)],
                              [x * s[i % len(s)] + o[i % len(s)] for i, x in enumerate(offset)])
-    if all(s == 1 for s in scale) and not any(offset):
+    if all(s == 1 for s in scale) and not any(offset) and not _float_noise(value, scale, offset):
         return state.gathered(value.node, value.source, value.shape, f"{value.node.name}_out")
     return _affine(state, value, scale, offset, wanted)
+
+
+def _float_noise(value: Value, scale: list[Fraction], offset: list[Fraction]) -> float:
+    """How far Keras' float32 output is from the exact line, over all sums or 4,096 of them."""
+    d = value.node.domain
+    sums = np.unique(np.linspace(d.lo, d.hi, min(d.size, 4096)).astype(np.int64))
+    reals = Tail(value, Levels(d, ()), "output").reals(sums[:, None])
+    exact = np.array([float(s) for s in scale]) * (sums[:, None] * float(d.alpha) + float(d.beta))
+    exact += np.array([float(o) for o in offset])
+    return float(np.abs(reals - exact).max())
 
 
 def _affine(state: Lowering, value: Value, scale: list[Fraction], offset: list[Fraction],
@@ -582,6 +626,7 @@ def _affine(state: Lowering, value: Value, scale: list[Fraction], offset: list[F
     if not np.isfinite(reals).all():
         raise Refusal(f"layer {layer!r}: Keras' own output is not finite there ({reals[~np.isfinite(reals)][0]}); its "
                       "variance, epsilon or gamma is out of range")
+    exact_scale, exact_offset = scale, offset
     if source.lo == source.hi:  # a constant: whatever its scale, it is all offset
         scale, offset = [Fraction(0)] * len(scale), [s * (source.alpha * source.lo + source.beta) + o
                                                      for s, o in zip(scale, offset)]
@@ -598,7 +643,7 @@ def _affine(state: Lowering, value: Value, scale: list[Fraction], offset: list[F
     reach = [(int(m) * e + int(a)) >> shift for m, a in rows for e in (source.lo, source.hi)]
     if not (out.lo <= min(reach) and max(reach) <= out.hi):
         raise Refusal(f"layer {layer!r}: outputs reach {float(max(ends)):g}, past {out.type_name}")
-    _note_rounding(state, layer, out, exact)
+    _note_rounding(state, layer, out, exact, _float_noise(value, exact_scale, exact_offset))
 
     def params(rows: NDArray[np.int64]) -> Affine:
         return Affine(rows[:, 0].copy(), rows[:, 1].copy(), shift)
@@ -621,16 +666,19 @@ def _rounded_table(state: Lowering, value: Value, wanted: Domain | None) -> Node
     out, exact = _head_type(fractions if found is not None else [Fraction(1, 3)], Fraction(float(reals.min())),
                             Fraction(float(reals.max())), wanted, layer)
     codes = np.rint(reals / float(out.alpha)).astype(np.int64).T
-    _note_rounding(state, layer, out, exact)
+    shaky = any(stage.shaky for stage in value.tail)
+    _note_rounding(state, layer, out, exact and not shaky, SHAKE * float(np.spacing(np.float32(np.abs(reals).max())))
+                   if shaky else 0.0)
     return state.apply(value, np.clip(codes, out.lo, out.hi), Op.LUT, out, f"{layer}_out", Table)
 
 
-def _note_rounding(state: Lowering, layer: str, out: Domain, exact: bool) -> None:
-    if exact:
-        state.notes.append(f"{layer}: outputs are exact in {out.type_name}")
-    else:
-        state.notes.append(f"{layer}: outputs are rounded to {out.type_name}: within "
-                           f"{float(out.alpha) * (0.5 + 2**-7):.3g} of the real value")
+def _note_rounding(state: Lowering, layer: str, out: Domain, exact: bool, noise: float) -> None:
+    """Say how far an output is from the real value, and how far Keras' own float32 is (`noise`, as measured)."""
+    text = f"outputs are exact in {out.type_name}"
+    if not exact:
+        bound = float(out.alpha) * (0.5 + 2**-7)
+        text = f"outputs are rounded to {out.type_name}: within {bound:.3g} of the real value"
+    state.notes.append(f"{layer}: {text}" + (f"; Keras' float32 is up to {noise:.3g} off that" if noise else ""))
 
 
 def _head_type(numbers: list[Fraction], low: Fraction, high: Fraction, wanted: Domain | None,

@@ -83,6 +83,9 @@ def check_equal(graph: Graph, model: keras.Model, x: Any, batch_size: int = 1024
     ours = trace(graph, graph.encode(x))
     counts = {}
     for name, theirs in keras_codes(graph, model, x, batch_size).items():
+        if ours[name].shape != theirs.shape:
+            raise Mismatch(f"graph and Keras differ at node {name!r} (layer {graph[name].origin!r}): shapes "
+                           f"{ours[name].shape} and {theirs.shape}")
         wrong = ours[name] != theirs
         if wrong.any():
             at = tuple(int(i) for i in np.argwhere(wrong)[0])

@@ -6,10 +6,11 @@ elements. It is called on integer candidates at its real rank; the codes it yiel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -26,6 +27,7 @@ Int = NDArray[np.int64]
 
 TABLE = 2**16  # ranges up to this many sums are evaluated whole, larger ones bisected and sampled
 CHUNK = 2**22  # elements of one evaluation
+SHAKE = 4  # units in the last place that a vectorised function may be off; sigmoid, softplus and exp showed up to 2
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Stage:
 
     `affine` gives exact (scale, offset) per element of the last axis where the stage is affine; `index` (flat, output
     -> input) marks a stage that only moves elements; `head` marks softmax and sigmoid, dropped at an output; `planes`
-    > 1 a stage that makes so many outputs of every input (a thermometer), next to each other; `steady` that an
-    element's result cannot depend on its place in the tensor (not so for sigmoid, exp: vector body and remainder).
+    > 1 a stage that makes so many outputs of every input (a thermometer), next to each other. Where the last bits of a
+    stage depend on the element's place in the tensor (sigmoid, exp, log: vector body and remainder) `shaky` says where
+    they enter: "after" a float stage, "before" a quantiser that computes so inside.
     """
 
     layer: str
@@ -44,7 +47,7 @@ class Stage:
     index: Int | None = None
     head: str = ""
     planes: int = 1
-    steady: bool = True
+    shaky: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,26 +114,34 @@ class Tail:
         """True where the whole table is evaluated."""
         return self.hi - self.lo < TABLE and (self.hi - self.lo + 1) * self.size <= 2**28
 
-    def reals(self, candidates: Int) -> NDArray[np.float64]:
-        """Candidates (k, elements of the node or 1) -> Keras' values (k, elements of the value)."""
-        step = max(1, CHUNK // max(self.size, self.value.node.size))
-        return np.concatenate([self._reals(candidates[i : i + step]) for i in range(0, len(candidates), step)])
+    def reals(self, candidates: Int, nudges: Sequence[int] = ()) -> NDArray[np.float64]:
+        """Candidates (k, elements of the node or 1) -> Keras' values (k, elements of the value).
 
-    def _reals(self, candidates: Int) -> NDArray[np.float64]:
+        `nudges` moves what each shaky stage computes by so many units in the last place.
+        """
+        step = max(1, CHUNK // max(self.size, self.value.node.size))
+        return np.concatenate([self._reals(candidates[i : i + step], nudges) for i in range(0, len(candidates), step)])
+
+    def _reals(self, candidates: Int, nudges: Sequence[int]) -> NDArray[np.float64]:
         node = self.value.node
         # Exact: alpha and beta are dyadic and the sum is below 2^24 units.
         real = (candidates * float(node.domain.alpha) + float(node.domain.beta)).astype(np.float32)
         full = np.broadcast_to(real, (len(real), node.size)).reshape(-1, *node.shape)
         with tf.device("CPU:0"):
             x = tf.constant(full)
+            left = list(nudges)
             for stage in self.value.tail:
+                if left and stage.shaky == "before":
+                    x = _nudged(x, left.pop(0))
                 x = stage.apply(x)
+                if left and stage.shaky == "after":
+                    x = _nudged(x, left.pop(0))
         values: NDArray[np.float64] = x.numpy().astype(np.float64).reshape(len(real), self.size)
         return values
 
-    def codes(self, candidates: Int) -> Int:
+    def codes(self, candidates: Int, nudges: Sequence[int] = ()) -> Int:
         """As `reals`, but the positions of the codes in `levels.codes`; refuses a value that is no level."""
-        y, domain = self.reals(candidates), self.levels.domain
+        y, domain = self.reals(candidates, nudges), self.levels.domain
         codes = (y - float(domain.beta)) / float(domain.alpha)
         known = np.array(self.levels.codes)
         place = np.clip(np.searchsorted(known, codes), 0, len(known) - 1)
@@ -145,7 +156,11 @@ class Tail:
 
     def table(self) -> Int:
         """Positions of the codes over the whole range: (candidates, elements)."""
-        return self.codes(np.arange(self.lo, self.hi + 1)[:, None])
+        sums = np.arange(self.lo, self.hi + 1)[:, None]
+        codes = self.codes(sums)
+        if not all(np.array_equal(self.codes(sums, nudges), codes) for nudges in self._nudges()):
+            self._refuse_shaky()
+        return codes
 
     def steps(self) -> Steps | None:
         """The cuts, per element of the value; checked against evaluation. None where codes neither rise nor fall."""
@@ -165,9 +180,20 @@ class Tail:
         near = [np.clip(cuts.T + d, self.lo, self.hi) for d in (-2, -1, 0, 1)] if count else []
         if not self.small and not all(self._agrees_at(steps, wanted) for wanted in near):
             return None
-        if not all(stage.steady for stage in self.value.tail):
-            self._check_places(steps, near)
+        for nudges in self._nudges():
+            if not all(self._agrees_at(steps, wanted, nudges) for wanted in near):
+                self._refuse_shaky()
         return steps
+
+    def _nudges(self) -> list[tuple[int, ...]]:
+        """All ways for the shaky stages (the first three) to be off by a few units in the last place, up or down."""
+        shaky = sum(stage.shaky != "" for stage in self.value.tail)
+        return list(product((-SHAKE, SHAKE), repeat=min(shaky, 3))) if shaky else []
+
+    def _refuse_shaky(self) -> None:
+        raise Refusal(f"layer {self.layer!r}: a code of it depends on the last bits of "
+                      f"{', '.join(repr(s.layer) for s in self.value.tail if s.shaky)}, which TensorFlow computes "
+                      "differently in the body and the remainder of a vector; use the hard_ form of the activation")
 
     def _from_table(self, start: Int, sign: Int, count: int) -> Int:
         """cuts[i, k]: the first sum at which |code - start| exceeds k; hi + 1 where it never does."""
@@ -193,7 +219,7 @@ class Tail:
             cuts[:, k] = above
         return cuts
 
-    def codes_at(self, wanted: Int) -> Int:
+    def codes_at(self, wanted: Int, nudges: Sequence[int] = ()) -> Int:
         """As `codes`, with a candidate of its own for every element of the value: (k, elements) -> (k, elements).
 
         Elements made from one source (a thermometer's planes) are evaluated one after the other.
@@ -210,7 +236,7 @@ class Tail:
             mine = rank == r
             candidates = np.full((len(wanted), self.value.node.size), self.lo)
             candidates[:, source[mine]] = wanted[:, mine]
-            result[:, mine] = self.codes(candidates)[:, mine]
+            result[:, mine] = self.codes(candidates, nudges)[:, mine]
         return result
 
     def _agrees(self, steps: Steps, candidates: Int) -> bool:
@@ -220,16 +246,17 @@ class Tail:
             for part in (candidates[i : i + chunk] for i in range(0, len(candidates), chunk))
         )
 
-    def _agrees_at(self, steps: Steps, wanted: Int) -> bool:
-        return np.array_equal(self.codes_at(wanted), _apply(steps, wanted))
+    def _agrees_at(self, steps: Steps, wanted: Int, nudges: Sequence[int] = ()) -> bool:
+        return np.array_equal(self.codes_at(wanted, nudges), _apply(steps, wanted))
 
-    def _check_places(self, steps: Steps, near: list[Int]) -> None:
-        """A sigmoid's last bit depends on its place in the tensor; at the cuts the codes must not."""
-        for wanted in near:
-            together = self._agrees_at(steps, wanted)
-            if not together or not all(self._agrees_at(steps, row[None]) for row in wanted):
-                raise Refusal(f"layer {self.layer!r}: its codes at a cut depend on the place in the tensor (vector "
-                              "body or remainder of a sigmoid or exponential); use the hard_ form of the activation")
+
+def _nudged(x: tf.Tensor, ulps: int) -> tf.Tensor:
+    """`x` moved by units in the last place; zeros stay, so that a sign is never made up."""
+    values = x.numpy()
+    moved = values
+    for _ in range(abs(ulps)):
+        moved = np.nextafter(moved, np.float32(np.inf if ulps > 0 else -np.inf))
+    return tf.constant(np.where(values == 0, values, moved))
 
 
 def _apply(steps: Steps, candidates: Int) -> Int:
