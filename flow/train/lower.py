@@ -622,11 +622,10 @@ def _affine(state: Lowering, value: Value, scale: list[Fraction], offset: list[F
             wanted: Domain | None) -> Node:
     """value = scale * (alpha*code + beta) + offset, rounded once to a fixed-point type."""
     source, layer = value.node.domain, value.floats[-1] if value.floats else value.node.name
-    reals = Tail(value, Levels(source, ()), layer).reals(np.array([[source.lo], [source.hi]]))
-    if not np.isfinite(reals).all():
-        raise Refusal(f"layer {layer!r}: Keras' own output is not finite there ({reals[~np.isfinite(reals)][0]}); its "
-                      "variance, epsilon or gamma is out of range")
-    exact_scale, exact_offset = scale, offset
+    noise = _float_noise(value, scale, offset)
+    if not np.isfinite(noise):
+        raise Refusal(f"layer {layer!r}: Keras' own output is not finite; its variance, epsilon or gamma is out of "
+                      "range")
     if source.lo == source.hi:  # a constant: whatever its scale, it is all offset
         scale, offset = [Fraction(0)] * len(scale), [s * (source.alpha * source.lo + source.beta) + o
                                                      for s, o in zip(scale, offset)]
@@ -643,7 +642,7 @@ def _affine(state: Lowering, value: Value, scale: list[Fraction], offset: list[F
     reach = [(int(m) * e + int(a)) >> shift for m, a in rows for e in (source.lo, source.hi)]
     if not (out.lo <= min(reach) and max(reach) <= out.hi):
         raise Refusal(f"layer {layer!r}: outputs reach {float(max(ends)):g}, past {out.type_name}")
-    _note_rounding(state, layer, out, exact, _float_noise(value, exact_scale, exact_offset))
+    _note_rounding(state, layer, out, exact, noise)
 
     def params(rows: NDArray[np.int64]) -> Affine:
         return Affine(rows[:, 0].copy(), rows[:, 1].copy(), shift)
@@ -669,7 +668,7 @@ def _rounded_table(state: Lowering, value: Value, wanted: Domain | None) -> Node
     shaky = any(stage.shaky for stage in value.tail)
     _note_rounding(state, layer, out, exact and not shaky, SHAKE * float(np.spacing(np.float32(np.abs(reals).max())))
                    if shaky else 0.0)
-    return state.apply(value, np.clip(codes, out.lo, out.hi), Op.LUT, out, f"{layer}_out", Table)
+    return state.apply(value, codes, Op.LUT, out, f"{layer}_out", Table)
 
 
 def _note_rounding(state: Lowering, layer: str, out: Domain, exact: bool, noise: float) -> None:
