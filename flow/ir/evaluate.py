@@ -12,7 +12,7 @@ from flow.errors import InputError
 from flow.ir.domain import Domain
 from flow.ir.graph import Affine, Graph, Index, Int, Node, Op, Steps, Sum, Table, Weights
 
-__all__ = ["EVAL", "check_codes", "decode", "encode", "per_input", "run", "trace"]
+__all__ = ["EVAL", "check_codes", "decode", "doubtful", "encode", "per_input", "run", "trace"]
 
 CHUNK = 2**22  # elements of the largest tensor per evaluation, to bound memory
 
@@ -200,3 +200,24 @@ def run(graph: Graph, codes: Any) -> Any:
 def trace(graph: Graph, codes: Any) -> dict[str, Int]:
     """Codes of every node, by name; int64 (n, *shape) each."""
     return _collect(graph, codes, [node.name for node in graph])
+
+
+def doubtful(graph: Graph, codes: Any) -> NDArray[np.bool_]:
+    """Samples (n,) where a real-scaled sum lies within the Keras model's float32 noise of a cut (`Steps.slack`).
+
+    Elsewhere Keras computes the graph's codes; there it may or may not, by the order in which it adds.
+    """
+    checked = check_codes(graph, codes)
+    found = [np.zeros(0, bool)]
+    for batch in _batches(graph, checked):
+        near = np.zeros(len(batch[0]), bool)
+        values: dict[str, Int] = {}
+        for node, value in _walk(graph, batch):
+            values[node.name] = value
+            if isinstance(node.params, Steps) and node.params.slack is not None:
+                x = values[node.inputs[0]]
+                for cut, slack in zip(node.params.cuts.T, node.params.slack.transpose(1, 2, 0)):
+                    inside = (x >= cut - slack[0]) & (x < cut + slack[1])
+                    near |= inside.reshape(len(x), -1).any(axis=1)
+        found.append(near)
+    return np.concatenate(found)

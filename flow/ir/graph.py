@@ -66,11 +66,14 @@ class Steps:
     """STEP: per channel (last axis) code = start + sign * #{k : x >= cuts[k]}.
 
     `start`, `sign` are int64 (channels,), sign +1 or -1; `cuts` is int64 (channels, levels - 1), rows ascending.
+    `slack`, int64 (channels, levels - 1, 2), says how many inputs below and from a cut lie within the float32 noise of
+    the Keras model (real-scaled sums only, else None); evaluation ignores it.
     """
 
     start: Int
     sign: Int
     cuts: Int
+    slack: Int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +149,7 @@ def _describe(params: Params) -> str:
     parts = []
     for f in fields(params):
         value = getattr(params, f.name)
-        if isinstance(value, np.ndarray) and f.name == "mask" and value.all():
+        if value is None or f.name == "slack" or (f.name == "mask" and value.all()):
             continue
         if isinstance(value, np.ndarray) and value.size > 24:
             text = f"<{'x'.join(map(str, value.shape))}>"

@@ -63,7 +63,8 @@ def merge_planes(graph: Graph) -> Graph:
         if not (isinstance(steps, Steps) and source and isinstance(source.params, Index) and len(node.shape) == 1):
             nodes.append(node)
             continue
-        rows = np.column_stack([source.params.flat, steps.start, steps.sign, steps.cuts])
+        slack = np.zeros((len(steps.start), 0)) if steps.slack is None else steps.slack.reshape(len(steps.start), -1)
+        rows = np.column_stack([source.params.flat, steps.start, steps.sign, steps.cuts, slack])
         _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
         if len(first) == len(rows):
             nodes.append(node)
@@ -74,7 +75,8 @@ def merge_planes(graph: Graph) -> Graph:
         wires = Node(clean_name(f"{node.name}_in", taken), Op.GATHER, source.inputs, (len(keep),), source.domain,
                      Index(source.params.flat[keep]))
         planes = Node(clean_name(f"{node.name}_planes", taken), Op.STEP, (wires.name,), (len(keep),), node.domain,
-                      Steps(steps.start[keep], steps.sign[keep], steps.cuts[keep]))
+                      Steps(steps.start[keep], steps.sign[keep], steps.cuts[keep],
+                            None if steps.slack is None else steps.slack[keep]))
         copies = replace(node, op=Op.GATHER, inputs=(planes.name,), params=Index(rank[inverse.ravel()]))
         nodes += [wires, planes, copies]
         notes.append(f"{node.name}: {len(rows) - len(keep)} of {len(rows)} planes coincide with another and are merged")

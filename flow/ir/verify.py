@@ -114,6 +114,8 @@ def _step(node: Node, ins: Sequence[Node]) -> Yield:
     assert isinstance(p, Steps)
     channels, count = x.shape[-1], p.cuts.shape[-1]
     _integers(node, start=(p.start, (channels,)), sign=(p.sign, (channels,)), cuts=(p.cuts, (channels, count)))
+    if p.slack is not None:
+        _integers(node, slack=(p.slack, (channels, count, 2)))
     _need(bool(np.isin(p.sign, (-1, 1)).all()), node, "sign must be +1 or -1")
     _need(bool((np.diff(p.cuts, axis=1) >= 0).all()), node, "cuts must ascend within each channel")
     # Codes that the input's range can reach, not those of cuts beyond it.

@@ -29,7 +29,8 @@ from flow.train.layers import LearnedThermometer
 from flow.train.levels import Levels, Refusal, dyadic, levels_of
 from flow.train.quantizers import Masked
 from flow.train.reading import read_model, unsupported_layer
-from flow.train.tails import SHAKE, TABLE, Stage, Tail, Value
+from flow.train.reals import Lines, lines_of, real_steps, sum_noise
+from flow.train.tails import SHAKE, TABLE, Line, Stage, Tail, Value
 
 __all__ = ["LOWERINGS", "lower", "lowers"]
 
@@ -73,10 +74,24 @@ class Lowering:
             value = self._rescaled(value, layer)
         return self.gathered(value.node, value.source, value.shape, f"{layer}_in")
 
+    def summand(self, value: Value, layer: str) -> tuple[Node, Line | None]:
+        """What goes into a sum: codes, and where those are only up to one real scale and offset, these."""
+        try:
+            return self.codes(value, layer), None
+        except Refusal:
+            # One line for all elements, as Rescaling has; that of a batch norm, per channel, has no place in a sum.
+            if value.real or any(s.index is None and (s.affine is None or len(s.affine) > 1) for s in value.tail):
+                raise
+            (row,) = lines_of(value, value.tail).rows
+            node = self.gathered(value.node, value.source, value.shape, f"{layer}_in")
+            d = node.domain
+            scale = row.scale / d.alpha
+            return node, Line(scale, row.offset - scale * d.beta, Fraction(0), max(map(row.off_by, (d.lo, d.hi))))
+
     def _rescaled(self, value: Value, layer: str) -> Value:
         """A tail that is one exact dyadic m*x + n for every element: an integer node with another scale."""
         node = value.node
-        if node.domain.size <= TABLE and node.domain.size * prod(value.shape) <= 2**26 and not any(
+        if not value.real and node.domain.size <= TABLE and node.domain.size * prod(value.shape) <= 2**26 and not any(
                 stage.head or stage.planes > 1 for stage in value.tail):
             sums = np.arange(node.domain.lo, node.domain.hi + 1)
             reals = Tail(value, Levels(node.domain, ()), layer).reals(sums[:, None])
@@ -251,26 +266,31 @@ LOWERINGS[keras.layers.InputLayer] = lambda state, call, values: values[0]
 @lowers(qkeras.QDense, keras.layers.Dense)
 def _dense(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     layer, key = call.layer, call.key
-    x = state.codes(values[0], key)
-    weights, unit = _kernel(key, layer.kernel, getattr(layer, "kernel_quantizer_internal", None))
+    x, entry = state.summand(values[0], key)
+    kernel = _kernel(key, layer.kernel, getattr(layer, "kernel_quantizer_internal", None))
+    weights, unit = kernel.weights, x.domain.unit * kernel.unit
     domain = dot_domain(x.domain, weights)
     a, b = x.domain.numerator
     largest = max(abs(a * x.domain.lo + b), abs(a * x.domain.hi + b))
     bound = largest * int(np.abs(weights.effective).sum(axis=0).max())
-    _check_bound(key, bound, x.domain.unit * unit)
-    state.notes.append(f"{key}: dyadic, sums stay within {bound} units of 2^24")
+    real = kernel.scale is not None or entry is not None
+    if not real:
+        _check_bound(key, bound, unit)
+    state.notes.append(f"{key}: real-scaled, exact in real numbers; Keras' float32 sums are noise around them" if real
+                       else f"{key}: dyadic, sums stay within {bound} units of 2^24")
     shape = (*x.shape[:-1], weights.levels.shape[1])
     closed = levels_of(key, layer.activation) is not None
-    node = state.add(f"{key}_sum" if closed else key, Op.DOT, [x], shape,
-                     Domain(domain.lo, domain.hi, x.domain.unit * unit), weights)
+    node = state.add(f"{key}_sum" if closed else key, Op.DOT, [x], shape, Domain(domain.lo, domain.hi, unit), weights)
     out = Value(node, shape)
+    if real:
+        out = out.then(_real_scale(key, x, kernel, entry))
     if layer.use_bias:
         quantizer = getattr(layer, "bias_quantizer_internal", None)
         _check_steady(key, "bias_quantizer", quantizer, layer.bias)
         bias = tf.convert_to_tensor(quantizer(layer.bias) if quantizer is not None else layer.bias)
         if not np.isfinite(bias.numpy()).all():
             raise Refusal(f"layer {key!r}: its quantised bias is not finite; use another bias_quantizer")
-        exact = ([Fraction(1)] * len(bias), [Fraction(float(v)) for v in bias.numpy()])
+        exact = [Line(Fraction(1), v, abs(v)) for v in map(Fraction, bias.numpy().tolist())]
         out = out.then(Stage(key, lambda t: keras.backend.bias_add(t, bias, data_format="channels_last"), exact))
     return _activate(state, key, layer.activation, out)
 
@@ -296,13 +316,26 @@ def _check_steady(layer: str, what: str, quantizer: Any, weights: tf.Variable) -
         raise Refusal(f"layer {layer!r}: its {what} is random at inference; use its deterministic form")
 
 
-def _kernel(layer: str, kernel: tf.Variable, quantizer: Any) -> tuple[Weights, Fraction]:
-    """The weights that Keras multiplies with, as integer levels times one power of two."""
+@dataclass(frozen=True)
+class Kernel:
+    """Integer levels times `unit` (a power of two) times, where the sum is real-scaled, `scale` per output channel.
+
+    `real` is what Keras multiplies with, float64.
+    """
+
+    weights: Weights
+    unit: Fraction
+    scale: list[Fraction] | None
+    real: NDArray[np.float64]
+
+
+def _kernel(layer: str, kernel: tf.Variable, quantizer: Any) -> Kernel:
+    """The weights that Keras multiplies with; channels are the last axis."""
     _check_steady(layer, "kernel_quantizer", quantizer, kernel)
-    real = np.asarray(quantizer(kernel) if quantizer is not None else kernel)
+    real = np.asarray(quantizer(kernel) if quantizer is not None else kernel, np.float64)
     mask = np.ones(real.shape, bool)
     if isinstance(quantizer, Masked):
-        mask = quantizer.mask.numpy() != 0
+        mask, quantizer = quantizer.mask.numpy() != 0, quantizer.quantizer
         if not mask.any():
             raise Refusal(f"layer {layer!r}: its mask keeps none of {mask.size} connections, so its output is constant;"
                           " keep at least one, or remove the layer")
@@ -310,11 +343,41 @@ def _kernel(layer: str, kernel: tf.Variable, quantizer: Any) -> tuple[Weights, F
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(real))[0])
         raise Refusal(f"layer {layer!r}: its quantised kernel holds {real[at]} at {at}; use another kernel_quantizer")
     exact = dyadic(real)
-    if exact is None or np.abs(exact[0]).max(initial=0) > MAX_LEVEL:
-        name = type(quantizer).__name__ if quantizer is not None else "no kernel_quantizer"
-        raise Refusal(f"layer {layer!r}: its weights ({name}) are not small integers times a power of two; use binary "
-                      "or ternary with a power-of-two alpha, or quantized_bits")
-    return Weights(exact[0], mask), exact[1]
+    if exact is not None and np.abs(exact[0]).max(initial=0) <= MAX_LEVEL:
+        return Kernel(Weights(exact[0], mask), exact[1], None, real)
+    # QKeras leaves the scale of its last call in the quantizer: this layer's, eager, here.
+    scale = np.asarray(getattr(quantizer, "scale", 0.0), np.float32)
+    scale = np.broadcast_to(scale, (1,) * (real.ndim - 1) + real.shape[-1:]).ravel() if scale.size in (
+        1, real.shape[-1]) else np.zeros(1, np.float32)
+    levels = real / scale if (np.isfinite(scale) & (scale > 0)).all() else np.full(real.shape, np.nan)
+    for bits in range(9):
+        codes = np.rint(levels * 2**bits)
+        if (np.abs(levels * 2**bits - codes) < 2.0**-12).all():
+            return Kernel(Weights(codes.astype(np.int64), mask), Fraction(1, 2**bits),
+                          [Fraction(float(v)) for v in np.broadcast_to(scale, real.shape[-1:])], real)
+    name = type(quantizer).__name__ if quantizer is not None else "no kernel_quantizer"
+    raise Refusal(f"layer {layer!r}: its weights ({name}) are not small integers times a power of two, nor times one "
+                  "scale a channel; use binary, ternary or quantized_bits")
+
+
+def _real_scale(key: str, x: Node, kernel: Kernel, entry: Line | None) -> Stage:
+    """The stage between an integer sum and the real number that it stands for.
+
+    With x = s*v + o on the way in and w = c*l*unit, the sum of w*x is s*c*(unit*sum l*v) + o*c*unit*sum l.
+    """
+    weights, channels = kernel.weights, kernel.real.shape[-1]
+    scale = kernel.scale or [Fraction(1)] * channels
+    entry = entry or Line(Fraction(1), Fraction(0), Fraction(0))
+    flat = weights.effective.reshape(-1, channels)
+    d = x.domain
+    largest = max(abs(entry.scale * (d.alpha * c + d.beta) + entry.offset) for c in (d.lo, d.hi))
+    ideal = flat * np.array([float(c * kernel.unit) for c in scale])
+    noise = sum_noise(kernel.real.reshape(-1, channels), ideal, float(largest), float(entry.noise))
+    totals = [int(t) * c * kernel.unit for t, c in zip(flat.sum(axis=0), scale)]
+    lines = [Line(entry.scale * c, entry.offset * t, abs(entry.offset * t), n) for c, t, n in zip(scale, totals, noise)]
+    mul, add = (tf.constant([float(v) for v in part], tf.float32)
+                for part in ([line.scale for line in lines], [line.offset for line in lines]))
+    return Stage(key, lambda t: t * mul + add, lines, ideal=True)
 
 
 @lowers(keras.layers.Add, keras.layers.Subtract)
@@ -458,8 +521,8 @@ def _batch_norm(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     if any(s == 0 for s in spread):
         raise Refusal(f"layer {call.key!r}: variance and epsilon are both 0; set an epsilon")
     scale = [g / s for g, s in zip(gamma, spread)]
-    offset = [b - m * s for b, m, s in zip(beta, mean, scale)]
-    return value.then(Stage(call.key, call, (scale, offset)))
+    lines = [Line(s, b - m * s, abs(b) + abs(m * s)) for b, m, s in zip(beta, mean, scale)]
+    return value.then(Stage(call.key, call, lines))
 
 
 def _sqrt(x: Fraction) -> Fraction:
@@ -468,9 +531,21 @@ def _sqrt(x: Fraction) -> Fraction:
     return Fraction(isqrt((x.numerator * x.denominator) << shift), x.denominator << (shift // 2))
 
 
-@lowers(keras.layers.Rescaling, keras.layers.Normalization)
+@lowers(keras.layers.Rescaling)
 def _rescaling(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
-    """x * scale + offset, in float32: legal before a quantiser, and before a sum where it is exact for every code."""
+    """x * scale + offset, in float32: legal before a quantiser, and before a sum (real-scaled unless it is exact)."""
+    value = _float_stage(call, values[0], "")
+    parts = np.broadcast_arrays(*(np.asarray(v, np.float32) for v in (call.layer.scale, call.layer.offset)))
+    scale, offset = (part.ravel().tolist() for part in parts)
+    if len(scale) not in (1, value.shape[-1]):
+        return value
+    lines = [Line(Fraction(s), Fraction(o), abs(Fraction(o))) for s, o in zip(scale, offset)]
+    return replace(value, tail=(*value.tail[:-1], replace(value.tail[-1], affine=lines)))
+
+
+@lowers(keras.layers.Normalization)
+def _normalization(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """(x - mean) / sqrt(variance), in float32: legal before a quantiser."""
     return _float_stage(call, values[0], "")
 
 
@@ -541,24 +616,36 @@ def _thermometer(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     cuts = np.array([min(max(c, d.lo), d.hi + 1) for c in exact], np.int64)[:, None]
     rows = np.concatenate([np.zeros_like(cuts), np.ones_like(cuts), cuts], axis=1)
     rows = np.tile(rows, (prod(shape) // len(rows), 1))
-    return Value(state.apply(whole, rows, Op.STEP, levels.domain, call.key, _steps, origin=call.key), shape)
+    return Value(state.apply(whole, rows, Op.STEP, levels.domain, call.key, _steps(1), origin=call.key), shape)
 
 
-def _steps(rows: NDArray[np.int64]) -> Steps:
-    return Steps(rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2:].copy())
+def _steps(count: int) -> Callable[[NDArray[np.int64]], Steps]:
+    """Rows of start, sign, `count` cuts and, for a real-scaled sum, slack below and above each -> parameters."""
+
+    def params(rows: NDArray[np.int64]) -> Steps:
+        cuts, slack = rows[:, 2 : 2 + count].copy(), rows[:, 2 + count :].copy()
+        return Steps(rows[:, 0].copy(), rows[:, 1].copy(), cuts, slack.reshape(-1, count, 2) if slack.size else None)
+
+    return params
 
 
 def close(state: Lowering, key: str, value: Value, levels: Levels) -> Node:
     """Close a tail with a quantised activation: STEP, where codes rise or fall with the sum, else a LUT."""
     tail = Tail(value, levels, key)
-    steps = tail.steps()
+    steps = real_steps(tail) if value.real else tail.steps()
     if steps is None:
         return _tabulated(state, key, tail)
-    rows = np.concatenate([steps.start[:, None], steps.sign[:, None], steps.cuts], axis=1)
+    columns = [steps.start[:, None], steps.sign[:, None], steps.cuts]
+    if steps.slack is not None:
+        columns.append(steps.slack.reshape(len(steps.cuts), -1))
+        doubtful = int(steps.slack.any(axis=2).sum())
+        state.notes.append(f"{key}: {doubtful} of {steps.cuts.size} cuts lie within Keras' float32 noise of a sum; "
+                           "Keras may differ at samples that reach such a sum, and only there")
+    rows, params = np.concatenate(columns, axis=1), _steps(steps.cuts.shape[1])
     if levels.even:
         rows[:, 0] += levels.domain.lo
-        return state.apply(value, rows, Op.STEP, levels.domain, key, _steps, origin=key)
-    places = state.apply(value, rows, Op.STEP, Domain(0, len(levels.codes) - 1), f"{key}_place", _steps)
+        return state.apply(value, rows, Op.STEP, levels.domain, key, params, origin=key)
+    places = state.apply(value, rows, Op.STEP, Domain(0, len(levels.codes) - 1), f"{key}_place", params)
     return state.add(key, Op.LUT, [places], places.shape, levels.domain, Table(np.array([levels.codes])), origin=key)
 
 
@@ -590,58 +677,52 @@ def _head(state: Lowering, value: Value, wanted: Domain | None) -> Node:
         state.notes.append(f"{stage.layer}: {stage.head} dropped, the outputs are its logits (same order, same argmax)")
     value = Value(value.node, value.shape, tuple(tail))
     if value.node.op in (Op.DOT, Op.ADD) and not value.floats and wanted is not None:
-        return _affine(state, value, [Fraction(1)] * value.node.size, [Fraction(0)] * value.node.size, wanted)
+        return _affine(state, value, lines_of(value, tail), wanted)
     if not value.floats:
         return state.gathered(value.node, value.source, value.shape, f"{value.node.name}_out")
     if any(stage.affine is None and stage.index is None for stage in tail):
         return _rounded_table(state, value, wanted)
-    scale, offset = [Fraction(1)] * value.node.size, [Fraction(0)] * value.node.size
-    for stage in tail:
-        if stage.index is not None:
-            scale, offset = [scale[i] for i in stage.index], [offset[i] for i in stage.index]
-        elif stage.affine is not None:
-            s, o = stage.affine
-            scale, offset = ([x * s[i % len(s)] for i, x in enumerate(scale)],
-                             [x * s[i % len(s)] + o[i % len(s)] for i, x in enumerate(offset)])
-    if all(s == 1 for s in scale) and not any(offset) and not _float_noise(value, scale, offset):
+    lines, domain = lines_of(value, tail), value.node.domain
+    same = all((row.scale, row.offset) == (domain.alpha, domain.beta) for row in lines.rows)
+    if same and not _float_noise(value, lines):
         return state.gathered(value.node, value.source, value.shape, f"{value.node.name}_out")
-    return _affine(state, value, scale, offset, wanted)
+    return _affine(state, value, lines, wanted)
 
 
-def _float_noise(value: Value, scale: list[Fraction], offset: list[Fraction]) -> float:
+def _float_noise(value: Value, lines: Lines) -> float:
     """How far Keras' float32 output is from the exact line, over all sums or 4,096 of them."""
     d = value.node.domain
     sums = np.unique(np.linspace(d.lo, d.hi, min(d.size, 4096)).astype(np.int64))
     reals = Tail(value, Levels(d, ()), "output").reals(sums[:, None])
-    exact = np.array([float(s) for s in scale]) * (sums[:, None] * float(d.alpha) + float(d.beta))
-    exact += np.array([float(o) for o in offset])
+    scale, offset = np.array([(float(row.scale), float(row.offset)) for row in lines.rows])[lines.which].T
+    exact = scale * sums[:, None] + offset
     return float(np.abs(reals - exact).max())
 
 
-def _affine(state: Lowering, value: Value, scale: list[Fraction], offset: list[Fraction],
-            wanted: Domain | None) -> Node:
-    """value = scale * (alpha*code + beta) + offset, rounded once to a fixed-point type."""
+def _affine(state: Lowering, value: Value, lines: Lines, wanted: Domain | None) -> Node:
+    """value = scale * code + offset, rounded once to a fixed-point type."""
     source, layer = value.node.domain, value.floats[-1] if value.floats else value.node.name
-    noise = _float_noise(value, scale, offset)
+    noise = _float_noise(value, lines)
     if not np.isfinite(noise):
         raise Refusal(f"layer {layer!r}: Keras' own output is not finite; its variance, epsilon or gamma is out of "
                       "range")
+    if value.real:
+        noise += float(max(row.off_by(end) for row in lines.rows for end in (source.lo, source.hi)))
+    mul, add = [row.scale for row in lines.rows], [row.offset for row in lines.rows]
     if source.lo == source.hi:  # a constant: whatever its scale, it is all offset
-        scale, offset = [Fraction(0)] * len(scale), [s * (source.alpha * source.lo + source.beta) + o
-                                                     for s, o in zip(scale, offset)]
+        add, mul = [m * source.lo + a for m, a in zip(mul, add)], [Fraction(0)] * len(mul)
         source = Domain(0, 0)
-    mul = [s * source.alpha for s in scale]
-    add = [s * source.beta + o for s, o in zip(scale, offset)]
     ends = [m * e + a for m, a in zip(mul, add) for e in (source.lo, source.hi)]
     out, exact = _head_type([*mul, *add], min(ends), max(ends), wanted, layer)
     # code = floor((m*x + a) / 2^shift) with m, a rounded to 2^-shift of a unit; half a unit is in `a`.
     shift = 0 if exact else 8 + max(abs(source.lo), abs(source.hi)).bit_length()
     half = Fraction(0) if exact else Fraction(1, 2)
     unit = out.alpha / 2**shift
-    rows = np.array([(round(m / unit), round(a / unit + half * 2**shift)) for m, a in zip(mul, add)], np.int64)
-    reach = [(int(m) * e + int(a)) >> shift for m, a in rows for e in (source.lo, source.hi)]
+    few = np.array([(round(m / unit), round(a / unit + half * 2**shift)) for m, a in zip(mul, add)], np.int64)
+    reach = [(int(m) * e + int(a)) >> shift for m, a in few for e in (source.lo, source.hi)]
     if not (out.lo <= min(reach) and max(reach) <= out.hi):
         raise Refusal(f"layer {layer!r}: outputs reach {float(max(ends)):g}, past {out.type_name}")
+    rows = few[lines.which]
     _note_rounding(state, layer, out, exact, noise)
 
     def params(rows: NDArray[np.int64]) -> Affine:

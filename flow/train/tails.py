@@ -12,6 +12,7 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import product
 from math import prod
+from typing import NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from flow.ir import Node, Steps
 from flow.train.levels import Levels, Refusal
 
-__all__ = ["Stage", "Tail", "Value"]
+__all__ = ["Line", "Stage", "Tail", "Value"]
 
 Int = NDArray[np.int64]
 
@@ -30,19 +31,33 @@ SHAKE = 4  # units in the last place that a vectorised function may be off; sigm
 
 
 @dataclass(frozen=True)
+class Line:
+    """scale * x + offset, exactly. `size` bounds the parts that Keras makes the offset of; `noise` is what Keras'
+    float32 result is off by, beyond its roundings, where the sum before it is real-scaled.
+    """
+
+    scale: Fraction
+    offset: Fraction
+    size: Fraction
+    noise: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of a tail.
 
-    `affine` gives exact (scale, offset) per element of the last axis where the stage is affine; `index` (flat, output
-    -> input) marks a stage that only moves elements; `head` marks softmax and sigmoid, dropped at an output; `planes`
-    > 1 a stage that makes so many outputs of every input (a thermometer), next to each other. Where the last bits of a
-    stage depend on the element's place in the tensor (sigmoid, exp, log: vector body and remainder) `shaky` says where
-    they enter: "after" a float stage, "before" a quantiser that computes so inside.
+    `affine` gives a Line per element of the last axis where the stage is affine, and `ideal` marks the one that stands
+    for the real scale of a sum (reals.py); `index` (flat, output -> input) marks a stage that only moves elements;
+    `head` marks softmax and sigmoid, dropped at an output; `planes` > 1 a stage that makes so many outputs of every
+    input (a thermometer), next to each other. Where the last bits of a stage depend on the element's place in the
+    tensor (sigmoid, exp, log: vector body and remainder) `shaky` says where they enter: "after" a float stage, "before"
+    a quantiser that computes so inside.
     """
 
     layer: str
     apply: Callable[[tf.Tensor], tf.Tensor]
-    affine: tuple[list[Fraction], list[Fraction]] | None = None
+    affine: Sequence[Line] | None = None
+    ideal: bool = False
     index: Int | None = None
     head: str = ""
     planes: int = 1
@@ -65,6 +80,11 @@ class Value:
     def floats(self) -> list[str]:
         """The layers of the tail that compute, in order."""
         return [stage.layer for stage in self.tail if stage.index is None]
+
+    @property
+    def real(self) -> bool:
+        """True where the sum is real-scaled: Keras' float32 value is noise around scale * code."""
+        return any(stage.ideal for stage in self.tail)
 
     @cached_property
     def source(self) -> Int:
@@ -139,18 +159,28 @@ class Tail:
 
     def codes(self, candidates: Int, nudges: Sequence[int] = ()) -> Int:
         """As `reals`, but the positions of the codes in `levels.codes`; refuses a value that is no level."""
-        y, domain = self.reals(candidates, nudges), self.levels.domain
+        y = self.reals(candidates, nudges)
+        places, bad = self.places(y)
+        if bad is not None:
+            k, i = bad
+            total = int(np.broadcast_to(candidates, (len(candidates), self.value.node.size))[k, self.value.source[i]])
+            self.refuse_value(y[k, i], f"the sum {total} of element {i}")
+        return places
+
+    def places(self, y: NDArray[np.float64]) -> tuple[Int, tuple[int, int] | None]:
+        """Values (k, elements) -> positions in `levels.codes`, and where the first value that is no level is."""
+        domain = self.levels.domain
         codes = (y - float(domain.beta)) / float(domain.alpha)
         known = np.array(self.levels.codes)
         place = np.clip(np.searchsorted(known, codes), 0, len(known) - 1)
         bad = ~(known[place] == codes)
-        if bad.any():
-            k, i = np.argwhere(bad)[0]
-            total = int(np.broadcast_to(candidates, (len(candidates), self.value.node.size))[k, self.value.source[i]])
-            raise Refusal(f"layer {self.layer!r}: yields {y[k, i]} for the sum {total} of element {i}, which is none "
-                          f"of its levels {domain}; the values before it are too large for float32, or the quantizer's "
-                          "levels are not exact")
-        return place.astype(np.int64)
+        first = np.argwhere(bad)[0] if bad.any() else None
+        return place.astype(np.int64), None if first is None else (int(first[0]), int(first[1]))
+
+    def refuse_value(self, y: float, of: str) -> NoReturn:
+        """Keras gives `y`, which is no level."""
+        raise Refusal(f"layer {self.layer!r}: yields {y} for {of}, which is none of its levels {self.levels.domain}; "
+                      "the values before it are too large for float32, or the quantizer's levels are not exact")
 
     def table(self) -> Int:
         """Positions of the codes over the whole range: (candidates, elements)."""

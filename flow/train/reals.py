@@ -1,0 +1,217 @@
+"""The real-scaled class: cuts of sums whose float32 value in Keras is noise around a real number.
+
+A kernel with `alpha="auto"`, or pixels/255 that go into a sum, give real numbers scale*S that float32 does not hold;
+Keras' own sums depend on the order of addition. Here the graph has the ideal meaning: the tail is exact rational
+arithmetic of the float32 parameters as long as it is affine, and a cut is where that line crosses a threshold. Sums so
+near a cut that Keras' float32 may fall on its other side are counted by `Steps.slack`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from flow.ir import Steps
+from flow.train.levels import Refusal
+from flow.train.tails import CHUNK, Int, Line, Stage, Tail, Value
+
+__all__ = ["Lines", "lines_of", "real_steps", "sum_noise"]
+
+Float = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+ROUNDING = Fraction(1, 2**24)  # relative error of one float32 operation
+SAFE = 16  # roundings of a bias or batch norm, the reciprocal root's among them, with room to spare
+
+
+@dataclass(frozen=True)
+class Row:
+    """value = scale * code + offset; Keras' float32 value is off by at most noise + relative * |scale * code|."""
+
+    scale: Fraction
+    offset: Fraction
+    noise: Fraction
+    relative: Fraction
+
+    def then(self, line: Line) -> Row:
+        """One more line: what was off is scaled, and computing it rounds a few times."""
+        few = SAFE * ROUNDING
+        noise = abs(line.scale) * (self.noise + few * abs(self.offset)) + few * line.size + line.noise
+        return Row(self.scale * line.scale, self.offset * line.scale + line.offset, noise, self.relative + few)
+
+    def off_by(self, code: int) -> Fraction:
+        """How far Keras' float32 value may be from the line at a code."""
+        return self.noise + self.relative * abs(self.scale * code)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The line of every element of a tensor: few different ones, and `which` each has."""
+
+    rows: list[Row]
+    which: Int
+
+
+def lines_of(value: Value, stages: Sequence[Stage]) -> Lines:
+    """The lines from the codes of the value's node through affine and moving stages."""
+    domain = value.node.domain
+    rows = [Row(domain.alpha, domain.beta, Fraction(0), Fraction(0))]
+    which = np.zeros(value.node.size, np.int64)
+    for stage in stages:
+        if stage.index is not None:
+            which = which[stage.index]
+            continue
+        assert stage.affine is not None
+        channels = len(stage.affine)
+        pairs, which = np.unique(which * channels + np.arange(len(which)) % channels, return_inverse=True)
+        rows = [rows[pair // channels].then(stage.affine[pair % channels]) for pair in pairs]
+    return Lines(rows, which)
+
+
+def sum_noise(weights: Float64, ideal: Float64, largest: float, off: float) -> list[Fraction]:
+    """What Keras' float32 sum over the first axis may be off by, per channel, for inputs to `largest`, `off` by this.
+
+    In any order of n additions |error| <= n*u/(1 - n*u) * sum |w||x| (Higham, Accuracy and Stability, 4.2), u = 2^-24;
+    the float32 weights are not quite the ideal ones, and Keras may make them with another last bit than we did.
+    """
+    nu = (len(weights) + SAFE) * float(ROUNDING)
+    size, apart = np.abs(weights).sum(axis=0), np.abs(weights - ideal).sum(axis=0)
+    return [Fraction(1.01 * (nu / (1 - nu) * largest * s + largest * a + off * s)) for s, a in zip(size, apart)]
+
+
+def real_steps(tail: Tail) -> Steps:
+    """The cuts of a real-scaled tail, per element of the value; raises Refusal where codes are not monotone."""
+    stages = tail.value.tail
+    first = next(i for i, stage in enumerate(stages) if stage.affine is None and stage.index is None)
+    lines, rest = lines_of(tail.value, stages[:first]), stages[first:]
+    for stage in rest:
+        if stage.shaky or stage.planes > 1 or (stage.index is not None and not _permutes(stage.index)):
+            raise Refusal(f"layer {tail.layer!r}: {stage.layer!r} stands before it on a real-scaled sum; only batch "
+                          "norm, relu and what moves elements may; quantise before it, or use a power-of-two alpha")
+    home = np.arange(len(lines.which))  # of every element of the value, where it is in the tensor that `rest` gets
+    for stage in rest:
+        home = home if stage.index is None else home[stage.index]
+    which = lines.which[home]
+    reach = max(abs(row.scale * end + row.offset) + row.off_by(end) for row in lines.rows for end in (tail.lo, tail.hi))
+    thresholds = _Thresholds(tail, stages[:first], rest, home, float(reach))
+    keys = np.column_stack([which, thresholds.low, thresholds.high, thresholds.bits])
+    _, first_seen, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    rows = [_cuts(tail, lines.rows[which[i]], thresholds, int(i)) for i in first_seen]
+    start, sign, cuts, slack = (np.array([row[k] for row in rows], np.int64)[inverse.ravel()] for k in range(4))
+    return Steps(start, sign, cuts.reshape(len(cuts), -1), slack.reshape(len(cuts), -1, 2))
+
+
+def _permutes(index: Int) -> bool:
+    return len(np.unique(index)) == len(index)
+
+
+class _Thresholds:
+    """Where the rest of a tail, a function of one float32 per element, changes its code; by bisection over float32.
+
+    `low`, `high` are the places of the codes at the ends; `passed[i, k]` is the first float32 beyond `-reach` at which
+    element i has left its low code by more than k, `failed[i, k]` the one before.
+    """
+
+    def __init__(self, tail: Tail, before: Sequence[Stage], rest: Sequence[Stage], home: Int, reach: float):
+        self.tail, self.rest, self.home = tail, rest, home
+        self.shape = tail.value.node.shape
+        for stage in before:
+            self.shape = tuple(stage.apply(tf.zeros((1, *self.shape))).shape[1:])
+        end = np.nextafter(np.float32(reach), np.float32(np.inf))
+        ends = np.broadcast_to(np.array([[-end], [end]], np.float32), (2, len(home)))
+        self.low, self.high = self._places(ends)
+        self.sign = np.where(self.high >= self.low, 1, -1)
+        self.count = int(np.abs(self.high - self.low).max())
+        k = np.arange(self.count)[:, None]
+        below, above = (np.broadcast_to(_ordered(x), (self.count, len(home))) for x in ends)
+        while (above - below > 1).any():
+            middle = (below + above) // 2
+            passed = (self._places(_float(middle)) - self.low) * self.sign > k
+            above, below = np.where(passed, middle, above), np.where(passed, below, middle)
+        self.bits = above.T
+        self.passed, self.failed = _float(above).T, _float(above - 1).T
+        self._check(end)
+
+    def _places(self, x: Float) -> Int:
+        """(k, elements of the value) of float32 -> the places of their codes."""
+        given = np.empty_like(x)
+        given[:, self.home] = x
+        with tf.device("CPU:0"):
+            y = tf.constant(given.reshape(-1, *self.shape))
+            for stage in self.rest:
+                y = stage.apply(y)
+        values = y.numpy().astype(np.float64).reshape(x.shape)
+        places, bad = self.tail.places(values)
+        if bad is not None:
+            self.tail.refuse_value(values[bad], f"the value {x[bad]} of element {bad[1]}")
+        return places
+
+    def _check(self, end: np.float32) -> None:
+        """Between the thresholds codes must be what they say: a function that turns back is refused."""
+        rng = np.random.default_rng(0)
+        probe = np.unique(np.concatenate([np.linspace(-end, end, 1001), rng.uniform(-end, end, 1000),
+                                          rng.normal(0, 1, 1000)]).astype(np.float32))
+        probe = probe[np.abs(probe) <= end]
+        step = max(1, CHUNK // (len(self.home) * max(1, self.count)))
+        for part in (probe[i : i + step, None] for i in range(0, len(probe), step)):
+            want = self.low + self.sign * (self.passed <= part[..., None]).sum(axis=-1)
+            if not np.array_equal(self._places(np.broadcast_to(part, want.shape)), want):
+                raise Refusal(f"layer {self.tail.layer!r}: its codes do not rise or fall with the real-scaled sum "
+                              "before it; use a monotone activation, or a power-of-two alpha")
+
+    def of(self, element: int, k: int) -> tuple[Fraction, bool]:
+        """(threshold, whether it passes itself): of the two floats around a change the shorter decimal is meant."""
+        failed, passed = self.failed[element, k], self.passed[element, k]
+        inclusive = len(str(abs(passed))) <= len(str(abs(failed)))
+        return Fraction(float(passed if inclusive else failed)), inclusive
+
+
+def _ordered(x: Float) -> Int:
+    """float32 -> integers in the same order, neighbours one apart; both zeros are 0."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.int32).astype(np.int64)
+    return np.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
+
+
+def _float(order: Int) -> Float:
+    bits = np.where(order >= 0, order, -order | 0x80000000).astype(np.uint32)
+    return bits.view(np.float32)
+
+
+Cuts = tuple[int, int, list[int], list[tuple[int, int]]]
+
+
+def _cuts(tail: Tail, row: Row, thresholds: _Thresholds, element: int) -> Cuts:
+    """start, sign, cuts and slack of one element.
+
+    scale*S + offset >= t is S >= ceil((t - offset)/scale) for a positive scale; for a negative one codes start high and
+    fall where it ceases to hold. `slack` counts the sums below and from the cut that are within the noise of t.
+    """
+    scale, offset = row.scale, row.offset
+    low, high = int(thresholds.low[element]), int(thresholds.high[element])
+    found, passing = [], 0
+    for k in range(abs(high - low)):
+        t, inclusive = thresholds.of(element, k)
+        if scale == 0:
+            passing += offset > t or (inclusive and offset == t)
+            near = row.noise > 0 and abs(offset - t) <= row.noise
+            found.append((tail.hi + 1, (tail.hi + 1 - tail.lo, 0) if near else (0, 0)))
+            continue
+        # The first S on the far side: x >= t or x > t where codes rise with S, x < t or x <= t where they fall.
+        at = (t - offset) / scale
+        cut = ceil(at) if inclusive == (scale > 0) else floor(at) + 1
+        doubt = (row.noise + row.relative * abs(t - offset)) / abs(scale)
+        below, above = (cut - ceil(at - doubt), floor(at + doubt) + 1 - cut) if doubt else (0, 0)
+        limit = tail.hi - tail.lo + 1
+        found.append((min(max(cut, tail.lo), tail.hi + 1), (min(max(below, 0), limit), min(max(above, 0), limit))))
+    rising = 1 if high >= low else -1
+    start, sign = (low, rising) if scale > 0 else (high, -rising)
+    if scale == 0:
+        start, sign = low + rising * passing, 1
+    found.sort(key=lambda pair: pair[0])
+    found += [(tail.hi + 1, (0, 0))] * (thresholds.count - len(found))
+    return start, sign, [cut for cut, _ in found], [slack for _, slack in found]
