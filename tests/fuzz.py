@@ -19,8 +19,10 @@ import numpy as np
 import flow
 from flow.errors import FlowError, LoweringError
 from flow.ir import Graph, Op
+from flow.ir.evaluate import doubtful, trace
 from flow.ir.vectors import near_cuts
 
+from tests import rational  # isort: skip
 from tests.random_networks import Case, network  # isort: skip
 from flow.train.calls import model_calls  # isort: skip
 from flow.train.reference import check_equal, keras_activations  # isort: skip
@@ -41,6 +43,19 @@ def check_head(case: Case, graph: Graph, x: np.ndarray) -> None:
         raise FlowError(f"output differs from Keras by {worst}, bound {bound} + {noise}")
 
 
+def check_rational(case: Case, graph: Graph, codes: np.ndarray) -> int:
+    """A real-scaled network's codes equal exact rational arithmetic, at every sample; returns how many."""
+    exact = rational.evaluate(case.model, codes.astype(object) * case.domain.alpha, case.texts)
+    ours, count = trace(graph, codes), 0
+    for node in graph:
+        if node.origin:
+            wanted = (exact[node.origin] - node.domain.beta) / node.domain.alpha
+            if not np.array_equal(wanted, ours[node.name].astype(object)):
+                raise FlowError(f"node {node.name!r} differs from rational arithmetic")
+            count += wanted.size
+    return count
+
+
 def check_network(seed: int, inputs: int, csim: Path | None) -> tuple[Case, Counter[str]]:
     """One network through everything; returns counts of codes compared and of sums near a cut."""
     case, counts = network(seed), Counter[str]()
@@ -50,6 +65,10 @@ def check_network(seed: int, inputs: int, csim: Path | None) -> tuple[Case, Coun
     x = codes * float(case.domain.alpha)
     for size, count in ((max(inputs, 1), inputs), (17, 170), (1, 20)):
         counts["codes"] += sum(check_equal(graph, case.model, x[:count], size).values())
+    if case.real:
+        counts["rational"] += check_rational(case, graph, codes[:60])
+        counts["real_samples"] += len(codes)
+        counts["doubtful"] += int(doubtful(graph, codes).sum())
     check_head(case, graph, x)
     for near in near_cuts(graph, codes).values():
         counts["sums"] += near.size
@@ -87,7 +106,9 @@ def run(networks: int, inputs: int, seed: int, csim: int, report: object = print
     report(f"{networks - sum(refused.values())} networks x {inputs} inputs from seed {seed}: "
            f"{totals['codes']:,} codes, 0 differ from Keras; "
            f"C simulation of {min(csim, networks)}: {totals['csim_outputs']:,} outputs, 0 differ; "
-           f"{share:.1%} of the sums lie within 1 of a cut")
+           f"{share:.1%} of the sums lie within 1 of a cut; {histogram['class=real']} networks real-scaled: "
+           f"{totals['rational']:,} codes, 0 differ from rational arithmetic, and Keras only at flagged samples "
+           f"({totals['doubtful']:,} of {totals['real_samples']:,} flagged)")
     return totals
 
 

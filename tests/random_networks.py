@@ -20,6 +20,13 @@ KERNELS = (
     "stochastic_ternary", "quantized_bits", "quantized_bits_auto_po2", "quantized_po2", "masked_binary",
     "masked_ternary", "masked_quantized_bits", "plain",
 )
+# Kernels, activations and stages of real-scaled networks: those whose meaning tests/rational.py spells out.
+REAL_KERNELS = ("binary_auto", "ternary_auto", "quantized_bits_auto", "binary_0.3", "ternary_0.7",
+                "stochastic_ternary_auto", "masked_binary_auto")
+REAL_ACTIVATIONS = ("binary", "binary_half", "binary01", "ternary", "ternary_threshold", "relu21", "relu42", "bits",
+                    "bits_unsigned")
+REAL_NORMS = ("none", "plain", "hostile", "ties")
+REAL_BETWEEN = ("none", "none", "relu", "leaky_relu")
 BIASES = ("none", "float", "quantized", "binary")
 NORMS = ("none", "plain", "hostile", "ties", "qbatchnorm", "twice")
 BETWEEN = ("none", "none", "none", "relu", "leaky_relu", "prelu", "hard_tanh", "hard_sigmoid", "sigmoid", "tanh",
@@ -49,6 +56,12 @@ class Case:
     model: keras.Model
     input_type: str
     options: list[str] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)  # activation of the layers that have one
+
+    @property
+    def real(self) -> bool:
+        """True for a network whose sums are real-scaled."""
+        return "class=real" in self.options
 
     @property
     def domain(self) -> Domain:
@@ -77,6 +90,10 @@ def kernel(kind: str, rng: np.random.Generator, shape: tuple[int, int]) -> objec
         "quantized_bits": lambda: qkeras.quantized_bits(3, 0, alpha=1),
         "quantized_bits_auto_po2": lambda: qkeras.quantized_bits(4, 0, alpha="auto_po2"),
         "quantized_po2": lambda: qkeras.quantized_po2(3, 1), "plain": lambda: None,
+        "binary_auto": lambda: qkeras.binary(alpha="auto"), "ternary_auto": lambda: qkeras.ternary(alpha="auto"),
+        "quantized_bits_auto": lambda: qkeras.quantized_bits(4, 0, alpha="auto"),
+        "binary_0.3": lambda: qkeras.binary(alpha=0.3), "ternary_0.7": lambda: qkeras.ternary(alpha=0.7),
+        "stochastic_ternary_auto": lambda: qkeras.stochastic_ternary(alpha="auto"),
     }[kind]()
 
 
@@ -100,9 +117,10 @@ def _norm(kind: str, layer: keras.layers.BatchNormalization, rng: np.random.Gene
 class _Maker:
     """Makes one network; every choice is recorded."""
 
-    def __init__(self, seed: int):
-        self.rng = np.random.default_rng(seed)
-        self.options: list[str] = []
+    def __init__(self, seed: int, real: bool):
+        self.rng, self.real = np.random.default_rng(seed), real
+        self.options: list[str] = [f"class={'real' if real else 'dyadic'}"]
+        self.texts: dict[str, str] = {}
         self.later: list[Callable[[], None]] = []  # weights are set when the model is whole
 
     def choose(self, name: str, values: Iterable[str]) -> str:
@@ -111,7 +129,7 @@ class _Maker:
         return value
 
     def dense(self, h: Any, units: int, bias: str, activation: str | None = None) -> Any:
-        rng, kind = self.rng, self.choose("kernel", KERNELS)
+        rng, kind = self.rng, self.choose("kernel", REAL_KERNELS if self.real else KERNELS)
         quantizer = kernel(kind, rng, (h.shape[-1], units))
         options: dict[str, Any] = {"use_bias": bias != "none", "activation": activation}
         if quantizer is None:
@@ -121,6 +139,7 @@ class _Maker:
             text = {"quantized": "quantized_bits(6,3,alpha=1)", "binary": "binary(alpha=.5)"}.get(bias)
             layer = qkeras.QDense(units, kernel_quantizer=quantizer, bias_quantizer=text, **options)
         out = layer(h)
+        self.texts[layer.name] = activation or ""
         w = rng.normal(0, 0.7, layer.kernel.shape)
         w[rng.random(w.shape) < 0.05] = 0
         layer.kernel.assign(w if quantizer is not None else np.rint(w * 2) / 2)
@@ -142,7 +161,7 @@ class _Maker:
         return h
 
     def between(self, h: Any) -> Any:
-        kind = self.choose("between", BETWEEN)
+        kind = self.choose("between", REAL_BETWEEN if self.real else BETWEEN)
         return {
             "none": lambda: h, "relu": lambda: keras.layers.ReLU(max_value=3)(h),
             "leaky_relu": lambda: keras.layers.LeakyReLU(0.3)(h), "prelu": lambda: keras.layers.PReLU("uniform")(h),
@@ -155,14 +174,14 @@ class _Maker:
 
     def block(self, h: Any, units: int, levels: int, unit: float) -> tuple[Any, int, float]:
         """A sum and everything up to its activation: (tensor, largest value in units, unit)."""
-        act = self.choose("act", ACTIVATIONS)
+        act = self.choose("act", REAL_ACTIVATIONS if self.real else ACTIVATIONS)
         text, top, step = ACTIVATIONS[act]
         if act != "hswish" and self.rng.random() < 0.25:
             self.options.append("act_as=argument")
             return self.dense(h, units, self.choose("bias", BIASES), text), top, step
         reach = levels * h.shape[-1]
         h = self.dense(h, units, self.choose("bias", BIASES))
-        kind = self.choose("norm", NORMS)
+        kind = self.choose("norm", REAL_NORMS if self.real else NORMS)
         h = h if kind == "none" else self.norm(h, kind, reach, unit)
         h = self.between(h)
         if self.rng.random() < 0.2:
@@ -171,7 +190,9 @@ class _Maker:
         if len(h.shape) > 2 and self.rng.random() < 0.3:
             self.options.append("layer=moved_in_tail")
             h = keras.layers.Permute((2, 1))(h) if self.rng.random() < 0.5 else keras.layers.Flatten()(h)
-        return qkeras.QActivation(text)(h), top, step
+        layer = qkeras.QActivation(text)
+        self.texts[layer.name] = text
+        return layer(h), top, step
 
     def hidden(self, h: Any, levels: int, unit: float) -> tuple[Any, int, float]:
         units, merge = int(self.rng.integers(2, 30)), self.choose("merge", MERGES)
@@ -185,13 +206,13 @@ class _Maker:
         return layer()([a, b]), int((top * step + top2 * step2) / fine), fine
 
     def head(self, h: Any, levels: int, unit: float) -> Any:
-        finish, units = self.choose("head", HEADS), int(self.rng.integers(2, 12))
+        finish, units = self.choose("head", HEADS[:2] if self.real else HEADS), int(self.rng.integers(2, 12))
         if finish == "quantised":
             return self.block(h, units, levels, unit)[0]
         reach = levels * h.shape[-1]
         h = self.dense(h, units, "float" if finish == "bias" else self.choose("bias", BIASES))
         if finish == "norm":
-            h = self.norm(h, self.choose("norm", NORMS[1:]), reach, unit)
+            h = self.norm(h, self.choose("norm", (REAL_NORMS if self.real else NORMS)[1:]), reach, unit)
         if finish == "float" and reach < 2000:
             h = keras.layers.LeakyReLU(0.3)(h)
         if finish == "softmax":
@@ -203,7 +224,7 @@ def network(seed: int) -> Case:
     """The network of a seed; the same in every process."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    make = _Maker(seed)
+    make = _Maker(seed, real=seed % 5 == 4)
     rng = make.rng
     input_type = make.choose("input", INPUT_TYPES)
     domain, features = fixed(input_type), int(rng.integers(3, 24))
@@ -211,10 +232,13 @@ def network(seed: int) -> Case:
     make.options.append(f"rank={len(shape)}")
     h = x = keras.Input(shape)
     unit, levels = float(domain.unit), max(abs(domain.lo), abs(domain.hi))
-    first = make.choose("first", ("none", "none", "thermometer", "thermometer_per_channel", "rescaling_thermometer",
-                                  "normalization", "activation", "rescaling_dyadic"))
+    first = make.choose("first", ("none", "rescaling_255") if make.real else (
+        "none", "none", "thermometer", "thermometer_per_channel", "rescaling_thermometer", "normalization",
+        "activation", "rescaling_dyadic"))
     low, high = float(domain.alpha * domain.lo), float(domain.alpha * (domain.hi + 1))
-    if first == "rescaling_dyadic":
+    if first == "rescaling_255":
+        h = keras.layers.Rescaling(1 / 255, float(rng.choice([0, 0.1])))(h)
+    elif first == "rescaling_dyadic":
         h = keras.layers.Rescaling(0.5, 0.25)(h)
         unit, levels = min(unit, 1) / 4, 4 * levels + 4
     elif first == "normalization":
@@ -240,4 +264,4 @@ def network(seed: int) -> Case:
     h = make.head(h, levels, unit)
     for setter in make.later:
         setter()
-    return Case(keras.Model(x, h), input_type, make.options)
+    return Case(keras.Model(x, h), input_type, make.options, make.texts)

@@ -1,0 +1,140 @@
+"""The real-scaled class: exact in real numbers, and Keras differs only where lowering says that it may."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import flow
+from flow.errors import LoweringError
+from flow.ir import Op, Steps
+from flow.ir.evaluate import doubtful, trace
+from flow.train.reference import check_equal, keras_codes
+
+import qkeras  # isort: skip
+import tf_keras as keras  # isort: skip
+
+
+def network(kernel: str, activation: str = "binary(alpha=1)", inputs: int = 8, units: int = 24) -> keras.Model:
+    """One sum and its activation, no batch norm."""
+    x = keras.Input((inputs,))
+    dense = qkeras.QDense(units, kernel_quantizer=kernel, use_bias=False, name="d")
+    model = keras.Model(x, qkeras.QActivation(activation, name="a")(dense(x)))
+    dense.kernel.assign(np.random.default_rng(0).normal(0, 0.7, (inputs, units)))
+    return model
+
+
+def steps(graph: flow.ir.Graph) -> Steps:
+    return next(node.params for node in graph if node.op is Op.STEP)
+
+
+@pytest.mark.parametrize("kernel", ["binary(alpha='auto')", "ternary(alpha='auto')", "binary(alpha=.3)"])
+def test_the_sum_zero_is_a_tie_that_keras_may_get_wrong(kernel):
+    model = network(kernel, units=2)
+    graph = flow.lower(model, "fixed<2,2>")
+    codes = np.random.default_rng(1).integers(-2, 2, (2000, 8))
+    sums, doubt = trace(graph, codes)["d"], doubtful(graph, codes)
+    assert np.array_equal(doubt, (sums == 0).any(axis=1)) and 0.1 < doubt.mean() < 1
+    # The ideal meaning: scale * 0 = 0, which binary sends to +1, whatever float32 makes of it.
+    assert np.array_equal(trace(graph, codes)["a"] == trace(graph, codes)["a"].max(), sums >= 0)
+    theirs = keras_codes(graph, model, codes.astype(float))["a"]
+    wrong = (theirs != trace(graph, codes)["a"]).any(axis=1)
+    assert not (wrong & ~doubt).any()
+    assert check_equal(graph, model, codes.astype(float)) == {"a": int((~doubt).sum()) * 2}
+    assert any("2 of 2 cuts lie within Keras' float32 noise" in note for note in graph.notes)
+
+
+def test_a_difference_outside_the_noise_still_raises():
+    model = network("binary(alpha='auto')", "quantized_relu(4,2)")
+    graph = flow.lower(model, "fixed<4,4>")
+    model.get_layer("d").kernel.assign(-model.get_layer("d").kernel)
+    x = np.random.default_rng(0).integers(-8, 8, (100, 8)).astype(float)
+    with pytest.raises(flow.Mismatch, match="layer 'a'"):
+        check_equal(graph, model, x)
+
+
+def test_pixels_over_255_into_a_sum():
+    x = keras.Input((16,))
+    h = keras.layers.Rescaling(1 / 255)(x)
+    dense = qkeras.QDense(8, kernel_quantizer="binary(alpha=1)", use_bias=True, name="d")
+    h = keras.layers.BatchNormalization(name="bn")(dense(h))
+    model = keras.Model(x, qkeras.QActivation("quantized_relu(4,1)", name="a")(h))
+    dense.bias.assign(np.linspace(-1, 1, 8))
+    graph = flow.lower(model, "ufixed<8,8>")
+    codes = np.random.default_rng(0).integers(0, 256, (3000, 16))
+    assert graph["d"].domain.alpha == 1 and any("d: real-scaled" in note for note in graph.notes)
+    compared = check_equal(graph, model, codes.astype(float))["a"]
+    assert 0.9 * 3000 * 8 < compared <= 3000 * 8
+
+
+def test_thresholds_are_the_numbers_that_were_meant():
+    """ternary's threshold .2 is float32(.2), inclusive on both sides; quantized_relu's are halves, ties to even."""
+    model = network("binary(alpha=.3)", "ternary(alpha=1, threshold=.2)", units=2)
+    cuts = steps(flow.lower(model, "fixed<12,2>")).cuts
+    scale, t = Fraction(float(np.float32(0.3))) * Fraction(1, 2**10), Fraction(float(np.float32(0.2)))
+    assert cuts.tolist() == [[-(t // scale), -(-t // scale)]] * 2
+    model = network("binary(alpha=.25)", "quantized_relu(2,2)", units=2)  # dyadic: the same numbers by evaluation
+    assert steps(flow.lower(model, "fixed<6,4>")).slack is None
+
+
+def test_a_negative_and_a_zero_gamma():
+    model = network("binary(alpha='auto')", "ternary(alpha=1)", units=3)
+    x = keras.Input((8,))
+    norm = keras.layers.BatchNormalization(name="bn")
+    model = keras.Model(x, model.get_layer("a")(norm(model.get_layer("d")(x))))
+    norm.set_weights(np.array([[-1, 0, 1], [0.1, -0.9, 0.2], [0.5] * 3, [1] * 3]))
+    graph = flow.lower(model, "fixed<4,4>")
+    codes = np.random.default_rng(0).integers(-8, 8, (1000, 8))
+    check_equal(graph, model, codes.astype(float))
+    assert steps(graph).sign.tolist()[0] == -1 and set(trace(graph, codes)["a"][:, 1]) == {-1}
+
+
+def test_slack_is_saved_and_counts_in_the_digest(tmp_path):
+    graph = flow.lower(network("binary(alpha='auto')"), "fixed<2,2>")
+    flow.save(graph, tmp_path / "g.npz")
+    loaded = flow.load(tmp_path / "g.npz")
+    assert np.array_equal(steps(loaded).slack, steps(graph).slack) and loaded.digest == graph.digest
+
+
+@pytest.mark.parametrize(("layers", "message"), [
+    (lambda: [qkeras.QActivation("quantized_hswish(4,2)", name="a")], "layer 'a': its codes do not rise or fall"),
+    (lambda: [keras.layers.Activation("sigmoid", name="s"), qkeras.QActivation("quantized_relu(3,0)", name="a")],
+     "layer 'a': 's' stands before it on a real-scaled sum"),
+    (lambda: [keras.layers.RepeatVector(2, name="r"), keras.layers.ReLU(), qkeras.QActivation("binary(alpha=1)",
+                                                                                              name="a")], None),
+    (lambda: [qkeras.QDense(3, kernel_quantizer="binary(alpha=1)", name="d2")], "layer .d2.: its input is not"),
+    (lambda: [keras.layers.ReLU(), keras.layers.RepeatVector(2, name="r"), qkeras.QActivation("binary(alpha=1)",
+                                                                                              name="a")],
+     "layer 'a': 'r' stands before it on a real-scaled sum"),
+])
+def test_what_may_stand_on_a_real_scaled_sum(layers, message):
+    h = x = keras.Input((8,))
+    h = qkeras.QDense(4, kernel_quantizer="binary(alpha='auto')", use_bias=False)(h)
+    for layer in layers():
+        h = layer(h)
+    model = keras.Model(x, h)
+    if message is None:
+        codes = np.random.default_rng(0).integers(-8, 8, (200, 8))
+        assert check_equal(flow.lower(model, "fixed<4,4>"), model, codes.astype(float))
+        return
+    with pytest.raises(LoweringError, match=message):
+        flow.lower(model, "fixed<4,4>")
+
+
+def test_a_kernel_on_no_grid_is_refused():
+    x = keras.Input((8,))
+    dense = keras.layers.Dense(3, name="plain")
+    with pytest.raises(LoweringError, match=r"layer 'plain': its weights \(no kernel_quantizer\) are not small"):
+        flow.lower(keras.Model(x, dense(x)), "fixed<4,4>")
+
+
+@pytest.mark.hls
+def test_compare_says_which_samples_are_not_compared(tmp_path):
+    model = network("binary(alpha='auto')")
+    graph = flow.lower(model, "fixed<2,2>")
+    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj"))
+    x = np.random.default_rng(1).choice([-1.0, 1.0], (300, 8))
+    result = flow.compare(model, tmp_path / "prj", x)
+    assert result.equal and "samples bring a real-scaled sum within float32 noise of a cut" in result.notes[0]
