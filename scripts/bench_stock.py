@@ -1,0 +1,217 @@
+"""Stock hls4ml 1.3.0 beside bnnflow on the trained jet taggers of scripts/nairods.py: who computes what Keras computes.
+
+    python scripts/bench_stock.py FOLDER [--inputs 10000] [--networks N] [--environment DIR]
+
+Stock hls4ml needs an older TensorFlow than bnnflow: the first run makes a virtualenv for it (2 GB, Python 3.10 or 3.11)
+and every network is converted, compiled and run there in a process of its own, from Keras' configuration and weights.
+That process first checks that its Keras gives the same logits as ours.
+
+Prints one row a network. "argmax" is the share of inputs with Keras' decision (single output: logit above 0), "exact"
+the share of outputs equal to Keras' logits; "1" is all of them. A bnnflow share below 1 is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+
+# 2.14.1 is the newest TensorFlow that hls4ml's QKeras extra takes. QKeras imports pyparsing but declares pyparser.
+PINS = ("hls4ml[qkeras]==1.3.0", "tensorflow==2.14.1", "qkeras==0.9.0", "pyparsing==3.3.3")
+OPTIONS: dict[str, dict[str, str]] = {"default fixed<16,6>": {}, "fixed<32,16>": {"default_precision": "fixed<32,16>"}}
+Shares = tuple[float, float]  # of decisions equal, of outputs equal
+CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL)
+
+
+def interpreter() -> str:
+    """A Python that TensorFlow 2.14.1 has wheels for."""
+    from flow import ToolError
+
+    if sys.version_info < (3, 12):
+        return sys.executable
+    path = which("python3.11") or which("python3.10")
+    if path is None:
+        raise ToolError("stock hls4ml needs TensorFlow 2.14.1, and that needs Python 3.10 or 3.11: put one on PATH")
+    return path
+
+
+def environment(folder: Path) -> Path:
+    """Python of the virtualenv with PINS in `folder`; makes it where it is missing or has other pins."""
+    from flow import InputError, ToolError
+    from flow.tools import call
+
+    python, made = folder / "bin" / "python", folder / "stock-pins.txt"
+    if made.is_file() and made.read_text().split() == list(PINS):
+        return python
+    if folder.exists() and not made.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and was not made by this script: give another --environment")
+    print(f"making {folder}: {' '.join(PINS)}", file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    made.write_text("")
+    venv = [interpreter(), "-m", "venv", str(folder)]
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *PINS]
+    try:
+        call(venv, folder, folder / "venv.log", timeout=300)
+        call(pip, folder, folder / "pip.log", timeout=3600)
+    except ToolError as error:
+        raise ToolError(f"no environment for stock hls4ml (python -m venv, pip install): {error}") from error
+    made.write_text("\n".join(PINS) + "\n")
+    return python
+
+
+def reference(path: Path, codes: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Keras model, Keras' logits and bnnflow's."""
+    import nairods
+
+    import flow
+    from flow.train.reference import keras_activations
+
+    model = nairods.network(path)
+    last = model.layers[-1].name
+    graph = flow.lower(model, "fixed<16,6>")
+    return model, keras_activations(model, [last], codes / 1024)[last], graph.decode(flow.run(graph, codes))
+
+
+def stock(python: Path, model: Any, codes: np.ndarray, logits: np.ndarray,
+          scratch: Path) -> dict[str, np.ndarray | str]:
+    """Stock hls4ml's outputs for each of OPTIONS, or what it raised."""
+    from flow.tools import call
+
+    layers = [{"class": type(layer).__name__, "config": layer.get_config()} for layer in model.layers[1:]]
+    (scratch / "layers.json").write_text(json.dumps(layers))
+    np.savez(scratch / "arrays.npz", *model.get_weights(), x=codes / 1024, logits=logits)
+    code = call([str(python), "-I", str(Path(__file__).resolve()), "--worker", str(scratch)], scratch,
+                python.parent.parent / "worker.log", timeout=1800, ok=(0, *CRASHES))
+    found: dict[str, np.ndarray | str] = {}
+    for k, option in enumerate(OPTIONS):
+        if (scratch / f"outputs{k}.npy").exists():
+            found[option] = np.load(scratch / f"outputs{k}.npy").reshape(logits.shape)
+        elif (scratch / f"error{k}.txt").exists():
+            found[option] = (scratch / f"error{k}.txt").read_text()
+        else:
+            found[option] = f"crashed: {signal.Signals(-code).name}"
+    return found
+
+
+def shares(outputs: np.ndarray, logits: np.ndarray) -> Shares:
+    ours, theirs = ((a.argmax(axis=1) if a.shape[1] > 1 else a > 0) for a in (outputs, logits))
+    return float(np.mean(ours == theirs)), float(np.mean(outputs == logits))
+
+
+def cells(result: Shares | str) -> list[str]:
+    """Two cells of the table: the shares, or the first line of an exception."""
+    if isinstance(result, str):
+        return [(result.splitlines() or [""])[0].replace("|", "\\|"), ""]
+    return ["1" if share == 1 else f"{share:.5f}" for share in result]
+
+
+def mean(results: list[Shares | str]) -> list[str]:
+    """Two cells: means over the networks that ran."""
+    ran = [result for result in results if not isinstance(result, str)]
+    if not ran:
+        return ["none ran", ""]
+    argmax, exact = cells((float(np.mean([r[0] for r in ran])), float(np.mean([r[1] for r in ran]))))
+    return [argmax + ("" if len(ran) == len(results) else f" ({len(ran)} of {len(results)})"), exact]
+
+
+def bench(files: list[Path], codes: np.ndarray, python: Path) -> None:
+    from flow import Mismatch, ToolError
+
+    columns: dict[str, list[Shares | str]] = {}
+    heads = [f"{name}: {what}" for name in (*(f"stock, {option}" for option in OPTIONS), "bnnflow")
+             for what in ("argmax", "exact")]
+    print(f"| network | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}", flush=True)
+    for file in files:
+        model, logits, ours = reference(file, codes)
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                outputs = {**stock(python, model, codes, logits, Path(scratch)), "bnnflow": ours}
+            except ToolError as error:
+                raise ToolError(f"{file}: the process of stock hls4ml failed: {error}") from error
+        row = []
+        for name, values in outputs.items():
+            result = values if isinstance(values, str) else shares(values, logits)
+            columns.setdefault(name, []).append(result)
+            row += cells(result)
+        print(f"| {file.parent.name}/{file.name.split('__')[0]} | {' | '.join(row)} |", flush=True)
+    print(f"| mean of {len(files)} | {' | '.join(cell for column in columns.values() for cell in mean(column))} |")
+    if any(result != (1, 1) for result in columns["bnnflow"]):
+        raise Mismatch("bnnflow differs from Keras")
+
+
+def rebuilt(layers: list[dict[str, Any]], arrays: Any) -> Any:
+    """The Keras model of a chain of QKeras layers, under the worker's TensorFlow."""
+    import qkeras
+    from tensorflow import keras
+
+    inputs = outputs = keras.Input(arrays["x"].shape[1:], name="features")
+    for layer in layers:
+        outputs = getattr(qkeras, layer["class"]).from_config(layer["config"])(outputs)
+    model = keras.Model(inputs, outputs)
+    model.set_weights([arrays[f"arr_{k}"] for k in range(len(model.weights))])
+    return model
+
+
+def converted(model: Any, project: Path, options: dict[str, str], x: np.ndarray) -> np.ndarray:
+    """What the C++ of stock hls4ml computes."""
+    import hls4ml
+
+    config = hls4ml.utils.config_from_keras_model(model, granularity="name", backend="Vitis", **options)
+    found = hls4ml.converters.convert_from_keras_model(model, hls_config=config, output_dir=str(project),
+                                                       backend="Vitis", io_type="io_parallel")
+    found.compile()
+    return np.asarray(found.predict(x))
+
+
+def worker(folder: Path) -> None:
+    """In the environment of stock hls4ml: outputs of each of OPTIONS, or what it raised, into files of `folder`."""
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)  # wanted by bnnflow's TensorFlow only
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    arrays = np.load(folder / "arrays.npz")
+    model = rebuilt(json.loads((folder / "layers.json").read_text()), arrays)
+    differ = int(np.sum(model.predict(arrays["x"], batch_size=1024, verbose=0) != arrays["logits"]))
+    if differ:
+        sys.exit(f"error: Keras of this environment gives other logits: {differ} of {arrays['logits'].size} differ")
+    for k, options in enumerate(OPTIONS.values()):
+        try:
+            np.save(folder / f"outputs{k}.npy", converted(model, folder / f"project{k}", options, arrays["x"]))
+        except Exception as error:
+            (folder / f"error{k}.txt").write_text(f"{type(error).__name__}: {error}")
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--worker"]:
+        worker(Path(sys.argv[2]))
+        return
+    from nairods import inputs
+
+    from flow import FlowError, InputError
+    from flow.tools import need
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="the .weights.h5 files")
+    parser.add_argument("--inputs", type=int, default=10000)
+    parser.add_argument("--networks", type=int, help="only the first N")
+    parser.add_argument("--environment", type=Path, default=Path("~/.cache/bnnflow/stock-hls4ml"),
+                        help="folder of stock hls4ml's virtualenv, made where it is missing")
+    args = parser.parse_args()
+    try:
+        files = sorted(args.folder.rglob("*.weights.h5"))[: args.networks]
+        if not files or args.inputs < 1 or (args.networks or 1) < 1:
+            raise InputError(f"nothing to run: no .weights.h5 file in {args.folder}, or --networks or --inputs below 1")
+        need("gxx")
+        bench(files, inputs(args.inputs), environment(args.environment.expanduser().resolve()))
+    except FlowError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
