@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
         save(graph, inside / GRAPH)
         if front is not None:
             (inside / "thermometer.csv").write_text(thermometer_table(front))
-        project = Project(inside, config.project_name, config.backend, graph.digest, asdict(config))
+        project = Project(inside, config.project_name, config.backend, graph.digest, {}, model.arrays)
         project.write_manifest(config, {name: importlib.metadata.version(name) for name in ("hls4ml", "numpy")})
         if target.exists():
             os.rename(target, work / "old")
@@ -197,11 +197,10 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
         top = copy / f"firmware/{project.top}.cpp"
         text = top.read_text()
         made = [node for node in graph if node.op is not Op.INPUT]
-        # hls4ml calls the array of its k-th layer layer<k>_out.
-        arrays = {node.name: f"layer{k}_out" for k, node in enumerate(graph, 1) if node.op is not Op.INPUT}
-        dumps = "".join(f"    flow_dump({arrays[node.name]}, {node.size});\n" for node in made)
+        arrays = [project.arrays.get(node.name, "") for node in made]
+        dumps = "".join(f"    flow_dump({array}, {node.size});\n" for array, node in zip(arrays, made))
         end = text.rindex("}")
-        if any(array not in text for array in arrays.values()):
+        if any(not array or array not in text for array in arrays):
             raise InputError(f"{top.name}: the arrays of the graph's nodes are not in it; build the project again")
         top.write_text(DUMP + text[:end] + f'    std::printf("TRACE");\n{dumps}    std::puts("");\n' + text[end:])
         write_vectors(run, graph, codes)

@@ -38,7 +38,10 @@ Backend = Annotated[str, typer.Option(help="Vitis or Vivado")]
 Part = Annotated[str, typer.Option(help="FPGA part")]
 Clock = Annotated[float, typer.Option(help="clock period in ns")]
 Encoder = Annotated[str, typer.Option(help="inside, or outside: the thermometer's planes are the project's input")]
-Reuse = Annotated[int, typer.Option(help="initiation interval in cycles")]
+Reuse = Annotated[int, typer.Option(help="Latency: initiation interval in cycles; Resource: passes of every node")]
+Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline) or Resource (loops, DATAFLOW)")]
+Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_factor=4,strategy=Resource for one node; "
+                                                                  "repeat it for others")]
 
 
 @app.callback(invoke_without_command=True)
@@ -116,6 +119,18 @@ def _codes(graph: Graph, data: Path | None) -> Any:
     return graph.encode(array)
 
 
+def _layers(texts: list[str]) -> dict[str, dict[str, Any]]:
+    """NODE:key=value,key=value -> {node: {key: value}}."""
+    layers: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        node, _, options = text.partition(":")
+        pairs = [option.partition("=") for option in options.split(",")]
+        if not all(key and value for key, _, value in pairs):
+            raise InputError(f"--layer {text!r}: write NODE:reuse_factor=4 or NODE:strategy=Resource,reuse_factor=4")
+        layers.setdefault(node, {}).update({key: int(value) if value.isdigit() else value for key, _, value in pairs})
+    return layers
+
+
 def _describe(graph: Graph) -> Table:
     table = Table("node", "op", "shape", "codes", "weights, non-zero", box=None, pad_edge=False)
     for node in graph:
@@ -143,12 +158,13 @@ def build(model: Model,
           output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="project folder")] = Path("prj"),
           input_type: InputType = "fixed<16,6>", output_type: OutputType = None, backend: Backend = "Vitis",
           part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0, reuse_factor: Reuse = 1,
-          encoder: Encoder = "inside",
+          strategy: Strategy = "Latency", layer: Layers = None, encoder: Encoder = "inside",
           vectors: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers) for the test "
                                                             "bench")] = None) -> None:
     """Write the HLS project of a model or graph."""
     config = flow.BuildConfig(output_dir=output_dir, backend=backend, part=part, clock_period=clock_period,
-                              reuse_factor=reuse_factor, encoder=encoder)
+                              reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
+                              layers=_layers(layer or []))
     graph = _graph(model, input_type, output_type)
     codes = _codes(graph, vectors)
     with doing(f"writing {output_dir}"):

@@ -74,7 +74,8 @@ def check_network(seed: int, inputs: int, csim: Path | None) -> tuple[Case, Coun
         counts["sums"] += near.size
         counts["near"] += int(near.sum())
     if csim is not None:
-        flow.build(graph, flow.BuildConfig(output_dir=csim / f"net{seed}", backend=("Vitis", "Vivado")[seed % 2]))
+        flow.build(graph, flow.BuildConfig(output_dir=csim / f"net{seed}", backend=("Vitis", "Vivado")[seed % 2],
+                                           strategy=("Latency", "Resource")[seed // 2 % 2]))
         counts["csim_outputs"] += flow.simulate(csim / f"net{seed}", codes).size
     return case, counts
 

@@ -34,6 +34,9 @@ def test_usage_errors_are_2(bnnflow):
     (["build", "net.npz", "-o", "net.npz"], "is a file; name a folder"),
     (["build", "net.npz", "--vectors", "no.npy"], "no.npy: not a readable .npy array"),
     (["build", "net.npz", "--vectors", "bad.npy"], "value 999999999.0 at index"),
+    (["build", "net.npz", "--layer", "d1"], "--layer 'd1': write NODE:reuse_factor=4"),
+    (["build", "net.npz", "--layer", "d1:reuse_factor=x"], "layers['d1']: reuse_factor='x': a whole number"),
+    (["build", "net.npz", "--layer", "nope:strategy=Resource"], "layers names 'nope', which is no node"),
 ])
 def test_bad_input_is_2_with_one_message(arguments, message, bnnflow, tmp_path):
     graph = random_graph(GRAPH)

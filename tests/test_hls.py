@@ -23,6 +23,7 @@ from flow.backends.project import Project
 from flow.errors import InputError, Mismatch, ToolError
 from flow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Weights
 from flow.ir.vectors import default_vectors
+from flow.ir.verify import dot_domain
 from tests.conftest import ROOT, union
 from tests.random_graphs import outputs, random_codes, random_graph
 
@@ -38,8 +39,6 @@ def net() -> Graph:
     planes = Node("template", Op.STEP, ("wires",), (8,), BIPOLAR, cuts)
     levels = np.random.default_rng(0).choice([-1, 1], (8, 5))
     weights = Weights(levels, np.indices((8, 5)).sum(axis=0) % 3 > 0)
-    from flow.ir.verify import dot_domain
-
     return Graph((x, wires, planes, Node("NULL", Op.DOT, ("template",), (5,), dot_domain(BIPOLAR, weights), weights)),
                  ("NULL",))
 
@@ -94,13 +93,74 @@ def test_written_project(backend, tmp_path):
     assert 'set part "xc7z020clg400-1"' in project and re.search(r"set clock_period 4(\.0)?\n", project)
     assert f'set backend "{backend.lower()}"' in project
     assert "-std=c++0x" in read("build_prj.tcl")
-    assert "static const int reuse_factor = 3;" in read("firmware/parameters.h")
+    parameters = read("firmware/parameters.h")
+    assert parameters.count("static const int interval = 3;") == parameters.count("n_fold = 1;") == 3
     assert str(tmp_path / "prj") in read("hls4ml_config.yml") and ".build-" not in read("hls4ml_config.yml")
     for rom in (tmp_path / "prj/firmware/weights").iterdir():
         assert rom.suffix == ".h" and "static const" in rom.read_text()
         assert all(int(word, 16) < 2**64 for word in re.findall(r"0x([0-9a-f]+)ULL", rom.read_text()))
-    loops = "".join(read(f"firmware/nnet_utils/nnet_flow_{k}.h") for k in ("gather", "dense", "step", "affine"))
-    assert loops.count("#pragma HLS PIPELINE II=CONFIG_T::reuse_factor") == 5
+
+
+@pytest.mark.parametrize("kernel", ["add", "affine", "dense", "lut", "step"])
+def test_every_kernel_folds_or_pipelines(kernel):
+    """One loop of passes, pipelined, and everything inside it unrolled: what strategy and reuse_factor set."""
+    text = (ROOT / f"hls_templates/nnet_utils/nnet_flow_{kernel}.h").read_text()
+    kernels = re.findall(r"\nvoid flow_\w+\(.*?\n}\n", text, re.S)
+    assert kernels
+    for body in kernels:
+        fold = body[body.index("Fold:"):]
+        assert fold.startswith("Fold:\n    for (int f = 0; f < CONFIG_T::n_fold; f++) {\n"
+                               "        #pragma HLS PIPELINE II=CONFIG_T::interval\n")
+        assert body.count("PIPELINE") == 1
+        assert fold.count("#pragma HLS UNROLL") >= fold.count("for (int") - 2  # a loop of cuts needs none
+
+
+@pytest.mark.hls
+@pytest.mark.parametrize("reuse_factor", [2, 4, 16])
+def test_reuse_factors_give_equal_codes(reuse_factor, tmp_path):
+    """Loops as asked (Resource) and a pipeline with that interval (Latency); the C simulation equals the graph."""
+    x = Node("x", Op.INPUT, (), (40,), BIPOLAR)
+    rng = np.random.default_rng(0)
+    nodes = [x]
+    for k, (n_in, n_out) in enumerate([(40, 64), (64, 32), (32, 16)]):
+        weights = Weights(rng.choice([-1, 0, 1], (n_in, n_out)), np.ones((n_in, n_out), bool))
+        dot = Node(f"d{k}", Op.DOT, (nodes[-1].name,), (n_out,), dot_domain(nodes[-1].domain, weights), weights)
+        cuts = Steps(np.zeros(n_out, np.int64), np.ones(n_out, np.int64), rng.integers(-4, 5, (n_out, 1)))
+        nodes += [dot, Node(f"a{k}", Op.STEP, (dot.name,), (n_out,), BIPOLAR, cuts)]
+    graph = Graph(tuple(nodes), ("a2", "a0"))  # a0 is an output and is read: DATAFLOW needs a copy of it
+    for strategy in ("Latency", "Resource"):
+        project = tmp_path / strategy
+        flow.build(graph, flow.BuildConfig(output_dir=project, strategy=strategy, reuse_factor=reuse_factor))
+        flow.simulate(project)
+        top = (project / "firmware/myproject.cpp").read_text()
+        parameters = (project / "firmware/parameters.h").read_text()
+        if strategy == "Resource":
+            assert "#pragma HLS DATAFLOW" in top and "#pragma HLS PIPELINE" not in top
+            assert parameters.count(f"n_fold = {reuse_factor};") == 8 and "interval = 1;" in parameters
+            calls = [line for line in top.splitlines() if "nnet::flow" in line]
+            for array in ["x_in", *re.findall(r"\b(layer\d+_\w+)\[", top)]:  # written once and read once
+                assert sum(bool(re.search(rf"\b{array}\b", line.split(">(")[1])) for line in calls) in (1, 2), array
+        else:
+            assert f"#pragma HLS PIPELINE II={reuse_factor}\n" in top and "DATAFLOW" not in top
+            assert parameters.count(f"interval = {reuse_factor};") == parameters.count("n_fold = 1;") == 6
+
+
+def test_one_layer_apart(tmp_path):
+    layers = {"template": {"strategy": "Resource", "reuse_factor": 2}}
+    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj", layers=layers))
+    assert "#pragma HLS DATAFLOW" in (tmp_path / "prj/firmware/myproject.cpp").read_text()
+    parameters = (tmp_path / "prj/firmware/parameters.h").read_text()
+    assert parameters.count("n_fold = 2;") == 1 and parameters.count("n_fold = 1;") == 2
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"strategy": "resource", "reuse_factor": 7}, "reuse_factor 7 does not share its .* outputs evenly; use 1, "),
+    ({"layers": {"nope": {"reuse_factor": 2}}}, "layers names 'nope', which is no node; the nodes are int, "),
+])
+def test_folding_refused_at_build(options, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj", **options))
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_are_the_same_every_time(tmp_path):
@@ -115,6 +175,9 @@ def test_files_are_the_same_every_time(tmp_path):
     ({"backend": "Quartus"}, "backend='Quartus': use 'Vitis' or 'Vivado'"), ({"io_type": "io_stream"}, "io_parallel"),
     ({"part": 'x"; exec rm'}, "letters, digits and dashes"), ({"clock_period": "5"}, "clock_period"),
     ({"clock_period": 0}, "clock_period"), ({"clock_period": float("nan")}, "clock_period"),
+    ({"strategy": "fast"}, "strategy='fast': use 'Latency' or 'Resource'"), ({"layers": 3}, "layers=3"),
+    ({"layers": {"d": {"reuse": 3}}}, r"layers\['d'\]: no option 'reuse'"), ({"layers": {"d": 1}}, "'d' needs"),
+    ({"layers": {"d": {"reuse_factor": True}}}, r"layers\['d'\]: reuse_factor=True: a whole number"),
     ({"reuse_factor": 0}, "reuse_factor=0"), ({"reuse_factor": 1.5}, "reuse_factor"),
     ({"project_name": "int"}, "C\\+\\+ name"), ({"project_name": "a b"}, "C\\+\\+ name"),
 ])

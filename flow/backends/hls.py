@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import string
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -22,7 +23,7 @@ from hls4ml.model.layers import Layer, layer_map, register_layer
 from hls4ml.model.types import FixedPrecisionType
 from numpy.typing import NDArray
 
-from flow.backends.hls_ops import EMIT_HLS, Emission, rom_text
+from flow.backends.hls_ops import EMIT_HLS, Emission, copy, fork, passes, rom_text, two_by_two
 from flow.backends.project import BuildConfig, write_vectors
 from flow.errors import InputError
 from flow.ir import Domain, Graph, Node, Op, Steps
@@ -68,16 +69,30 @@ class FlowAffine(FlowLayer):
     """AFFINE."""
 
 
+class FlowFork(FlowLayer):
+    """Two copies of a node for two readers."""
+
+    def initialize(self) -> None:
+        """Declare both outputs."""
+        node: Node = self.get_attr("flow_node")
+        for k, name in enumerate(self.outputs, 1):
+            self.add_output_variable(list(node.shape), out_name=name, var_name=f"layer{{index}}_cpy{k}",
+                                     precision=_precision(node.domain))
+
+
 LAYERS: dict[Op, type[FlowLayer]] = {
     Op.GATHER: FlowGather, Op.DOT: FlowDot, Op.ADD: FlowAdd, Op.STEP: FlowStep, Op.LUT: FlowLut, Op.AFFINE: FlowAffine,
 }
+
+
+KINDS = (*LAYERS.values(), FlowFork)
 
 
 class FlowConfigTemplate(LayerConfigTemplate):  # type: ignore[misc]
     """The configuration struct of a kernel call."""
 
     def __init__(self) -> None:
-        super().__init__(tuple(LAYERS.values()))
+        super().__init__(KINDS)
 
     def format(self, node: Any) -> str:
         """Text for parameters.h."""
@@ -89,23 +104,24 @@ class FlowCallTemplate(FunctionCallTemplate):  # type: ignore[misc]
     """The kernel call."""
 
     def __init__(self) -> None:
-        super().__init__(tuple(LAYERS.values()))
+        super().__init__(KINDS)
 
     def transform(self, model: Any, node: Any) -> Any:
         """Name the headers, then format."""
         emissions: list[Emission] = node.get_attr("flow_emissions")
-        rom = f"weights/{_rom_file(node.get_attr('flow_node').name)}"
-        self.include_header = [*(f"nnet_utils/{e.header}" for e in emissions), rom]
+        rom = f"weights/{_rom_file(node.get_attr('flow_rom'))}"
+        self.include_header = [*(f"nnet_utils/{e.header}" for e in emissions),
+                               *([rom] if any(e.roms for e in emissions) else [])]
         return super().transform(model, node)
 
     def format(self, node: Any) -> list[str]:
         """Lines for the top function, one a call."""
-        out, name = node.get_output_variable(), node.get_attr("flow_node").name
+        outs, name = [node.get_output_variable(o) for o in node.outputs], node.get_attr("flow_rom")
         lines = []
         for k, emission in enumerate(node.get_attr("flow_emissions")):
             data = [node.get_input_variable(node.inputs[i]) for i in emission.reads]
-            types = ", ".join(v.type.name for v in (*data, out))
-            values = ", ".join(v.name for v in (*data, out))
+            types = ", ".join(v.type.name for v in (*data, outs[0]))
+            values = ", ".join(v.name for v in (*data, *outs))
             lines.append(f"nnet::{emission.kernel}<{types}, config{node.index}_{k}>"
                          f"({values}{emission.arguments(name)});")
         return lines
@@ -128,7 +144,7 @@ def _precision(domain: Domain) -> FixedPrecisionType:
 
 def _register() -> None:
     """Teach hls4ml our layers, templates and headers; again does nothing."""
-    for kind in LAYERS.values():
+    for kind in KINDS:
         known = layer_map.get(kind.__name__)
         if known is None:
             register_layer(kind.__name__, kind)
@@ -160,6 +176,14 @@ def check(graph: Graph, config: BuildConfig) -> None:
                  if node.domain.bits > most]
     problems += [f"node {node.name!r} is both an input and an output; let a layer stand between"
                  for node in graph.inputs if node.name in graph.outputs]
+    problems += [f"layers names {name!r}, which is no node; the nodes are {', '.join(n.name for n in graph)}"
+                 for name in config.layers if name not in graph.by_name]
+    for node in graph:
+        wanted, possible = config.reuse_of(node.name), passes(node)
+        if config.strategy_of(node.name) == "resource" and possible and wanted not in possible:
+            problems.append(f"node {node.name!r}: reuse_factor {wanted} does not share its {node.size} outputs evenly; "
+                            f"use {', '.join(map(str, possible))}, for this node alone with layers={{{node.name!r}: "
+                            "{'reuse_factor': ...}}")
     if problems:
         raise InputError("this graph cannot become an HLS project:\n  - " + "\n  - ".join(problems))
 
@@ -191,9 +215,9 @@ class FlowModelGraph(ModelGraph):  # type: ignore[misc]
             super().write()
         folder, graph = Path(self.config.get_output_dir()), self.flow_graph
         for layer in self.get_layers():
-            emissions = layer.get_attr("flow_emissions")
-            if emissions is not None:
-                name = layer.get_attr("flow_node").name
+            emissions = layer.get_attr("flow_emissions") or []
+            if any(emission.roms for emission in emissions):
+                name = layer.get_attr("flow_rom")
                 (folder / "firmware/weights" / _rom_file(name)).write_text(rom_text(name, emissions))
         template = string.Template((files("flow.hls_templates") / "flow_test.cpp").read_text())
         ins, outs = self.get_input_variables(), self.get_output_variables()
@@ -205,6 +229,12 @@ class FlowModelGraph(ModelGraph):  # type: ignore[misc]
         )
         (folder / f"{self.config.get_project_name()}_test.cpp").write_text(bench)
         write_vectors(folder, graph, self.flow_vectors)
+
+    @property
+    def arrays(self) -> dict[str, str]:
+        """The C array of every node in the top function."""
+        return {layer.get_attr("flow_node").name: layer.get_output_variable().name for layer in self.get_layers()
+                if type(layer) is not FlowFork and not layer.name.endswith("_result")}
 
     def relocate(self, folder: Path) -> None:
         """Make the configuration that hls4ml wrote name the final folder."""
@@ -226,16 +256,18 @@ def to_hls4ml(graph: Graph, config: BuildConfig, vectors: Sequence[NDArray[np.in
         output_dir=str(config.output_dir), project_name=config.project_name, backend=config.backend, part=config.part,
         clock_period=config.clock_period, io_type=config.io_type, write_weights_txt=False,
     )
+    folded = any(config.strategy_of(node.name) == "resource" for node in graph)
     settings["HLSConfig"] = {
-        "Model": {"Precision": "fixed<16,6>", "ReuseFactor": config.reuse_factor, "Strategy": "Latency",
-                  "PipelineStyle": "pipeline", "PipelineInterval": config.reuse_factor},
+        "Model": {"Precision": "fixed<16,6>", "ReuseFactor": config.reuse_factor,
+                  "Strategy": "Resource" if folded else "Latency",
+                  "PipelineStyle": "dataflow" if folded else "pipeline",
+                  "PipelineInterval": None if folded else max(config.reuse_of(node.name) for node in graph)},
         "LayerName": {_hls_name(n): {"Precision": {"result": _text(n.domain)}} for n in graph.inputs},
     }
-    layers = [_layer(graph, node, config) for node in graph]
+    layers, outputs = _layers(graph, config, forks=folded)
     model: FlowModelGraph = FlowModelGraph.from_layer_list(
-        settings, layers, inputs=[_hls_name(n) for n in graph.inputs],
-        outputs=[_hls_name(graph[name]) for name in graph.outputs])
-    _check_kept(graph, model)
+        settings, layers, inputs=[_hls_name(n) for n in graph.inputs], outputs=outputs)
+    _check_kept(layers, model)
     model.flow_graph = graph
     model.flow_vectors = default_vectors(graph) if vectors is None else vectors
     return model
@@ -246,24 +278,60 @@ def _text(domain: Domain) -> str:
     return f"{'' if p.signed else 'u'}fixed<{p.width},{p.integer}>"
 
 
-def _layer(graph: Graph, node: Node, config: BuildConfig) -> dict[str, Any]:
-    emit = EMIT_HLS[node.op]
-    if emit is None:
-        return {"class_name": "InputLayer", "name": _hls_name(node), "input_shape": list(node.shape)}
-    emissions = emit(node, [graph[name] for name in node.inputs])
-    if node.op is not Op.GATHER:
+def _layers(graph: Graph, config: BuildConfig, forks: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """hls4ml's layer list and the names of the layers that are outputs.
+
+    With `forks` every tensor has one reader: a fork makes two of it, again and again where it has more.
+    """
+    nodes: list[Node] = []
+    for node in graph:
+        nodes += two_by_two(node, [graph[i] for i in node.inputs], [*graph.by_name, *(n.name for n in nodes)])
+    known = {node.name: node for node in nodes}
+    uses = Counter([*(i for node in nodes for i in node.inputs), *graph.outputs])
+    tensors: dict[str, list[str]] = {}  # the hls4ml tensors of a node that are still to be read
+    layers: list[dict[str, Any]] = []
+    outputs: dict[str, str] = {}
+
+    def add(kind: str, name: str, node: Node, inputs: list[str], emissions: list[Emission], rom: str = "",
+            **more: Any) -> None:
         for emission in emissions:
-            emission.members["reuse_factor"] = str(config.reuse_factor)
-    return {"class_name": LAYERS[node.op].__name__, "name": _hls_name(node),
-            "inputs": [_hls_name(graph[name]) for name in node.inputs], "flow_node": node, "flow_emissions": emissions}
+            folds = config.reuse_of(node.name) if config.strategy_of(node.name) == "resource" else 1
+            emission.members["n_fold"] = str(folds)
+            emission.members["interval"] = str(config.reuse_of(node.name) if folds == 1 else 1)
+        layers.append({"class_name": kind, "name": name, "inputs": inputs, "flow_node": node,
+                       "flow_rom": rom or node.name, "flow_emissions": emissions, **more})
+
+    def take(name: str) -> str:
+        return tensors[name].pop() if forks else tensors[name][0]
+
+    for node in nodes:
+        emit, name = EMIT_HLS[node.op], _hls_name(node)
+        if emit is None:
+            layers.append({"class_name": "InputLayer", "name": name, "input_shape": list(node.shape),
+                           "flow_node": node})
+        else:
+            add(LAYERS[node.op].__name__, name, node, [take(i) for i in node.inputs],
+                emit(node, [known[i] for i in node.inputs]))
+        tensors[node.name] = [name]
+        for k in range(1, uses[node.name] if forks else 1):
+            copies = [f"{name}_copy{k}_{i}" for i in (1, 2)]
+            add("FlowFork", f"{name}_fork{k}", node, [take(node.name)], [fork(node)], outputs=copies)
+            tensors[node.name] += copies
+        outputs[node.name] = name
+        if node.name in graph.outputs and len(tensors[node.name]) > 1:
+            outputs[node.name] = f"{name}_result"
+            add("FlowGather", outputs[node.name], node, [take(node.name)], [copy(node)], rom=f"{node.name}_result")
+    return layers, [outputs[name] for name in graph.outputs]
 
 
-def _check_kept(graph: Graph, model: ModelGraph) -> None:
-    """hls4ml's passes must have left every node, in order, with the type we gave it."""
-    kept, ours = [layer.name for layer in model.get_layers()], [_hls_name(node) for node in graph]
+def _check_kept(layers: list[dict[str, Any]], model: ModelGraph) -> None:
+    """hls4ml's passes must have left every layer, in order, with the type we gave it."""
+    kept, ours = [layer.name for layer in model.get_layers()], [layer["name"] for layer in layers]
     if kept != ours:
         raise InputError(f"hls4ml changed the graph: {kept} instead of {ours}")
-    for layer, node in zip(model.get_layers(), graph):
-        got, want = layer.get_output_variable().type.precision, _precision(node.domain)
-        if (got.width, got.integer, got.signed) != (want.width, want.integer, want.signed):
-            raise InputError(f"hls4ml changed the type of {layer.name!r} to {got} from {want}")
+    for layer, wanted in zip(model.get_layers(), layers):
+        want = _precision(wanted["flow_node"].domain)
+        for variable in layer.get_variables():
+            got = variable.type.precision
+            if (got.width, got.integer, got.signed) != (want.width, want.integer, want.signed):
+                raise InputError(f"hls4ml changed the type of {layer.name!r} to {got} from {want}")

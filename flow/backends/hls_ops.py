@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow.errors import InputError
-from flow.ir import Affine, Index, Node, Op, Steps, Sum, Table, Weights
+from flow.ir import Affine, Index, Node, Op, Steps, Sum, Table, Weights, clean_name
 from flow.ir.graph import Int
 
-__all__ = ["EMIT_HLS", "Emission", "rom_text"]
+__all__ = ["EMIT_HLS", "Emission", "copy", "fork", "passes", "rom_text", "two_by_two"]
 
 WORD = 64  # bits of a ROM word: the widest integer literal of C++11
 
@@ -94,15 +94,9 @@ def _gather(node: Node, sources: Sequence[Node]) -> list[Emission]:
     if len(sources) == 1:
         return [Emission("flow_gather", header, {"n_in": str(sources[0].size), "n_out": str(node.size)},
                          roms=(("int", "index", _ints(flat)),))]
-    calls, first = [], 0
-    for k, source in enumerate(sources):
-        to = np.flatnonzero((flat >= first) & (flat < first + source.size))
-        if to.size:
-            members = {"n_in": str(source.size), "n_out": str(node.size), "n_wire": str(len(to))}
-            calls.append(Emission("flow_place", header, members, reads=(k,), roms=(
-                ("int", f"from{k}", _ints(flat[to] - first)), ("int", f"to{k}", _ints(to)))))
-        first += source.size
-    return calls
+    first, second = sources
+    members = {"n_in": str(first.size), "n_in1": str(second.size), "n_out": str(node.size)}
+    return [Emission("flow_join", header, members, roms=(("int", "index", _ints(flat)),), reads=(0, 1))]
 
 
 def _add(node: Node, sources: Sequence[Node]) -> list[Emission]:
@@ -179,6 +173,39 @@ def _affine(node: Node, sources: Sequence[Node]) -> list[Emission]:
     members = {"n_in": str(node.size), "n_chan": str(len(p.mul)), "shift": str(p.shift)}
     return [Emission("flow_affine", "nnet_flow_affine.h", members, {"product_t": f"ap_int<{reach.bit_length() + 1}>"},
                      (("long long", "mul", _wide(p.mul)), ("long long", "add", _wide(p.add))))]
+
+
+def two_by_two(node: Node, sources: Sequence[Node], taken: Sequence[str]) -> list[Node]:
+    """A GATHER of many inputs as a row of GATHERs of two; any other node as it is."""
+    if not isinstance(node.params, Index) or len(sources) <= 2:
+        return [node]
+    joined, rows = sources[0], []
+    for k, source in enumerate(sources[1:-1], 1):
+        size = joined.size + source.size
+        name = clean_name(f"{node.name}_join{k}", taken)
+        joined = Node(name, Op.GATHER, (joined.name, source.name), (size,), node.domain, Index(np.arange(size)))
+        rows.append(joined)
+    return [*rows, replace(node, inputs=(joined.name, sources[-1].name))]
+
+
+def fork(node: Node) -> Emission:
+    """Two copies of a node."""
+    return Emission("flow_fork", "nnet_flow_gather.h", {"n_in": str(node.size)})
+
+
+def copy(node: Node) -> Emission:
+    """The node again: an output that is read inside, too."""
+    members = {"n_in": str(node.size), "n_out": str(node.size)}
+    return Emission("flow_gather", "nnet_flow_gather.h", members, roms=(("int", "index", _ints(np.arange(node.size))),))
+
+
+def passes(node: Node) -> list[int]:
+    """The reuse factors that a node in a loop can have: those that share its outputs evenly; all for other ops."""
+    if not isinstance(node.params, Weights):
+        return []
+    outputs = node.params.levels.shape[1]
+    each = [node.size // n for n in range(1, node.size + 1) if node.size % n == 0]
+    return sorted(node.size // n for n in each if outputs % n == 0 or n % outputs == 0)
 
 
 # INPUT is hls4ml's own Input layer.

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,26 @@ def _is_top(name: object) -> bool:
             and not re.fullmatch(r"(layer|config)\d.*|flow_.*|.*_(in|t)|[A-Z_0-9]+", name))
 
 
+REUSE = "a whole number of cycles, at least 1"
+STRATEGY = "use 'Latency' or 'Resource'"
+
+
+def _is_reuse(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**20
+
+
+def _is_strategy(value: object) -> bool:
+    return isinstance(value, str) and value.lower() in ("latency", "resource")
+
+
 @dataclass(frozen=True)
 class BuildConfig:
-    """Options of a build, in hls4ml's names and units: `clock_period` in ns, `reuse_factor` as initiation interval.
+    """Options of a build, in hls4ml's names and units: `clock_period` in ns.
+
+    `strategy` "Latency" unrolls every node; with a `reuse_factor` above 1 a new input is taken every so many cycles.
+    "Resource" makes loops: every node computes its outputs in `reuse_factor` passes, which must divide the outputs of
+    every sum. `layers` overrides both for nodes of the graph: {node: {"reuse_factor": 4, "strategy": "Resource"}}.
+    One Resource node makes the top function DATAFLOW, else it is one pipeline.
 
     `encoder`: "inside" builds the thermometer's comparators, "outside" takes its planes as the project's input (the
     levels belong in the ADC) and writes them to `thermometer.csv`.
@@ -65,8 +82,10 @@ class BuildConfig:
     part: str = "xcvu13p-flga2577-2-e"
     clock_period: float = 5.0
     reuse_factor: int = 1
+    strategy: str = "Latency"
     project_name: str = "myproject"
     encoder: str = "inside"
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         def need(condition: bool, name: str, remedy: str) -> None:
@@ -79,11 +98,29 @@ class BuildConfig:
              "letters, digits and dashes only, as in xcvu9p-flga2104-2-e")
         number = isinstance(self.clock_period, (int, float)) and not isinstance(self.clock_period, bool)
         need(number and 0.1 <= self.clock_period <= 1000, "clock_period", "a number of ns from 0.1 to 1000")
-        whole = isinstance(self.reuse_factor, int) and not isinstance(self.reuse_factor, bool)
-        need(whole and 1 <= self.reuse_factor <= 2**20, "reuse_factor", "a whole number of cycles, at least 1")
+        need(_is_reuse(self.reuse_factor), "reuse_factor", REUSE)
+        need(_is_strategy(self.strategy), "strategy", STRATEGY)
+        known = {"reuse_factor": (_is_reuse, REUSE), "strategy": (_is_strategy, STRATEGY)}
+        need(isinstance(self.layers, Mapping), "layers", 'use {node: {"reuse_factor": ..., "strategy": ...}}')
+        for name, options in self.layers.items():
+            need(isinstance(options, Mapping), "layers", f'{name!r} needs {{"reuse_factor": ..., "strategy": ...}}')
+            for key, value in options.items():
+                if key not in known:
+                    raise InputError(f"layers[{name!r}]: no option {key!r}; use reuse_factor or strategy")
+                if not known[key][0](value):
+                    raise InputError(f"layers[{name!r}]: {key}={value!r}: {known[key][1]}")
         need(self.encoder in ("inside", "outside"), "encoder", "use 'inside' or 'outside'")
         need(_is_top(self.project_name), "project_name",
              "must be a C++ name: a letter, then letters, digits or _, not a keyword")
+
+
+    def strategy_of(self, node: str) -> str:
+        """"latency" or "resource"."""
+        return str(self.layers.get(node, {}).get("strategy", self.strategy)).lower()
+
+    def reuse_of(self, node: str) -> int:
+        """The reuse factor of a node."""
+        return int(self.layers.get(node, {}).get("reuse_factor", self.reuse_factor))
 
 
 @dataclass(frozen=True)
@@ -95,6 +132,7 @@ class Project:
     backend: str
     graph_digest: str
     options: dict[str, Any]
+    arrays: dict[str, str] = field(default_factory=dict)  # C array of each node in the top function
 
     @staticmethod
     def is_project(path: Path) -> bool:
@@ -111,13 +149,15 @@ class Project:
             data = json.loads((folder / MANIFEST).read_text())
             if data["bnnflow_project"] != FORMAT:
                 raise InputError(f"{folder}: project format {data['bnnflow_project']!r}, not {FORMAT}; build again")
-            project = cls(folder, data["top"], data["backend"], data["graph_digest"], data["options"])
+            project = cls(folder, data["top"], data["backend"], data["graph_digest"], data["options"],
+                          {str(k): str(v) for k, v in data["arrays"].items()})
         except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{folder / MANIFEST} is damaged: {error}; build the project again") from error
-        if not _is_top(project.top):
-            raise InputError(f"{folder / MANIFEST}: top {project.top!r} is not a name")
+        for name in (project.top, *project.arrays.values()):
+            if not is_clean(name) or (name == project.top and not _is_top(name)):
+                raise InputError(f"{folder / MANIFEST}: {name!r} is not a name")
         return project
 
     def graph(self) -> Graph:
@@ -131,7 +171,7 @@ class Project:
         """Write flow.json."""
         options = {k: v for k, v in asdict(config).items() if k != "output_dir"}
         data = {"bnnflow_project": FORMAT, "top": self.top, "backend": self.backend, "graph_digest": self.graph_digest,
-                "options": options, "versions": versions}
+                "options": options, "arrays": self.arrays, "versions": versions}
         (self.path / MANIFEST).write_text(json.dumps(data, indent=2) + "\n")
 
     def sources_digest(self, extra: str) -> str:

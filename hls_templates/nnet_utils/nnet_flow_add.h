@@ -5,20 +5,24 @@
 
 namespace nnet {
 
-struct flow_add_config {
-    static const int n_in = 1;
-    static const int reuse_factor = 1;
-};
+struct flow_add_config : flow_config {};
 
 // code = scale0 * x + constant: the same values on another grid. sum_t holds every partial sum, shown in emission.
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_scale(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const long long scale[1],
                 const long long constant[1]) {
-    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
-Element:
-    for (int i = 0; i < CONFIG_T::n_in; i++) {
-        typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0]) * flow_code(data[i]) + constant[0];
-        flow_set(res[i], sum);
+Fold:
+    for (int f = 0; f < CONFIG_T::n_fold; f++) {
+        #pragma HLS PIPELINE II=CONFIG_T::interval
+    Element:
+        for (int k = 0; k < flow_pass<CONFIG_T>::elements; k++) {
+            #pragma HLS UNROLL
+            const int i = f * flow_pass<CONFIG_T>::elements + k;
+            if (i < CONFIG_T::n_in) {
+                typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0]) * flow_code(data[i]) + constant[0];
+                flow_set(res[i], sum);
+            }
+        }
     }
 }
 
@@ -26,12 +30,19 @@ Element:
 template <class data0_T, class data1_T, class res_T, typename CONFIG_T>
 void flow_add(data0_T data0[CONFIG_T::n_in], data1_T data1[CONFIG_T::n_in], res_T res[CONFIG_T::n_in],
               const long long scale[2], const long long constant[1]) {
-    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
-Element:
-    for (int i = 0; i < CONFIG_T::n_in; i++) {
-        typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0]) * flow_code(data0[i]) +
-                                       typename CONFIG_T::sum_t(scale[1]) * flow_code(data1[i]) + constant[0];
-        flow_set(res[i], sum);
+Fold:
+    for (int f = 0; f < CONFIG_T::n_fold; f++) {
+        #pragma HLS PIPELINE II=CONFIG_T::interval
+    Element:
+        for (int k = 0; k < flow_pass<CONFIG_T>::elements; k++) {
+            #pragma HLS UNROLL
+            const int i = f * flow_pass<CONFIG_T>::elements + k;
+            if (i < CONFIG_T::n_in) {
+                typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0]) * flow_code(data0[i]) +
+                                               typename CONFIG_T::sum_t(scale[1]) * flow_code(data1[i]) + constant[0];
+                flow_set(res[i], sum);
+            }
+        }
     }
 }
 

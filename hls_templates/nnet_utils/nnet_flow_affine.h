@@ -5,25 +5,30 @@
 
 namespace nnet {
 
-struct flow_affine_config {
-    static const int n_in = 1;
+struct flow_affine_config : flow_config {
     static const int n_chan = 1; // channels are the last axis
     static const int shift = 0;
-    static const int reuse_factor = 1;
 };
 
 // code = floor((mul * x + add) / 2^shift), per channel: the logits. product_t holds every product, shown in lowering.
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_affine(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const long long mul[CONFIG_T::n_chan],
                  const long long add[CONFIG_T::n_chan]) {
-    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
-Element:
-    for (int i = 0; i < CONFIG_T::n_in; i++) {
-        const int c = i % CONFIG_T::n_chan;
-        typename CONFIG_T::product_t m = mul[c];
-        typename CONFIG_T::product_t a = add[c];
-        typename CONFIG_T::product_t product = m * flow_code(data[i]) + a;
-        flow_set(res[i], typename CONFIG_T::product_t(product >> CONFIG_T::shift));
+Fold:
+    for (int f = 0; f < CONFIG_T::n_fold; f++) {
+        #pragma HLS PIPELINE II=CONFIG_T::interval
+    Element:
+        for (int k = 0; k < flow_pass<CONFIG_T>::elements; k++) {
+            #pragma HLS UNROLL
+            const int i = f * flow_pass<CONFIG_T>::elements + k;
+            if (i < CONFIG_T::n_in) {
+                const int c = i % CONFIG_T::n_chan;
+                typename CONFIG_T::product_t m = mul[c];
+                typename CONFIG_T::product_t a = add[c];
+                typename CONFIG_T::product_t product = m * flow_code(data[i]) + a;
+                flow_set(res[i], typename CONFIG_T::product_t(product >> CONFIG_T::shift));
+            }
+        }
     }
 }
 

@@ -35,6 +35,20 @@ template <class T, class C> void flow_set(T &value, const C &code) {
     value.range(flow_bits<T>::width - 1, 0) = bits;
 }
 
+// Every kernel is a loop of n_fold passes over its elements, each pass unrolled: strategy "Resource" folds reuse_factor
+// times (interval 1), "Latency" is one pass that may start every reuse_factor cycles. Below a pipelined top function all
+// loops are unrolled.
+struct flow_config {
+    static const int n_in = 1;
+    static const int n_fold = 1;
+    static const int interval = 1;
+};
+
+// Elements of one pass.
+template <typename CONFIG_T> struct flow_pass {
+    static const int elements = (CONFIG_T::n_in + CONFIG_T::n_fold - 1) / CONFIG_T::n_fold;
+};
+
 // Bit k of a ROM of 64-bit words holds element k; fields are `width` bits wide and do not cross words.
 inline unsigned long long flow_field(const unsigned long long rom[], int index, int width) {
     #pragma HLS INLINE

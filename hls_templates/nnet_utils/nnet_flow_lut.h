@@ -5,23 +5,28 @@
 
 namespace nnet {
 
-struct flow_lut_config {
-    static const int n_in = 1;
+struct flow_lut_config : flow_config {
     static const int n_chan = 1; // channels are the last axis; 1 where all share one table
     static const int n_code = 1; // size of the input's domain
     static const int lowest = 0; // its lowest code
-    static const int reuse_factor = 1;
 };
 
 // code = table[channel][x - lowest].
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_lut(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in],
               const int table[CONFIG_T::n_chan * CONFIG_T::n_code]) {
-    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
-Element:
-    for (int i = 0; i < CONFIG_T::n_in; i++) {
-        const int x = flow_code(data[i]).to_int() - CONFIG_T::lowest;
-        flow_set(res[i], ap_int<32>(table[i % CONFIG_T::n_chan * CONFIG_T::n_code + x]));
+Fold:
+    for (int f = 0; f < CONFIG_T::n_fold; f++) {
+        #pragma HLS PIPELINE II=CONFIG_T::interval
+    Element:
+        for (int k = 0; k < flow_pass<CONFIG_T>::elements; k++) {
+            #pragma HLS UNROLL
+            const int i = f * flow_pass<CONFIG_T>::elements + k;
+            if (i < CONFIG_T::n_in) {
+                const int x = flow_code(data[i]).to_int() - CONFIG_T::lowest;
+                flow_set(res[i], ap_int<32>(table[i % CONFIG_T::n_chan * CONFIG_T::n_code + x]));
+            }
+        }
     }
 }
 

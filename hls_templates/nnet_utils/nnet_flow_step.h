@@ -5,11 +5,9 @@
 
 namespace nnet {
 
-struct flow_step_config {
-    static const int n_in = 1;
+struct flow_step_config : flow_config {
     static const int n_chan = 1; // channels are the last axis
     static const int n_cut = 1;
-    static const int reuse_factor = 1;
 };
 
 // code = start + sign * #{k : x >= cuts[k]}, per channel: what batch norm, bias and any quantised activation of Keras
@@ -18,27 +16,41 @@ template <class data_T, class res_T, typename CONFIG_T>
 void flow_step(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const int start[CONFIG_T::n_chan],
                const int sign[CONFIG_T::n_chan],
                const typename CONFIG_T::cut_t cuts[CONFIG_T::n_chan * CONFIG_T::n_cut]) {
-    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
-Element:
-    for (int i = 0; i < CONFIG_T::n_in; i++) {
-        const int c = i % CONFIG_T::n_chan;
-        const typename flow_bits<data_T>::code_t x = flow_code(data[i]);
-        int count = 0;
-    Cut:
-        for (int k = 0; k < CONFIG_T::n_cut; k++) {
-            count += x >= cuts[c * CONFIG_T::n_cut + k] ? 1 : 0;
+Fold:
+    for (int f = 0; f < CONFIG_T::n_fold; f++) {
+        #pragma HLS PIPELINE II=CONFIG_T::interval
+    Element:
+        for (int k = 0; k < flow_pass<CONFIG_T>::elements; k++) {
+            #pragma HLS UNROLL
+            const int i = f * flow_pass<CONFIG_T>::elements + k;
+            if (i < CONFIG_T::n_in) {
+                const int c = i % CONFIG_T::n_chan;
+                const typename flow_bits<data_T>::code_t x = flow_code(data[i]);
+                int count = 0;
+            Cut:
+                for (int cut = 0; cut < CONFIG_T::n_cut; cut++) {
+                    count += x >= cuts[c * CONFIG_T::n_cut + cut] ? 1 : 0;
+                }
+                flow_set(res[i], ap_int<16>(start[c] + sign[c] * count));
+            }
         }
-        flow_set(res[i], ap_int<16>(start[c] + sign[c] * count));
     }
 }
 
 // No cut: every channel is constant.
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_constant(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const int start[CONFIG_T::n_chan]) {
-    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
-Element:
-    for (int i = 0; i < CONFIG_T::n_in; i++) {
-        flow_set(res[i], ap_int<16>(start[i % CONFIG_T::n_chan]));
+Fold:
+    for (int f = 0; f < CONFIG_T::n_fold; f++) {
+        #pragma HLS PIPELINE II=CONFIG_T::interval
+    Element:
+        for (int k = 0; k < flow_pass<CONFIG_T>::elements; k++) {
+            #pragma HLS UNROLL
+            const int i = f * flow_pass<CONFIG_T>::elements + k;
+            if (i < CONFIG_T::n_in) {
+                flow_set(res[i], ap_int<16>(start[i % CONFIG_T::n_chan]));
+            }
+        }
     }
 }
 
