@@ -196,11 +196,11 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
         shutil.copytree(project.path, copy, ignore=shutil.ignore_patterns(f"{project.top}_prj"))
         top = copy / f"firmware/{project.top}.cpp"
         text = top.read_text()
-        made = [node for node in graph if node.op is not Op.INPUT]
-        arrays = [project.arrays.get(node.name, "") for node in made]
+        made = [node for node in graph if node.op is not Op.INPUT and node.name in project.arrays]
+        arrays = [project.arrays[node.name] for node in made]
         dumps = "".join(f"    flow_dump({array}, {node.size});\n" for array, node in zip(arrays, made))
         end = text.rindex("}")
-        if any(not array or array not in text for array in arrays):
+        if not made or any(array not in text for array in arrays):
             raise InputError(f"{top.name}: the arrays of the graph's nodes are not in it; build the project again")
         top.write_text(DUMP + text[:end] + f'    std::printf("TRACE");\n{dumps}    std::puts("");\n' + text[end:])
         write_vectors(run, graph, codes)

@@ -69,6 +69,14 @@ class FlowAffine(FlowLayer):
     """AFFINE."""
 
 
+class FlowWindow(FlowLayer):
+    """WINDOW."""
+
+
+class FlowMax(FlowLayer):
+    """MAX."""
+
+
 class FlowFork(FlowLayer):
     """Two copies of a node for two readers."""
 
@@ -81,7 +89,8 @@ class FlowFork(FlowLayer):
 
 
 LAYERS: dict[Op, type[FlowLayer]] = {
-    Op.GATHER: FlowGather, Op.DOT: FlowDot, Op.ADD: FlowAdd, Op.STEP: FlowStep, Op.LUT: FlowLut, Op.AFFINE: FlowAffine,
+    Op.GATHER: FlowGather, Op.WINDOW: FlowWindow, Op.DOT: FlowDot, Op.ADD: FlowAdd, Op.MAX: FlowMax, Op.STEP: FlowStep,
+    Op.LUT: FlowLut, Op.AFFINE: FlowAffine,
 }
 
 
@@ -97,7 +106,8 @@ class FlowConfigTemplate(LayerConfigTemplate):  # type: ignore[misc]
     def format(self, node: Any) -> str:
         """Text for parameters.h."""
         emissions: list[Emission] = node.get_attr("flow_emissions")
-        return "\n".join(e.config_text(f"config{node.index}_{k}") for k, e in enumerate(emissions)) + "\n"
+        rom = node.get_attr("flow_rom")
+        return "\n".join(e.config_text(f"config{node.index}_{k}", rom) for k, e in enumerate(emissions)) + "\n"
 
 
 class FlowCallTemplate(FunctionCallTemplate):  # type: ignore[misc]
@@ -168,7 +178,7 @@ def check(graph: Graph, config: BuildConfig) -> None:
     problems = [
         f"node {node.name!r} has {node.size} elements; the vendor tools partition at most {MAX_PARTITIONED} in "
         "io_parallel: use fewer inputs, planes or neurons"
-        for node in graph if node.size > MAX_PARTITIONED
+        for node in graph if node.size > MAX_PARTITIONED and not _only_taps(graph, node)
     ]
     problems += [f"node {node.name!r}: {node.domain.bits}-bit codes, the kernels hold at most {most}"
                  for node in graph
@@ -278,6 +288,19 @@ def _text(domain: Domain) -> str:
     return f"{'' if p.signed else 'u'}fixed<{p.width},{p.integer}>"
 
 
+def _only_taps(graph: Graph, node: Node) -> bool:
+    """True for a WINDOW that no one but sums and maxima reads: their kernels take the taps from the image."""
+    return node.op is Op.WINDOW and node.name not in graph.outputs and all(
+        reader.op in (Op.DOT, Op.MAX) for reader in graph.readers(node.name))
+
+
+def _reads(nodes: dict[str, Node], node: Node) -> list[str]:
+    """The tensors that a node's kernel reads: behind a WINDOW, the image."""
+    if node.op in (Op.DOT, Op.MAX) and nodes[node.inputs[0]].op is Op.WINDOW:
+        return list(nodes[node.inputs[0]].inputs)
+    return list(node.inputs)
+
+
 def _layers(graph: Graph, config: BuildConfig, forks: bool) -> tuple[list[dict[str, Any]], list[str]]:
     """hls4ml's layer list and the names of the layers that are outputs.
 
@@ -285,9 +308,12 @@ def _layers(graph: Graph, config: BuildConfig, forks: bool) -> tuple[list[dict[s
     """
     nodes: list[Node] = []
     for node in graph:
+        if _only_taps(graph, node):
+            continue
         nodes += two_by_two(node, [graph[i] for i in node.inputs], [*graph.by_name, *(n.name for n in nodes)])
     known = {node.name: node for node in nodes}
-    uses = Counter([*(i for node in nodes for i in node.inputs), *graph.outputs])
+    reads = {node.name: _reads(known | graph.by_name, node) for node in nodes}
+    uses = Counter([*(i for node in nodes for i in reads[node.name]), *graph.outputs])
     tensors: dict[str, list[str]] = {}  # the hls4ml tensors of a node that are still to be read
     layers: list[dict[str, Any]] = []
     outputs: dict[str, str] = {}
@@ -310,8 +336,8 @@ def _layers(graph: Graph, config: BuildConfig, forks: bool) -> tuple[list[dict[s
             layers.append({"class_name": "InputLayer", "name": name, "input_shape": list(node.shape),
                            "flow_node": node})
         else:
-            add(LAYERS[node.op].__name__, name, node, [take(i) for i in node.inputs],
-                emit(node, [known[i] for i in node.inputs]))
+            add(LAYERS[node.op].__name__, name, node, [take(i) for i in reads[node.name]],
+                emit(node, [(known | graph.by_name)[i] for i in node.inputs]))
         tensors[node.name] = [name]
         for k in range(1, uses[node.name] if forks else 1):
             copies = [f"{name}_copy{k}_{i}" for i in (1, 2)]

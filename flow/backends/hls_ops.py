@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow.errors import InputError
-from flow.ir import Affine, Index, Node, Op, Steps, Sum, Table, Weights, clean_name
+from flow.ir import Affine, Domain, Index, Node, Op, Steps, Sum, Table, Weights, Window, clean_name
+from flow.ir.evaluate import EVAL
 from flow.ir.graph import Int
+from flow.ir.verify import at_borders
 
 __all__ = ["EMIT_HLS", "Emission", "copy", "fork", "passes", "rom_text", "two_by_two"]
 
+Roms = tuple[tuple[str, str, list[str]], ...]
 WORD = 64  # bits of a ROM word: the widest integer literal of C++11
 
 
@@ -24,26 +27,40 @@ class Emission:
     """One kernel call: `kernel<...>(in..., out, roms...)`, the members of its configuration, and its ROMs.
 
     `reads` are the positions of the node's inputs that the call takes. `roms` are (C type, field name, literals);
-    arrays are named flow_<node>_<field>.
+    arrays are named flow_<node>_<field>. With a `cell` the call takes no ROMs: the configuration has a function `cell`
+    that makes the outputs of one position with that kernel and the ROMs up to `cell_roms`, and a function `border`.
     """
 
     kernel: str
     header: str
     members: dict[str, str] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
-    roms: tuple[tuple[str, str, list[str]], ...] = ()
+    roms: Roms = ()
     reads: tuple[int, ...] = (0,)
+    cell: str = ""
+    cell_roms: int = 0
+    border: str = "0"
 
-    def config_text(self, name: str) -> str:
-        """The configuration struct of this call."""
+    def config_text(self, name: str, node: str) -> str:
+        """The configuration struct of this call; `node` names its ROMs."""
         base = f"nnet::{self.header.removeprefix('nnet_').removesuffix('.h')}_config"
         lines = [f"    static const int {key} = {value};" for key, value in self.members.items()]
         lines += [f"    typedef {value} {key};" for key, value in self.types.items()]
+        if self.cell:
+            roms = "".join(f", flow_{node}_{field}" for _, field, _ in self.roms[: self.cell_roms])
+            lines += [
+                f"    static int border(int row, int col) {{ return {self.border.format(node=node)}; }}",
+                "    template <class res_T>",
+                "    static void cell(const unsigned long long word[], int pass, int border, res_T res[]) {",
+                "        #pragma HLS INLINE",
+                f"        nnet::{self.cell}<res_T, {name}>(word, pass, border, res{roms});",
+                "    }",
+            ]
         return "\n".join([f"struct {name} : {base} {{", *lines, "};"])
 
     def arguments(self, node: str) -> str:
         """The ROMs as trailing arguments of the call."""
-        return "".join(f", flow_{node}_{name}" for _, name, _ in self.roms)
+        return "" if self.cell else "".join(f", flow_{node}_{name}" for _, name, _ in self.roms)
 
 
 def rom_text(node: str, emissions: Sequence[Emission]) -> str:
@@ -118,36 +135,105 @@ def _lut(node: Node, sources: Sequence[Node]) -> list[Emission]:
     return [Emission("flow_lut", "nnet_flow_lut.h", members, roms=(("int", "table", _ints(p.codes)),))]
 
 
+def _window(node: Node, sources: Sequence[Node]) -> list[Emission]:
+    """Taps that are read otherwise than by sums and maxima: wires."""
+    (source,) = sources
+    places = EVAL[Op.WINDOW](node, [np.arange(source.size).reshape(1, *source.shape)], [source])
+    return _gather(replace(node, params=Index(places.ravel())), sources)
+
+
+def _image(node: Node, source: Node, groups: int) -> dict[str, str]:
+    """Members that say which taps a sum or maximum reads: a WINDOW's, or the last axis of any tensor."""
+    rows, cols, outputs = 1, prod(source.shape[:-1]), node.shape[-1]
+    members: dict[str, int] = {"n_chan": source.shape[-1]}
+    if isinstance(source.params, Window):
+        w, rank = source.params, len(source.params.kernel)
+        rows, cols = (1, *w.size)[-2:]
+        values = (("k", w.kernel), ("s", w.strides), ("d", w.dilation), ("p", [pad[0] for pad in w.pads]),
+                  ("o", w.positions))
+        for key, value in values:
+            members |= {f"{key}_{axis}": n for axis, n in zip(("rows", "cols")[-rank:], value)}
+        members["n_chan"] //= w.taps
+    else:
+        members["o_cols"] = cols
+    members |= {"n_rows": rows, "n_cols": cols, "n_group": groups, "n_out": outputs, "field": source.domain.bits}
+    return {key: str(value) for key, value in members.items()}
+
+
+def _fields(levels: Int, source: Node, groups: int) -> tuple[Int, int]:
+    """(levels (outputs, taps of an output) in the kernel's order, groups).
+
+    Where the sum's groups are not the window's, every output reads all channels, with zeros for those of other groups.
+    """
+    window = source.params
+    if not isinstance(window, Window) or window.groups == groups:
+        return levels.T, groups
+    inputs, outputs = source.shape[-1], levels.shape[1]
+    whole = np.zeros((inputs, outputs), np.int64)
+    for j in range(outputs):
+        first = j * groups // outputs * len(levels)
+        whole[first : first + len(levels), j] = levels[:, j]
+    return whole.reshape(window.groups, window.taps, -1, outputs).transpose(3, 1, 0, 2).reshape(outputs, inputs), 1
+
+
+def _code_type(domain: Domain) -> str:
+    return f"ap_{'' if domain.signed else 'u'}int<{domain.bits}>"
+
+
 def _dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
     """Bits times -g, 0, +g are counted (XNOR and popcount); anything else is multiplied and added."""
-    (source,) = sources
-    assert isinstance(node.params, Weights)
-    levels = node.params.effective
+    (source,), p = sources, node.params
+    assert isinstance(p, Weights)
+    levels = p.effective
+    fields, groups = _fields(levels, source, p.groups)
     a, b = source.domain.numerator
-    members = {"n_rows": str(prod(source.shape[:-1])), "n_in": str(levels.shape[0]), "n_out": str(levels.shape[1])}
+    members = _image(node, source, groups)
+    present, border = levels.sum(axis=0)[None], "0"
+    borders: Roms = ()
+    if isinstance(source.params, Window) and source.params.padded and b:
+        present = at_borders(levels, p.groups, source.params)
+        border, borders = _borders(source.params)
     used = np.unique(np.abs(levels[levels != 0]))
     if source.domain.lo >= 0 and source.domain.hi <= 1 and used.size <= 1:
         g = int(used[0]) if used.size else 1
-        # sum g*s*(a*c + b) = g*a*(agreeing - negative taps) + g*b*sum(s)
-        signs = np.sign(levels)
-        offset = g * b * signs.sum(axis=0).astype(object) - g * a * (signs < 0).sum(axis=0).astype(object)
-        members |= {"n_word": str(-(-levels.shape[0] // WORD)), "gain": str(g * a)}
+        # sum g*s*(a*c + b) = g*a*(agreeing - negative taps) + b*(sum of g*s over the taps inside the image)
+        signs = np.sign(fields)
+        offset = b * present.astype(object) - g * a * (signs < 0).sum(axis=1).astype(object)
+        members |= {"gain": str(g * a)}
         widest = _signed_bits(min(node.domain.lo, int(offset.min())), max(node.domain.hi, int(offset.max())))
-        return [Emission("flow_dense_xnor", "nnet_flow_dense.h", members, {"sum_t": f"ap_int<{widest + 1}>"}, (
-            ("unsigned long long", "sign", pack_fields((signs.T > 0).astype(np.int64), 1)),
-            ("unsigned long long", "mask", pack_fields((signs.T != 0).astype(np.int64), 1)),
-            ("int", "offset", _int32(offset, node)),
-        ))]
+        widest = max(widest, (g * a * fields.shape[1]).bit_length() + 1)
+        return [Emission("flow_positions", "nnet_flow_window.h", members, {"sum_t": f"ap_int<{widest + 1}>"}, (
+            ("unsigned long long", "sign", pack_fields((signs > 0).astype(np.int64), 1)),
+            ("unsigned long long", "mask", pack_fields((signs != 0).astype(np.int64), 1)),
+            ("int", "offset", _int32(offset, node)), *borders,
+        ), cell="flow_count", cell_roms=3, border=border)]
     width = _signed_bits(int(levels.min()), int(levels.max()))
     # Partial sums of level*code, of a*that, and the result all fit in this.
     reach = max(abs(source.domain.lo), abs(source.domain.hi)) * int(np.abs(levels).sum(axis=0).max()) * abs(a)
-    offset = b * levels.sum(axis=0).astype(object)
+    offset = b * present.astype(object)
     reach += int(np.abs(offset).max())
-    members |= {"n_word": str(-(-levels.shape[0] // (WORD // width))), "gain": str(a), "level_bits": str(width)}
-    return [Emission("flow_dense_mac", "nnet_flow_dense.h", members, {"sum_t": f"ap_int<{reach.bit_length() + 1}>"}, (
-        ("unsigned long long", "levels", pack_fields(levels.T, width)),
-        ("int", "offset", _int32(offset, node)),
-    ))]
+    members |= {"gain": str(a), "level_bits": str(width), "level_words": str(-(-fields.shape[1] // (WORD // width)))}
+    types = {"sum_t": f"ap_int<{reach.bit_length() + 1}>", "code_t": _code_type(source.domain)}
+    return [Emission("flow_positions", "nnet_flow_window.h", members, types, (
+        ("unsigned long long", "levels", pack_fields(fields, width)), ("int", "offset", _int32(offset, node)), *borders,
+    ), cell="flow_mac", cell_roms=2, border=border)]
+
+
+def _borders(window: Window) -> tuple[str, Roms]:
+    """The class of borders of a position, in the order of `Window.borders`: a C expression, and its ROMs."""
+    axes = [np.unique(inside, axis=0, return_inverse=True) for inside in window.inside]
+    names = ("rows", "cols")[-len(axes):]
+    roms = tuple(("int", f"border_{name}", _ints(classes)) for name, (_, classes) in zip(names, axes))
+    text = " + ".join(f"flow_{{node}}_border_{name}[{name[:-1]}]" + (f" * {len(axes[1][0])}" if name == "rows" else "")
+                      for name in names)
+    return text, roms
+
+
+def _max(node: Node, sources: Sequence[Node]) -> list[Emission]:
+    (source,) = sources
+    members = _image(node, source, node.shape[-1]) | {"fill": f"{source.domain.lo}LL"}
+    return [Emission("flow_positions", "nnet_flow_window.h", members, {"code_t": _code_type(source.domain)},
+                     cell="flow_max")]
 
 
 def _step(node: Node, sources: Sequence[Node]) -> list[Emission]:
@@ -200,15 +286,18 @@ def copy(node: Node) -> Emission:
 
 
 def passes(node: Node) -> list[int]:
-    """The reuse factors that a node in a loop can have: those that share its outputs evenly; all for other ops."""
-    if not isinstance(node.params, Weights):
+    """The reuse factors that a sum or maximum in a loop can have: they share its positions evenly, or then the outputs
+    of a position; empty for other ops, which take any.
+    """
+    if node.op not in (Op.DOT, Op.MAX):
         return []
-    outputs = node.params.levels.shape[1]
-    each = [node.size // n for n in range(1, node.size + 1) if node.size % n == 0]
-    return sorted(node.size // n for n in each if outputs % n == 0 or n % outputs == 0)
+    positions, outputs = prod(node.shape[:-1]), node.shape[-1]
+    return [n for n in range(1, positions + 1) if positions % n == 0] + [
+        positions * n for n in range(2, outputs + 1) if outputs % n == 0]
 
 
 # INPUT is hls4ml's own Input layer.
 EMIT_HLS: dict[Op, Callable[[Node, Sequence[Node]], list[Emission]] | None] = {
-    Op.INPUT: None, Op.GATHER: _gather, Op.DOT: _dot, Op.ADD: _add, Op.STEP: _step, Op.LUT: _lut, Op.AFFINE: _affine,
+    Op.INPUT: None, Op.GATHER: _gather, Op.WINDOW: _window, Op.DOT: _dot, Op.ADD: _add, Op.MAX: _max, Op.STEP: _step,
+    Op.LUT: _lut, Op.AFFINE: _affine,
 }

@@ -11,7 +11,7 @@ from flow.errors import InputError
 from flow.ir.domain import Domain
 from flow.ir.graph import PARAMS, Affine, Graph, Index, Int, Node, Op, Steps, Sum, Table, Weights, Window, is_clean
 
-__all__ = ["RULES", "dot_domain", "specification", "verify"]
+__all__ = ["RULES", "at_borders", "dot_domain", "specification", "verify"]
 
 # Sums, products and cuts stay below 2^62, so that int64 arithmetic in EVAL cannot overflow.
 LIMIT = 2**62
@@ -100,13 +100,13 @@ def dot_domain(x: Domain, weights: Weights, window: Window | None = None) -> Dom
     if window is None or not window.padded:
         up, down = (part.sum(axis=0, keepdims=True) for part in parts)
     else:
-        up, down = (_at_borders(part, weights.groups, window) for part in parts)
+        up, down = (at_borders(part, weights.groups, window) for part in parts)
     hi = max((up * ends[1] + down * ends[0]).ravel().tolist(), default=0)
     lo = min((up * ends[0] + down * ends[1]).ravel().tolist(), default=0)
     return Domain(int(lo), int(hi), x.unit)
 
 
-def _at_borders(levels: Int, groups: int, window: Window) -> Int:
+def at_borders(levels: Int, groups: int, window: Window) -> Int:
     """Sums of levels (inputs/groups, outputs) over the present taps: (classes of borders, outputs)."""
     channels = len(levels) * groups
     layout = (window.groups, window.taps, channels // (window.groups * window.taps))

@@ -29,6 +29,7 @@ Fold:
                 int count = 0;
             Cut:
                 for (int cut = 0; cut < CONFIG_T::n_cut; cut++) {
+                    #pragma HLS UNROLL
                     count += x >= cuts[c * CONFIG_T::n_cut + cut] ? 1 : 0;
                 }
                 flow_set(res[i], ap_int<16>(start[c] + sign[c] * count));
