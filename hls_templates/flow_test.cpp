@@ -17,32 +17,84 @@ size_t trace_type_size = sizeof(double);
 
 static long long samples = 0, errors = 0;
 
-template <class T, int N> bool read_codes(std::istream &line, T (&values)[N]) {
-    for (int i = 0; i < N; i++) {
-        long long code;
-        if (!(line >> code)) {
-            return false;
-        }
-        nnet::flow_set(values[i], ap_int<64>(code));
+template <class T> bool read_code(std::istream &line, T &value) {
+    long long code;
+    if (!(line >> code)) {
+        return false;
+    }
+    nnet::flow_set(value, ap_int<64>(code));
+    return true;
+}
+
+template <class T> bool check_code(std::istream &line, const T &value, const char *name, int i, std::ostream &log) {
+    long long want;
+    if (!(line >> want)) {
+        return false;
+    }
+    const long long got = ap_int<64>(nnet::flow_code(value)).to_int64();
+    log << got << ' ';
+    if (got != want && errors++ == 0) {
+        std::cerr << "MISMATCH: sample " << samples << " " << name << "[" << i << "]: expected " << want << ", got " << got
+                  << std::endl;
     }
     return true;
 }
 
-template <class T, int N> bool check_codes(std::istream &line, const T (&values)[N], const char *name, std::ostream &log) {
-    for (int i = 0; i < N; i++) {
-        long long want;
-        if (!(line >> want)) {
+#if ${stream}
+template <class T> bool read_codes(std::istream &line, hls::stream<T> &stream, int pixels) {
+    for (int p = 0; p < pixels; p++) {
+        T pixel;
+        for (unsigned c = 0; c < T::size; c++) {
+            if (!read_code(line, pixel[c])) {
+                return false;
+            }
+        }
+        stream.write(pixel);
+    }
+    return true;
+}
+
+// Every pixel is taken, and no more may be there: a kernel that writes too much or too little is an error.
+template <class T>
+bool check_codes(std::istream &line, hls::stream<T> &stream, int pixels, const char *name, std::ostream &log) {
+    for (int p = 0; p < pixels; p++) {
+        if (stream.empty()) {
+            std::cerr << "ERROR: sample " << samples << " " << name << " ends after " << p << " pixels" << std::endl;
             return false;
         }
-        const long long got = ap_int<64>(nnet::flow_code(values[i])).to_int64();
-        log << got << ' ';
-        if (got != want && errors++ == 0) {
-            std::cerr << "MISMATCH: sample " << samples << " " << name << "[" << i << "]: expected " << want << ", got "
-                      << got << std::endl;
+        T pixel = stream.read();
+        for (unsigned c = 0; c < T::size; c++) {
+            if (!check_code(line, pixel[c], name, p * T::size + c, log)) {
+                return false;
+            }
+        }
+    }
+    if (!stream.empty()) {
+        std::cerr << "ERROR: sample " << samples << " " << name << " has more than " << pixels << " pixels" << std::endl;
+        return false;
+    }
+    return true;
+}
+#else
+template <class T, int N> bool read_codes(std::istream &line, T (&values)[N], int) {
+    for (int i = 0; i < N; i++) {
+        if (!read_code(line, values[i])) {
+            return false;
         }
     }
     return true;
 }
+
+template <class T, int N>
+bool check_codes(std::istream &line, const T (&values)[N], int, const char *name, std::ostream &log) {
+    for (int i = 0; i < N; i++) {
+        if (!check_code(line, values[i], name, i, log)) {
+            return false;
+        }
+    }
+    return true;
+}
+#endif
 
 int main() {
     std::ifstream bench_inputs("tb_data/flow_inputs.dat");
@@ -71,7 +123,7 @@ ${declarations}
         }
         ${top}(${arguments});
         if (!(${checks})) {
-            std::cerr << "ERROR: flow_expected.dat: sample " << samples << " is too short" << std::endl;
+            std::cerr << "ERROR: flow_expected.dat or the outputs: sample " << samples << " is too short" << std::endl;
             return 1;
         }
         bench_log << '\n';

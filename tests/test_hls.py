@@ -79,6 +79,16 @@ def test_random_domains_and_parameters_in_c(first, backend, simulated):
 
 
 @pytest.mark.hls
+@pytest.mark.parametrize("first", [100, 120, 140])
+def test_streams_of_random_domains_in_c(first, tmp_path):
+    """The same as streams; one sample after the other, so that state left behind by one would show in the next."""
+    graphs = {f"seed{seed}": random_graph(seed) for seed in range(first, first + 20)}
+    backend = ("Vitis", "Vivado")[first // 20 % 2]
+    flow.build(union(graphs), flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream", backend=backend))
+    flow.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, 0)])
+
+
+@pytest.mark.hls
 @pytest.mark.parametrize("first", [60, 80])
 def test_loops_of_any_reuse_factor_in_c(first, tmp_path):
     """The same with every node in a loop, each sum and maximum with one of the reuse factors that it can have."""
@@ -184,7 +194,8 @@ def test_files_are_the_same_every_time(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"backend": "Quartus"}, "backend='Quartus': use 'Vitis' or 'Vivado'"), ({"io_type": "io_stream"}, "io_parallel"),
+    ({"backend": "Quartus"}, "backend='Quartus': use 'Vitis' or 'Vivado'"),
+    ({"io_type": "io_serial"}, "use 'io_parallel' or"),
     ({"part": 'x"; exec rm'}, "letters, digits and dashes"), ({"clock_period": "5"}, "clock_period"),
     ({"clock_period": 0}, "clock_period"), ({"clock_period": float("nan")}, "clock_period"),
     ({"strategy": "fast"}, "strategy='fast': use 'Latency' or 'Resource'"), ({"layers": 3}, "layers=3"),

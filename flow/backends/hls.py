@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from hls4ml.model.layers import Layer, layer_map, register_layer
 from hls4ml.model.types import FixedPrecisionType
 from numpy.typing import NDArray
 
-from flow.backends.hls_ops import EMIT_HLS, Emission, copy, fork, passes, rom_text, two_by_two
+from flow.backends.hls_ops import Emission, passes, rom_text
 from flow.backends.project import BuildConfig, write_vectors
+from flow.backends.units import UNITS, Unit, copied, forked
 from flow.errors import InputError
 from flow.ir import Domain, Graph, Node, Op, Steps
 from flow.ir.vectors import default_vectors
@@ -32,6 +34,7 @@ from flow.ir.vectors import default_vectors
 __all__ = ["FlowModelGraph", "check", "to_hls4ml"]
 
 MAX_PARTITIONED = 4096  # elements of a completely partitioned array that the vendor tools accept
+MAX_STREAM = 4096  # bits of a pixel in a stream
 BACKENDS = ("Vitis", "Vivado")
 
 
@@ -120,8 +123,9 @@ class FlowCallTemplate(FunctionCallTemplate):  # type: ignore[misc]
         """Name the headers, then format."""
         emissions: list[Emission] = node.get_attr("flow_emissions")
         rom = f"weights/{_rom_file(node.get_attr('flow_rom'))}"
-        self.include_header = [*(f"nnet_utils/{e.header}" for e in emissions),
-                               *([rom] if any(e.roms for e in emissions) else [])]
+        headers = {e.header for outer in emissions for e in (outer, *(cell.emission for cell in outer.cell))}
+        has_rom = rom_text(node.get_attr("flow_rom"), emissions)
+        self.include_header = [*(f"nnet_utils/{header}" for header in sorted(headers)), *([rom] if has_rom else [])]
         return super().transform(model, node)
 
     def format(self, node: Any) -> list[str]:
@@ -173,13 +177,17 @@ def _register() -> None:
                     backend.register_source(path.resolve())
 
 
-def check(graph: Graph, config: BuildConfig) -> None:
+def check(graph: Graph, config: BuildConfig, units: Sequence[Unit]) -> None:
     """Refuse what g++ would accept and the vendor tools would not: all nodes at once, with the remedy."""
-    problems = [
-        f"node {node.name!r} has {node.size} elements; the vendor tools partition at most {MAX_PARTITIONED} in "
-        "io_parallel: use fewer inputs, planes or neurons"
-        for node in graph if node.size > MAX_PARTITIONED and not _only_taps(graph, node)
-    ]
+    problems = []
+    for node in (unit.result for unit in units):
+        width = node.shape[-1] * node.domain.bits
+        if config.io_type == "io_stream" and width > MAX_STREAM:
+            problems.append(f"node {node.name!r}: a pixel of {node.shape[-1]} codes is {width} bits wide, a stream at "
+                            f"most {MAX_STREAM}: use fewer channels, planes or neurons")
+        if config.io_type == "io_parallel" and node.size > MAX_PARTITIONED:
+            problems.append(f"node {node.name!r} has {node.size} elements; the vendor tools partition at most "
+                            f"{MAX_PARTITIONED} in io_parallel: use fewer inputs, planes or neurons, or io_stream")
     problems += [f"node {node.name!r}: {node.domain.bits}-bit codes, the kernels hold at most {most}"
                  for node in graph
                  for most in [15 if isinstance(node.params, Steps) else 62 if node.op is Op.AFFINE else 31]
@@ -190,7 +198,8 @@ def check(graph: Graph, config: BuildConfig) -> None:
                  for name in config.layers if name not in graph.by_name]
     for node in graph:
         wanted, possible = config.reuse_of(node.name), passes(node)
-        if config.strategy_of(node.name) == "resource" and possible and wanted not in possible:
+        loops = config.strategy_of(node.name) == "resource" and config.io_type == "io_parallel"
+        if loops and possible and wanted not in possible:
             problems.append(f"node {node.name!r}: reuse_factor {wanted} does not share its {node.size} outputs evenly; "
                             f"use {', '.join(map(str, possible))}, for this node alone with layers={{{node.name!r}: "
                             "{'reuse_factor': ...}}")
@@ -225,17 +234,19 @@ class FlowModelGraph(ModelGraph):  # type: ignore[misc]
             super().write()
         folder, graph = Path(self.config.get_output_dir()), self.flow_graph
         for layer in self.get_layers():
-            emissions = layer.get_attr("flow_emissions") or []
-            if any(emission.roms for emission in emissions):
-                name = layer.get_attr("flow_rom")
-                (folder / "firmware/weights" / _rom_file(name)).write_text(rom_text(name, emissions))
+            name = layer.get_attr("flow_rom")
+            text = rom_text(name, layer.get_attr("flow_emissions")) if name else ""
+            if text:
+                (folder / "firmware/weights" / _rom_file(name)).write_text(text)
         template = string.Template((files("flow.hls_templates") / "flow_test.cpp").read_text())
         ins, outs = self.get_input_variables(), self.get_output_variables()
         bench = template.substitute(
             top=self.config.get_project_name(), arguments=", ".join(v.name for v in (*ins, *outs)),
+            stream=int(self.config.get_config_value("IOType") == "io_stream"),
             declarations="\n".join(f"        {v.definition_cpp()};" for v in (*ins, *outs)),
-            reads=" && ".join(f"read_codes(bench_in, {v.name})" for v in ins),
-            checks=" && ".join(f'check_codes(bench_out, {v.name}, "{v.name}", bench_log)' for v in outs),
+            reads=" && ".join(f"read_codes(bench_in, {v.name}, {prod(v.shape[:-1])})" for v in ins),
+            checks=" && ".join(f'check_codes(bench_out, {v.name}, {prod(v.shape[:-1])}, "{v.name}", bench_log)'
+                               for v in outs),
         )
         (folder / f"{self.config.get_project_name()}_test.cpp").write_text(bench)
         write_vectors(folder, graph, self.flow_vectors)
@@ -244,7 +255,7 @@ class FlowModelGraph(ModelGraph):  # type: ignore[misc]
     def arrays(self) -> dict[str, str]:
         """The C array of every node in the top function."""
         return {layer.get_attr("flow_node").name: layer.get_output_variable().name for layer in self.get_layers()
-                if type(layer) is not FlowFork and not layer.name.endswith("_result")}
+                if layer.get_attr("flow_node") is not None and type(layer) is not FlowFork}
 
     def relocate(self, folder: Path) -> None:
         """Make the configuration that hls4ml wrote name the final folder."""
@@ -260,13 +271,14 @@ def to_hls4ml(graph: Graph, config: BuildConfig, vectors: Sequence[NDArray[np.in
     `predict` takes and returns real values; an output whose domain is not a fixed-point type (bipolar) comes as codes.
     Raises InputError for a graph that the backend cannot take.
     """
-    check(graph, config)
+    units = UNITS[config.io_type](graph)
+    check(graph, config, units)
     _register()
     settings = hls4ml.utils.config.create_config(
         output_dir=str(config.output_dir), project_name=config.project_name, backend=config.backend, part=config.part,
         clock_period=config.clock_period, io_type=config.io_type, write_weights_txt=False,
     )
-    folded = any(config.strategy_of(node.name) == "resource" for node in graph)
+    folded = config.io_type == "io_stream" or any(config.strategy_of(node.name) == "resource" for node in graph)
     settings["HLSConfig"] = {
         "Model": {"Precision": "fixed<16,6>", "ReuseFactor": config.reuse_factor,
                   "Strategy": "Resource" if folded else "Latency",
@@ -274,7 +286,7 @@ def to_hls4ml(graph: Graph, config: BuildConfig, vectors: Sequence[NDArray[np.in
                   "PipelineInterval": None if folded else max(config.reuse_of(node.name) for node in graph)},
         "LayerName": {_hls_name(n): {"Precision": {"result": _text(n.domain)}} for n in graph.inputs},
     }
-    layers, outputs = _layers(graph, config, forks=folded)
+    layers, outputs = _layers(graph, config, units, forks=folded)
     model: FlowModelGraph = FlowModelGraph.from_layer_list(
         settings, layers, inputs=[_hls_name(n) for n in graph.inputs], outputs=outputs)
     _check_kept(layers, model)
@@ -288,66 +300,57 @@ def _text(domain: Domain) -> str:
     return f"{'' if p.signed else 'u'}fixed<{p.width},{p.integer}>"
 
 
-def _only_taps(graph: Graph, node: Node) -> bool:
-    """True for a WINDOW that no one but sums and maxima reads: their kernels take the taps from the image."""
-    return node.op is Op.WINDOW and node.name not in graph.outputs and all(
-        reader.op in (Op.DOT, Op.MAX) for reader in graph.readers(node.name))
-
-
-def _reads(nodes: dict[str, Node], node: Node) -> list[str]:
-    """The tensors that a node's kernel reads: behind a WINDOW, the image."""
-    if node.op in (Op.DOT, Op.MAX) and nodes[node.inputs[0]].op is Op.WINDOW:
-        return list(nodes[node.inputs[0]].inputs)
-    return list(node.inputs)
-
-
-def _layers(graph: Graph, config: BuildConfig, forks: bool) -> tuple[list[dict[str, Any]], list[str]]:
+def _layers(graph: Graph, config: BuildConfig, units: Sequence[Unit],
+            forks: bool) -> tuple[list[dict[str, Any]], list[str]]:
     """hls4ml's layer list and the names of the layers that are outputs.
 
     With `forks` every tensor has one reader: a fork makes two of it, again and again where it has more.
     """
-    nodes: list[Node] = []
-    for node in graph:
-        if _only_taps(graph, node):
-            continue
-        nodes += two_by_two(node, [graph[i] for i in node.inputs], [*graph.by_name, *(n.name for n in nodes)])
-    known = {node.name: node for node in nodes}
-    reads = {node.name: _reads(known | graph.by_name, node) for node in nodes}
-    uses = Counter([*(i for node in nodes for i in reads[node.name]), *graph.outputs])
+    stream = config.io_type == "io_stream"
+    uses = Counter([*(name for unit in units for name in unit.reads), *graph.outputs])
     tensors: dict[str, list[str]] = {}  # the hls4ml tensors of a node that are still to be read
     layers: list[dict[str, Any]] = []
     outputs: dict[str, str] = {}
 
-    def add(kind: str, name: str, node: Node, inputs: list[str], emissions: list[Emission], rom: str = "",
-            **more: Any) -> None:
-        for emission in emissions:
-            folds = config.reuse_of(node.name) if config.strategy_of(node.name) == "resource" else 1
-            emission.members["n_fold"] = str(folds)
-            emission.members["interval"] = str(config.reuse_of(node.name) if folds == 1 else 1)
-        layers.append({"class_name": kind, "name": name, "inputs": inputs, "flow_node": node,
-                       "flow_rom": rom or node.name, "flow_emissions": emissions, **more})
+    def add(kind: str, name: str, unit: Unit, **more: Any) -> None:
+        for emission in unit.emissions:
+            _fold(emission, unit.nodes[0].name, config)
+        inputs, rom = [take(i) for i in unit.reads], unit.result.name
+        layers.append({"class_name": kind, "name": name, "inputs": inputs, "flow_node": unit.result, "flow_rom": rom,
+                       "flow_emissions": unit.emissions, **more})
 
     def take(name: str) -> str:
         return tensors[name].pop() if forks else tensors[name][0]
 
-    for node in nodes:
-        emit, name = EMIT_HLS[node.op], _hls_name(node)
-        if emit is None:
+    for unit in units:
+        node, name = unit.result, _hls_name(unit.result)
+        if node.op is Op.INPUT:
             layers.append({"class_name": "InputLayer", "name": name, "input_shape": list(node.shape),
                            "flow_node": node})
         else:
-            add(LAYERS[node.op].__name__, name, node, [take(i) for i in reads[node.name]],
-                emit(node, [(known | graph.by_name)[i] for i in node.inputs]))
+            add(LAYERS[unit.nodes[0].op].__name__, name, unit)
         tensors[node.name] = [name]
         for k in range(1, uses[node.name] if forks else 1):
             copies = [f"{name}_copy{k}_{i}" for i in (1, 2)]
-            add("FlowFork", f"{name}_fork{k}", node, [take(node.name)], [fork(node)], outputs=copies)
+            add("FlowFork", f"{name}_fork{k}", Unit(node, [node.name], [forked(node, stream)], (node,)), outputs=copies)
             tensors[node.name] += copies
         outputs[node.name] = name
         if node.name in graph.outputs and len(tensors[node.name]) > 1:
             outputs[node.name] = f"{name}_result"
-            add("FlowGather", outputs[node.name], node, [take(node.name)], [copy(node)], rom=f"{node.name}_result")
+            add("FlowGather", outputs[node.name], copied(node, stream))
     return layers, [outputs[name] for name in graph.outputs]
+
+
+def _fold(emission: Emission, node: str, config: BuildConfig) -> None:
+    """Passes and interval of a kernel: loops over outputs (Resource), or a pipeline with that interval.
+
+    A stream's loop over pixels is a pipeline whatever the strategy.
+    """
+    reuse, loops = config.reuse_of(node), config.strategy_of(node) == "resource" and config.io_type == "io_parallel"
+    # A cell's first kernel, where it takes positions, shares its configuration with the loop over them.
+    part = emission.cell[0].emission if emission.cell and emission.cell[0].border else emission
+    part.members["n_fold"] = str(reuse if loops else 1)
+    part.members["interval"] = str(1 if loops else reuse)
 
 
 def _check_kept(layers: list[dict[str, Any]], model: ModelGraph) -> None:

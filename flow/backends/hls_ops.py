@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow.errors import InputError
-from flow.ir import Affine, Domain, Index, Node, Op, Steps, Sum, Table, Weights, Window, clean_name
+from flow.ir import Affine, Domain, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from flow.ir.evaluate import EVAL
 from flow.ir.graph import Int
 from flow.ir.verify import at_borders
 
-__all__ = ["EMIT_HLS", "Emission", "copy", "fork", "passes", "rom_text", "two_by_two"]
+__all__ = ["EMIT_HLS", "Cell", "Emission", "code_type", "passes", "rom_text"]
 
+WINDOWS = "nnet_flow_window.h"
 Roms = tuple[tuple[str, str, list[str]], ...]
 WORD = 64  # bits of a ROM word: the widest integer literal of C++11
 
@@ -27,8 +28,8 @@ class Emission:
     """One kernel call: `kernel<...>(in..., out, roms...)`, the members of its configuration, and its ROMs.
 
     `reads` are the positions of the node's inputs that the call takes. `roms` are (C type, field name, literals);
-    arrays are named flow_<node>_<field>. With a `cell` the call takes no ROMs: the configuration has a function `cell`
-    that makes the outputs of one position with that kernel and the ROMs up to `cell_roms`, and a function `border`.
+    arrays are named flow_<node>_<field>. A kernel with a `cell` takes no ROMs: it goes over pixels or positions, and
+    its configuration has a function `cell` that makes one of the output by these kernels in a row.
     """
 
     kernel: str
@@ -37,40 +38,79 @@ class Emission:
     types: dict[str, str] = field(default_factory=dict)
     roms: Roms = ()
     reads: tuple[int, ...] = (0,)
-    cell: str = ""
-    cell_roms: int = 0
-    border: str = "0"
+    cell: tuple[Cell, ...] = ()
 
     def config_text(self, name: str, node: str) -> str:
         """The configuration struct of this call; `node` names its ROMs."""
         base = f"nnet::{self.header.removeprefix('nnet_').removesuffix('.h')}_config"
+        first = [cell.emission.config_text(f"{name}_{k}", cell.node) for k, cell in enumerate(self.cell)]
+        if self.cell and self.cell[0].border:
+            base = f"{name}_0"
         lines = [f"    static const int {key} = {value};" for key, value in self.members.items()]
         lines += [f"    typedef {value} {key};" for key, value in self.types.items()]
         if self.cell:
-            roms = "".join(f", flow_{node}_{field}" for _, field, _ in self.roms[: self.cell_roms])
-            lines += [
-                f"    static int border(int row, int col) {{ return {self.border.format(node=node)}; }}",
-                "    template <class res_T>",
-                "    static void cell(const unsigned long long word[], int pass, int border, res_T res[]) {",
-                "        #pragma HLS INLINE",
-                f"        nnet::{self.cell}<res_T, {name}>(word, pass, border, res{roms});",
-                "    }",
-            ]
-        return "\n".join([f"struct {name} : {base} {{", *lines, "};"])
+            lines += _cell_text(name, self.cell)
+        return "\n".join([*first, f"struct {name} : {base} {{", *lines, "};"])
 
     def arguments(self, node: str) -> str:
         """The ROMs as trailing arguments of the call."""
         return "" if self.cell else "".join(f", flow_{node}_{name}" for _, name, _ in self.roms)
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One kernel of a cell: whose ROMs it reads, and the C type and number of the codes that it makes.
+
+    `border` is set for kernels that take the words of a position: the C expression of its class of borders, whose ROMs
+    are `border_roms`.
+    """
+
+    node: str
+    emission: Emission
+    code_type: str
+    size: int
+    border: str = ""
+    border_roms: Roms = ()
+
+
+def _cell_text(name: str, cell: Sequence[Cell]) -> list[str]:
+    """The functions `border` and `cell` of a configuration."""
+    given = len(cell[0].emission.reads)
+    kinds = [f"in{k}_T" for k in range(given)]
+    data = ", ".join(f"const {kind} in{k}[]" for k, kind in enumerate(kinds))
+    lines = [f"    static int border(int row, int col) {{ return {cell[0].border or 0}; }}",
+             f"    template <{', '.join(f'class {kind}' for kind in [*kinds, 'res_T'])}>",
+             f"    static void cell({data}, int pass, int border, res_T res[]) {{",
+             "        #pragma HLS INLINE"]
+    values, types = [f"in{k}" for k in range(given)], kinds
+    for k, part in enumerate(cell):
+        target, kind = "res", "res_T"
+        if k < len(cell) - 1:
+            target, kind = f"value{k}", part.code_type
+            lines += [f"        {kind} {target}[{part.size}];",
+                      f"        #pragma HLS ARRAY_PARTITION variable={target} complete"]
+        place = ", pass, border" if part.border else ""
+        known = [] if part.border else types
+        lines.append(f"        nnet::{part.emission.kernel}<{', '.join([*known, kind, f'{name}_{k}'])}>"
+                     f"({', '.join(values)}{place}, {target}{part.emission.arguments(part.node)});")
+        values, types = [target], [kind]
+    return [*lines, "    }"]
+
+
 def rom_text(node: str, emissions: Sequence[Emission]) -> str:
-    """The header file with a node's ROMs."""
+    """The header file with the ROMs of a node's kernels."""
     guard = f"FLOW_{node.upper()}_H_"
-    arrays = [
-        f"static const {kind} flow_{node}_{name}[{len(values)}] = {{{', '.join(values)}}};"
-        for emission in emissions for kind, name, values in emission.roms
-    ]
-    return "\n".join([f"#ifndef {guard}", f"#define {guard}", "", *arrays, "", "#endif", ""])
+    roms = [(node, rom) for emission in emissions for rom in emission.roms]
+    roms += [(cell.node, rom) for emission in emissions for cell in emission.cell
+             for rom in (*cell.emission.roms, *cell.border_roms)]
+    arrays = [f"static const {kind} flow_{owner}_{name}[{len(values)}] = {{{', '.join(values)}}};"
+              for owner, (kind, name, values) in roms]
+    return "\n".join([f"#ifndef {guard}", f"#define {guard}", "", *arrays, "", "#endif", ""]) if arrays else ""
+
+
+def code_type(domain: Domain) -> str:
+    """The C type of a tensor's elements: bits are the code; where values are fixed-point numbers, they are its too."""
+    return f"ap_{'' if domain.signed else 'u'}fixed<{domain.bits},{domain.bits - (domain.fraction_bits or 0)}>"
 
 
 def _ints(values: NDArray[Any]) -> list[str]:
@@ -176,7 +216,7 @@ def _fields(levels: Int, source: Node, groups: int) -> tuple[Int, int]:
     return whole.reshape(window.groups, window.taps, -1, outputs).transpose(3, 1, 0, 2).reshape(outputs, inputs), 1
 
 
-def _code_type(domain: Domain) -> str:
+def _integer(domain: Domain) -> str:
     return f"ap_{'' if domain.signed else 'u'}int<{domain.bits}>"
 
 
@@ -192,7 +232,7 @@ def _dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
     borders: Roms = ()
     if isinstance(source.params, Window) and source.params.padded and b:
         present = at_borders(levels, p.groups, source.params)
-        border, borders = _borders(source.params)
+        border, borders = _borders(node, source.params)
     used = np.unique(np.abs(levels[levels != 0]))
     if source.domain.lo >= 0 and source.domain.hi <= 1 and used.size <= 1:
         g = int(used[0]) if used.size else 1
@@ -202,38 +242,42 @@ def _dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
         members |= {"gain": str(g * a)}
         widest = _signed_bits(min(node.domain.lo, int(offset.min())), max(node.domain.hi, int(offset.max())))
         widest = max(widest, (g * a * fields.shape[1]).bit_length() + 1)
-        return [Emission("flow_positions", "nnet_flow_window.h", members, {"sum_t": f"ap_int<{widest + 1}>"}, (
+        return _positions(node, Emission("flow_count", WINDOWS, members, {"sum_t": f"ap_int<{widest + 1}>"}, (
             ("unsigned long long", "sign", pack_fields((signs > 0).astype(np.int64), 1)),
             ("unsigned long long", "mask", pack_fields((signs != 0).astype(np.int64), 1)),
-            ("int", "offset", _int32(offset, node)), *borders,
-        ), cell="flow_count", cell_roms=3, border=border)]
+            ("int", "offset", _int32(offset, node)),
+        )), border, borders)
     width = _signed_bits(int(levels.min()), int(levels.max()))
     # Partial sums of level*code, of a*that, and the result all fit in this.
     reach = max(abs(source.domain.lo), abs(source.domain.hi)) * int(np.abs(levels).sum(axis=0).max()) * abs(a)
     offset = b * present.astype(object)
     reach += int(np.abs(offset).max())
     members |= {"gain": str(a), "level_bits": str(width), "level_words": str(-(-fields.shape[1] // (WORD // width)))}
-    types = {"sum_t": f"ap_int<{reach.bit_length() + 1}>", "code_t": _code_type(source.domain)}
-    return [Emission("flow_positions", "nnet_flow_window.h", members, types, (
-        ("unsigned long long", "levels", pack_fields(fields, width)), ("int", "offset", _int32(offset, node)), *borders,
-    ), cell="flow_mac", cell_roms=2, border=border)]
+    types = {"sum_t": f"ap_int<{reach.bit_length() + 1}>", "code_t": _integer(source.domain)}
+    return _positions(node, Emission("flow_mac", WINDOWS, members, types, (
+        ("unsigned long long", "levels", pack_fields(fields, width)), ("int", "offset", _int32(offset, node)),
+    )), border, borders)
 
 
-def _borders(window: Window) -> tuple[str, Roms]:
+def _positions(node: Node, core: Emission, border: str = "0", borders: Roms = ()) -> list[Emission]:
+    """A kernel of the words of a position, at every position."""
+    cell = Cell(node.name, core, code_type(node.domain), node.shape[-1], border, borders)
+    return [Emission("flow_positions", WINDOWS, cell=(cell,))]
+
+
+def _borders(node: Node, window: Window) -> tuple[str, Roms]:
     """The class of borders of a position, in the order of `Window.borders`: a C expression, and its ROMs."""
     axes = [np.unique(inside, axis=0, return_inverse=True) for inside in window.inside]
     names = ("rows", "cols")[-len(axes):]
     roms = tuple(("int", f"border_{name}", _ints(classes)) for name, (_, classes) in zip(names, axes))
-    text = " + ".join(f"flow_{{node}}_border_{name}[{name[:-1]}]" + (f" * {len(axes[1][0])}" if name == "rows" else "")
-                      for name in names)
-    return text, roms
+    parts = [f"flow_{node.name}_border_{name}[{name[:-1]}]" for name in names]
+    return f" * {len(axes[-1][0])} + ".join(parts), roms
 
 
 def _max(node: Node, sources: Sequence[Node]) -> list[Emission]:
     (source,) = sources
     members = _image(node, source, node.shape[-1]) | {"fill": f"{source.domain.lo}LL"}
-    return [Emission("flow_positions", "nnet_flow_window.h", members, {"code_t": _code_type(source.domain)},
-                     cell="flow_max")]
+    return _positions(node, Emission("flow_max", WINDOWS, members, {"code_t": _integer(source.domain)}))
 
 
 def _step(node: Node, sources: Sequence[Node]) -> list[Emission]:
@@ -259,30 +303,6 @@ def _affine(node: Node, sources: Sequence[Node]) -> list[Emission]:
     members = {"n_in": str(node.size), "n_chan": str(len(p.mul)), "shift": str(p.shift)}
     return [Emission("flow_affine", "nnet_flow_affine.h", members, {"product_t": f"ap_int<{reach.bit_length() + 1}>"},
                      (("long long", "mul", _wide(p.mul)), ("long long", "add", _wide(p.add))))]
-
-
-def two_by_two(node: Node, sources: Sequence[Node], taken: Sequence[str]) -> list[Node]:
-    """A GATHER of many inputs as a row of GATHERs of two; any other node as it is."""
-    if not isinstance(node.params, Index) or len(sources) <= 2:
-        return [node]
-    joined, rows = sources[0], []
-    for k, source in enumerate(sources[1:-1], 1):
-        size = joined.size + source.size
-        name = clean_name(f"{node.name}_join{k}", taken)
-        joined = Node(name, Op.GATHER, (joined.name, source.name), (size,), node.domain, Index(np.arange(size)))
-        rows.append(joined)
-    return [*rows, replace(node, inputs=(joined.name, sources[-1].name))]
-
-
-def fork(node: Node) -> Emission:
-    """Two copies of a node."""
-    return Emission("flow_fork", "nnet_flow_gather.h", {"n_in": str(node.size)})
-
-
-def copy(node: Node) -> Emission:
-    """The node again: an output that is read inside, too."""
-    members = {"n_in": str(node.size), "n_out": str(node.size)}
-    return Emission("flow_gather", "nnet_flow_gather.h", members, roms=(("int", "index", _ints(np.arange(node.size))),))
 
 
 def passes(node: Node) -> list[int]:

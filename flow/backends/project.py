@@ -93,7 +93,7 @@ class BuildConfig:
                 raise InputError(f"{name}={getattr(self, name)!r}: {remedy}")
 
         need(str(self.backend) in ("Vitis", "Vivado"), "backend", "use 'Vitis' or 'Vivado'")
-        need(self.io_type == "io_parallel", "io_type", "only 'io_parallel' is supported")
+        need(self.io_type in ("io_parallel", "io_stream"), "io_type", "use 'io_parallel' or 'io_stream'")
         need(bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{2,63}", str(self.part))), "part",
              "letters, digits and dashes only, as in xcvu9p-flga2104-2-e")
         number = isinstance(self.clock_period, (int, float)) and not isinstance(self.clock_period, bool)

@@ -9,7 +9,7 @@ struct flow_add_config : flow_config {};
 
 // code = scale0 * x + constant: the same values on another grid. sum_t holds every partial sum, shown in emission.
 template <class data_T, class res_T, typename CONFIG_T>
-void flow_scale(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const long long scale[1],
+void flow_scale(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const long long scale[1],
                 const long long constant[1]) {
 Fold:
     for (int f = 0; f < CONFIG_T::n_fold; f++) {
@@ -28,7 +28,7 @@ Fold:
 
 // code = scale0 * x + scale1 * y + constant.
 template <class data0_T, class data1_T, class res_T, typename CONFIG_T>
-void flow_add(data0_T data0[CONFIG_T::n_in], data1_T data1[CONFIG_T::n_in], res_T res[CONFIG_T::n_in],
+void flow_add(const data0_T data0[CONFIG_T::n_in], const data1_T data1[CONFIG_T::n_in], res_T res[CONFIG_T::n_in],
               const long long scale[2], const long long constant[1]) {
 Fold:
     for (int f = 0; f < CONFIG_T::n_fold; f++) {

@@ -12,7 +12,7 @@ struct flow_gather_config : flow_config {
 
 // res[i] = data[index[i]]: reshape, permute, repeat. Only wires, once the loop is unrolled.
 template <class data_T, class res_T, typename CONFIG_T>
-void flow_gather(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_out], const int index[CONFIG_T::n_out]) {
+void flow_gather(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_out], const int index[CONFIG_T::n_out]) {
     #pragma HLS PIPELINE
 Wire:
     for (int i = 0; i < CONFIG_T::n_out; i++) {
@@ -23,7 +23,7 @@ Wire:
 
 // The same from two inputs, one after the other.
 template <class data0_T, class data1_T, class res_T, typename CONFIG_T>
-void flow_join(data0_T data0[CONFIG_T::n_in], data1_T data1[CONFIG_T::n_in1], res_T res[CONFIG_T::n_out],
+void flow_join(const data0_T data0[CONFIG_T::n_in], const data1_T data1[CONFIG_T::n_in1], res_T res[CONFIG_T::n_out],
                const int index[CONFIG_T::n_out]) {
     #pragma HLS PIPELINE
 Wire:
@@ -39,7 +39,7 @@ Wire:
 
 // One array for each of two readers: DATAFLOW wants one consumer an array.
 template <class data_T, class res_T, typename CONFIG_T>
-void flow_fork(data_T data[CONFIG_T::n_in], res_T res1[CONFIG_T::n_in], res_T res2[CONFIG_T::n_in]) {
+void flow_fork(const data_T data[CONFIG_T::n_in], res_T res1[CONFIG_T::n_in], res_T res2[CONFIG_T::n_in]) {
     #pragma HLS PIPELINE
 Wire:
     for (int i = 0; i < CONFIG_T::n_in; i++) {

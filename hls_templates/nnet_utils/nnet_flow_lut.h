@@ -13,7 +13,7 @@ struct flow_lut_config : flow_config {
 
 // code = table[channel][x - lowest].
 template <class data_T, class res_T, typename CONFIG_T>
-void flow_lut(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in],
+void flow_lut(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in],
               const int table[CONFIG_T::n_chan * CONFIG_T::n_code]) {
 Fold:
     for (int f = 0; f < CONFIG_T::n_fold; f++) {

@@ -13,7 +13,7 @@ struct flow_step_config : flow_config {
 // code = start + sign * #{k : x >= cuts[k]}, per channel: what batch norm, bias and any quantised activation of Keras
 // compute from the integer x, and what a thermometer's planes compute from an input.
 template <class data_T, class res_T, typename CONFIG_T>
-void flow_step(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const int start[CONFIG_T::n_chan],
+void flow_step(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const int start[CONFIG_T::n_chan],
                const int sign[CONFIG_T::n_chan],
                const typename CONFIG_T::cut_t cuts[CONFIG_T::n_chan * CONFIG_T::n_cut]) {
 Fold:
@@ -40,7 +40,7 @@ Fold:
 
 // No cut: every channel is constant.
 template <class data_T, class res_T, typename CONFIG_T>
-void flow_constant(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const int start[CONFIG_T::n_chan]) {
+void flow_constant(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const int start[CONFIG_T::n_chan]) {
 Fold:
     for (int f = 0; f < CONFIG_T::n_fold; f++) {
         #pragma HLS PIPELINE II=CONFIG_T::interval

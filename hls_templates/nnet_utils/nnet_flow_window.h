@@ -68,6 +68,8 @@ template <typename CONFIG_T> struct flow_sizes {
                                                           : CONFIG_T::n_out;
     static const int passes = CONFIG_T::n_out / lanes;
     static const int banks = lanes * words;
+    static const int span_rows = (CONFIG_T::k_rows - 1) * CONFIG_T::d_rows + 1, before_rows = span_rows - 1;
+    static const int span_cols = (CONFIG_T::k_cols - 1) * CONFIG_T::d_cols + 1;
     // Whole words can be copied where no word of a pixel is shared by groups or left partly empty.
     static const bool whole = CONFIG_T::n_group == 1 && CONFIG_T::n_chan % per_word == 0;
 };
@@ -216,7 +218,7 @@ Neuron:
 // --- all positions of an image in arrays -----------------------------------------------------------------------------
 
 template <class data_T, class res_T, typename CONFIG_T>
-void flow_positions(data_T data[CONFIG_T::n_rows * CONFIG_T::n_cols * CONFIG_T::n_chan],
+void flow_positions(const data_T data[CONFIG_T::n_rows * CONFIG_T::n_cols * CONFIG_T::n_chan],
                     res_T res[flow_sizes<CONFIG_T>::positions * CONFIG_T::n_out]) {
     typedef flow_sizes<CONFIG_T> sizes;
     unsigned long long image[CONFIG_T::n_rows * CONFIG_T::n_cols][sizes::pixel];

@@ -1,0 +1,186 @@
+"""From the graph to kernel calls: one unit is one call in the top function, with the tensor that it makes.
+
+io_parallel: an array a node; a sum or maximum takes its taps from the image, so that no WINDOW is stored. io_stream: a
+unit is a chain of nodes that work pixel by pixel behind a sum, a maximum or a merge, so that only codes are streamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from flow.backends.hls_ops import EMIT_HLS, Cell, Emission, code_type
+from flow.ir import Graph, Index, Node, Op, clean_name
+from flow.ir.graph import Int
+
+__all__ = ["UNITS", "Unit", "copied", "forked"]
+
+STREAMS = "nnet_flow_stream.h"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Calls of kernels that make `result` of the tensors `reads`; `nodes` are the graph's nodes that they compute."""
+
+    result: Node
+    reads: list[str]
+    emissions: list[Emission]
+    nodes: tuple[Node, ...]
+
+
+def two_by_two(graph: Graph) -> list[Node]:
+    """The graph's nodes, with a GATHER of many inputs as a row of GATHERs of two."""
+    nodes: list[Node] = []
+    for node in graph:
+        if isinstance(node.params, Index) and len(node.inputs) > 2:
+            joined = graph[node.inputs[0]]
+            for other in node.inputs[1:-1]:
+                size = joined.size + graph[other].size
+                name = clean_name(f"{node.name}_join", [*graph.by_name, *(n.name for n in nodes)])
+                joined = Node(name, Op.GATHER, (joined.name, other), (size,), node.domain, Index(np.arange(size)))
+                nodes.append(joined)
+            node = replace(node, inputs=(joined.name, node.inputs[-1]))
+        nodes.append(node)
+    return nodes
+
+
+def _without_windows(nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[list[Node], dict[str, list[str]]]:
+    """(nodes to compute, the tensors that each reads): a WINDOW that only sums and maxima read is none of them."""
+    known = {node.name: node for node in nodes}
+    reads = {node.name: list(node.inputs) for node in nodes}
+    for node in nodes:
+        if node.op in (Op.DOT, Op.MAX) and known[node.inputs[0]].op is Op.WINDOW:
+            reads[node.name] = list(known[node.inputs[0]].inputs)
+    used = {name for names in reads.values() for name in names} | set(outputs)
+    return [node for node in nodes if node.op is not Op.WINDOW or node.name in used], reads
+
+
+def _emit(node: Node, sources: Sequence[Node]) -> list[Emission]:
+    emit = EMIT_HLS[node.op]
+    assert emit is not None
+    return emit(node, sources)
+
+
+def in_parallel(graph: Graph) -> list[Unit]:
+    """A unit a node."""
+    nodes = two_by_two(graph)
+    known = {node.name: node for node in nodes}
+    kept, reads = _without_windows(nodes, graph.outputs)
+    return [Unit(node, reads[node.name], [] if node.op is Op.INPUT else _emit(node, [known[i] for i in node.inputs]),
+                 (node,)) for node in kept]
+
+
+def in_stream(graph: Graph) -> list[Unit]:
+    """A unit a chain."""
+    nodes = two_by_two(graph)
+    known = {node.name: node for node in nodes}
+    kept, reads = _without_windows(nodes, graph.outputs)
+    readers: dict[str, list[Node]] = {node.name: [] for node in nodes}
+    for node in kept:
+        for name in reads[node.name]:
+            readers[name].append(node)
+    units: list[Unit] = []
+    done: set[str] = set()
+    for node in kept:
+        if node.name in done:
+            continue
+        chain = [node]
+        while _starts(chain[0], known) and len(readers[chain[-1].name]) == 1 and chain[-1].name not in graph.outputs:
+            follower = readers[chain[-1].name][0]
+            if not _follows(follower, known):
+                break
+            chain.append(follower)
+        done |= {n.name for n in chain}
+        units.append(Unit(chain[-1], reads[node.name], _streamed(chain, known), tuple(chain)))
+    return units
+
+
+def _pixels(node: Node) -> int:
+    return prod(node.shape[:-1])
+
+
+def _own_pixels(node: Node, known: Mapping[str, Node]) -> Int | None:
+    """Of a GATHER that takes every pixel from the same pixels of its inputs, the channels of one; else None."""
+    assert isinstance(node.params, Index)
+    sources, pixels = [known[name] for name in node.inputs], _pixels(node)
+    if any(_pixels(source) != pixels for source in sources):
+        return None
+    widths = [source.shape[-1] for source in sources]
+    # Of every element of the inputs, which pixel it is in, and its channel among those of all inputs.
+    pixel = np.concatenate([np.repeat(np.arange(pixels), n) for n in widths])
+    channel = np.concatenate([np.tile(np.arange(n) + sum(widths[:k]), pixels) for k, n in enumerate(widths)])
+    flat = node.params.flat.reshape(pixels, -1)
+    own = (pixel[flat] == np.arange(pixels)[:, None]).all() and (channel[flat] == channel[flat[:1]]).all()
+    return channel[flat[0]] if own else None
+
+
+def _local(node: Node, known: Mapping[str, Node]) -> bool:
+    """True where a pixel of the result is made of the same pixel of the inputs."""
+    if node.op is Op.GATHER:
+        return _own_pixels(node, known) is not None
+    return node.op in (Op.STEP, Op.LUT, Op.ADD, Op.AFFINE)
+
+
+def _starts(node: Node, known: Mapping[str, Node]) -> bool:
+    return node.op in (Op.DOT, Op.MAX) or _local(node, known)
+
+
+def _follows(node: Node, known: Mapping[str, Node]) -> bool:
+    return len(node.inputs) == 1 and _local(node, known)
+
+
+def _cell(node: Node, known: Mapping[str, Node]) -> Cell:
+    """A local node as a kernel of one pixel."""
+    sources = [replace(known[name], shape=known[name].shape[-1:]) for name in node.inputs]
+    own = _own_pixels(node, known) if node.op is Op.GATHER else None
+    pixel = replace(node, shape=node.shape[-1:], params=node.params if own is None else Index(own))
+    (emission,) = _emit(pixel, sources)
+    return Cell(node.name, emission, code_type(node.domain), node.shape[-1])
+
+
+def _streamed(chain: Sequence[Node], known: Mapping[str, Node]) -> list[Emission]:
+    """One call for a chain."""
+    head, last = chain[0], chain[-1]
+    if head.op is Op.INPUT:
+        return []
+    sources = [known[name] for name in head.inputs]
+    members = _stream_members(last, sources)
+    reads = tuple(range(len(sources)))
+    if not _starts(head, known):
+        (emission,) = _emit(head, sources)
+        kernel = "flow_shuffle" if len(sources) == 1 else "flow_shuffle_two"
+        return [Emission(kernel, STREAMS, members, roms=emission.roms, reads=reads)]
+    rest = [_cell(node, known) for node in chain[1:]]
+    if head.op in (Op.DOT, Op.MAX):
+        (emission,) = _emit(head, sources)
+        return [replace(emission, kernel="flow_slide", header=STREAMS, cell=(*emission.cell, *rest))]
+    kernel = "flow_each" if len(sources) == 1 else "flow_pair"
+    return [Emission(kernel, STREAMS, members, reads=reads, cell=(_cell(head, known), *rest))]
+
+
+def _stream_members(node: Node, sources: Sequence[Node]) -> dict[str, str]:
+    members = {"n_pixel": _pixels(node), "n_chan": node.shape[-1]}
+    for source, place in zip(sources, ("first", "second")):
+        members |= {f"n_{place}": _pixels(source), f"c_{place}": source.shape[-1]}
+    return {key: str(value) for key, value in members.items()}
+
+
+def forked(node: Node, stream: bool) -> Emission:
+    """Two copies of a node, one for each of two readers."""
+    if stream:
+        return Emission("flow_split", STREAMS, _stream_members(node, []))
+    return Emission("flow_fork", "nnet_flow_gather.h", {"n_in": str(node.size)})
+
+
+def copied(node: Node, stream: bool) -> Unit:
+    """The node again under another name: an output that is read inside, too."""
+    copy = Node(f"{node.name}_result", Op.GATHER, (node.name,), node.shape, node.domain, Index(np.arange(node.size)))
+    known = {node.name: node}
+    emissions = _streamed([copy], known) if stream else _emit(copy, [node])
+    return Unit(copy, [node.name], emissions, (copy,))
+
+
+UNITS: dict[str, Callable[[Graph], list[Unit]]] = {"io_parallel": in_parallel, "io_stream": in_stream}
