@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import importlib.metadata
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -184,7 +185,8 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx
 def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArray[np.int64]]:
     """Codes of every node as the project's own C++ computes them: {node: int64 (n, *shape)}, by g++.
 
-    A copy of the top function writes every array before it returns; kernels, ROMs and calls are the project's own.
+    A copy of the top function prints every array or stream; kernels, ROMs and calls are the project's own. Windows, and
+    nodes inside a chain that one kernel of an io_stream project computes, have none.
     Raises as `simulate` does, but does not compare.
     """
     project = Project.open(folder)
@@ -197,33 +199,54 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
         top = copy / f"firmware/{project.top}.cpp"
         text = top.read_text()
         made = [node for node in graph if node.op is not Op.INPUT and node.name in project.arrays]
-        arrays = [project.arrays[node.name] for node in made]
-        dumps = "".join(f"    flow_dump({array}, {node.size});\n" for array, node in zip(arrays, made))
-        end = text.rindex("}")
-        if not made or any(array not in text for array in arrays):
-            raise InputError(f"{top.name}: the arrays of the graph's nodes are not in it; build the project again")
-        top.write_text(DUMP + text[:end] + f'    std::printf("TRACE");\n{dumps}    std::puts("");\n' + text[end:])
+        lines = text.splitlines()
+        for node in made:
+            array = project.arrays[node.name]
+            # The first call that names an array is the one that makes it.
+            call = re.compile(rf"\s*nnet::flow_.*\b{array}\b")
+            at = next((k for k, line in enumerate(lines) if call.match(line)), None)
+            if at is None:
+                raise InputError(f"{top.name}: the array of node {node.name!r} is not in it; build the project again")
+            lines.insert(at + 1, f'    flow_dump("{node.name}", {array}, {node.size});')
+        top.write_text(DUMP + "\n".join(lines) + "\n")
         write_vectors(run, graph, codes)
         log = run / "trace.log"
         program = run / "trace"
         _compile(Project(copy, project.top, project.backend, project.graph_digest, {}), program, run / "compile.log")
         # Codes go to standard output, between the bench's own words.
         tools.call([str(program)], run, log, RUN_SECONDS, ok=(0, 1))
-        rows = [line[len("TRACE"):].split() for line in log.read_text().splitlines() if line.startswith("TRACE")]
-        flat = np.array(rows, np.int64)
-    if flat.shape != (len(codes[0]), sum(node.size for node in made)):
-        raise ToolError(f"the traced simulation gave {flat.shape} codes; it stopped early")
-    parts = np.split(flat, np.cumsum([node.size for node in made])[:-1], axis=1)
+        rows = [line.split()[1:] for line in log.read_text().splitlines() if line.startswith("TRACE ")]
+    found = {node.name: np.array([row[1:] for row in rows if row[0] == node.name], np.int64) for node in made}
+    for node in made:
+        if found[node.name].shape != (len(codes[0]), node.size):
+            raise ToolError(f"the traced simulation gave {found[node.name].shape} codes of {node.name!r}; it stopped "
+                            "early")
     given = dict(zip((node.name for node in graph.inputs), codes))
-    return {**given, **{node.name: part.reshape(-1, *node.shape) for node, part in zip(made, parts)}}
+    return {**given, **{node.name: found[node.name].reshape(-1, *node.shape) for node in made}}
 
 
-DUMP = """#include "nnet_utils/nnet_flow_common.h"
+DUMP = """#include "nnet_utils/nnet_flow_stream.h"
 #include <cstdio>
-template <class T> static void flow_dump(T *values, int size) {
+template <class T> static void flow_print(const T &value) {
+    std::printf(" %lld", (long long)ap_int<64>(nnet::flow_code(value)).to_int64());
+}
+template <class T> static void flow_dump(const char *name, T *values, int size) {
+    std::printf("TRACE %s", name);
     for (int i = 0; i < size; i++) {
-        std::printf(" %lld", (long long)ap_int<64>(nnet::flow_code(values[i])).to_int64());
+        flow_print(values[i]);
     }
+    std::puts("");
+}
+template <class T> static void flow_dump(const char *name, hls::stream<T> &stream, int size) {
+    std::printf("TRACE %s", name);
+    for (unsigned p = 0; p < size / T::size; p++) {
+        T pixel = stream.read();
+        for (unsigned c = 0; c < T::size; c++) {
+            flow_print(pixel[c]);
+        }
+        stream.write(pixel);
+    }
+    std::puts("");
 }
 """
 

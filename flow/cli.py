@@ -39,6 +39,7 @@ Part = Annotated[str, typer.Option(help="FPGA part")]
 Clock = Annotated[float, typer.Option(help="clock period in ns")]
 Encoder = Annotated[str, typer.Option(help="inside, or outside: the thermometer's planes are the project's input")]
 Reuse = Annotated[int, typer.Option(help="Latency: initiation interval in cycles; Resource: passes of every node")]
+IoType = Annotated[str, typer.Option(help="io_parallel (arrays) or io_stream (pixel by pixel)")]
 Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline) or Resource (loops, DATAFLOW)")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_factor=4,strategy=Resource for one node; "
                                                                   "repeat it for others")]
@@ -158,12 +159,13 @@ def build(model: Model,
           output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="project folder")] = Path("prj"),
           input_type: InputType = "fixed<16,6>", output_type: OutputType = None, backend: Backend = "Vitis",
           part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0, reuse_factor: Reuse = 1,
-          strategy: Strategy = "Latency", layer: Layers = None, encoder: Encoder = "inside",
+          io_type: IoType = "io_parallel", strategy: Strategy = "Latency", layer: Layers = None,
+          encoder: Encoder = "inside",
           vectors: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers) for the test "
                                                             "bench")] = None) -> None:
     """Write the HLS project of a model or graph."""
     config = flow.BuildConfig(output_dir=output_dir, backend=backend, part=part, clock_period=clock_period,
-                              reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
+                              io_type=io_type, reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
                               layers=_layers(layer or []))
     graph = _graph(model, input_type, output_type)
     codes = _codes(graph, vectors)
@@ -208,8 +210,8 @@ def compare(model: Annotated[Path, typer.Argument(help="the Keras model (.keras,
         result = flow.compare(model, project, x)
     table = Table("node", "Keras layer", "codes", "Keras differs", "C-sim differs", box=None, pad_edge=False)
     for row in result.rows:
-        differs = "" if row.keras_differ is None else f"{row.keras_differ:,}"
-        table.add_row(row.node, escape(row.layer), f"{row.codes:,}", differs, f"{row.csim_differ:,}")
+        differ = ["" if n is None else f"{n:,}" for n in (row.keras_differ, row.csim_differ)]
+        table.add_row(row.node, escape(row.layer), f"{row.codes:,}", *differ)
     out.print(table)
     for note in result.notes:
         out.print(f"note: {escape(note)}", highlight=False)

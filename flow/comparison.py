@@ -25,14 +25,15 @@ __all__ = ["Comparison", "Row", "compare"]
 class Row:
     """One node: how many codes were compared with Keras and with the C simulation, and how many differ.
 
-    `layer` is the Keras layer whose codes these are, empty where the node is none's output.
+    `layer` is the Keras layer whose codes these are, empty where the node is none's output; None where a node was not
+    compared (no Keras layer has its codes, or a kernel computes it on the way to another).
     """
 
     node: str
     layer: str
     codes: int
     keras_differ: int | None
-    csim_differ: int
+    csim_differ: int | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def compare(model: keras.Model | str | os.PathLike[str], project: str | os.PathL
     rows: list[Row] = []
     first = ""
     for node in graph:
-        row, words = _row(node, ours[node.name], theirs.get(node.name), hardware[node.name], doubt)
+        row, words = _row(node, ours[node.name], theirs.get(node.name), hardware.get(node.name), doubt)
         rows.append(row)
         first = first or words
     notes = _predict_notes(model, x)
@@ -100,7 +101,7 @@ def _row(node: Node, ours: Any, theirs: Any, hardware: Any, doubt: Any) -> tuple
             layer = f" (layer {node.origin!r})" if node.origin else ""
             words = (f"{name} and graph differ first at node {node.name!r}{layer}: sample {at[0]}, element {at[1:]}: "
                      f"graph {ours[at]}, {name} {other[at]:g}; {int(wrong.sum())} of {wrong.size} codes")
-    return Row(node.name, node.origin, ours.size, counts[0], counts[1] or 0), words
+    return Row(node.name, node.origin, ours.size, counts[0], counts[1]), words
 
 
 def _predict_notes(model: keras.Model, x: Any) -> list[str]:

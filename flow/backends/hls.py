@@ -24,6 +24,7 @@ from hls4ml.model.layers import Layer, layer_map, register_layer
 from hls4ml.model.types import FixedPrecisionType
 from numpy.typing import NDArray
 
+from flow.backends.fifo import check_depths, depths
 from flow.backends.hls_ops import Emission, passes, rom_text
 from flow.backends.project import BuildConfig, write_vectors
 from flow.backends.units import UNITS, Unit, copied, forked
@@ -290,6 +291,12 @@ def to_hls4ml(graph: Graph, config: BuildConfig, vectors: Sequence[NDArray[np.in
     model: FlowModelGraph = FlowModelGraph.from_layer_list(
         settings, layers, inputs=[_hls_name(n) for n in graph.inputs], outputs=outputs)
     _check_kept(layers, model)
+    if config.io_type == "io_stream":
+        room = depths(layers)
+        check_depths(layers, room)
+        for layer in model.get_layers():
+            for name in layer.outputs:
+                layer.get_output_variable(name).pragma = ("stream", room.get(name, 2))
     model.flow_graph = graph
     model.flow_vectors = default_vectors(graph) if vectors is None else vectors
     return model
