@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 
-from flow.ir import BIPOLAR, Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights
+from flow.ir import BIPOLAR, Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from flow.ir.verify import dot_domain
 
 INPUTS = (
@@ -24,13 +25,34 @@ def random_steps(rng: np.random.Generator, source: Domain, channels: int, target
     return Steps(np.where(sign > 0, target.lo, target.hi).astype(np.int64), sign.astype(np.int64), cuts)
 
 
+def random_window(rng: np.random.Generator, shape: tuple[int, ...], groups: int, pads: bool) -> Window | None:
+    """Any kernel, stride, dilation and padding that fits; None where these do not."""
+    rank = len(shape) - 1
+    kernel, strides, dilation = (tuple(rng.integers(1, top, rank).tolist()) for top in (4, 4, 3))
+    around = tuple(tuple(rng.integers(0, 3, 2).tolist()) if pads else (0, 0) for _ in range(rank))
+    window = Window(kernel, strides, dilation, around, groups, shape[:-1])
+    fits = min(window.positions) > 0 and int(np.prod(window.positions)) * window.taps * shape[-1] <= 3000
+    return window if fits else None
+
+
+def random_weights(rng: np.random.Generator, inputs: int, outputs: int, groups: int, wide: bool) -> Weights:
+    """Few-valued or, if `wide`, sometimes integer levels, most connections there."""
+    form = (inputs // groups, outputs * groups)
+    levels = rng.choice([[-1, 1], [-1, 0], [-3, 3], [0, 1], [-7, 5], [0, 0]][int(rng.integers(6))], form)
+    if wide and rng.random() < 0.3:
+        levels = rng.integers(-9, 10, form)
+    return Weights(levels.astype(np.int64), rng.random(form) < rng.choice([0.2, 0.9, 1.0]), groups)
+
+
 def random_graph(seed: int) -> Graph:
     """One or two inputs, then nodes that read any node before them, then sometimes AFFINE; one or two outputs."""
     rng = np.random.default_rng(seed)
     nodes: list[Node] = []
 
     def shape() -> tuple[int, ...]:
-        return (int(rng.integers(1, 70)),) if rng.random() < 0.6 else tuple(rng.integers(1, 9, 2).tolist())
+        if rng.random() < 0.4:
+            return (int(rng.integers(1, 70)),)
+        return tuple(rng.integers(1, 9, int(rng.integers(2, 4))).tolist())
 
     def add(op: Op, sources: list[Node], shape: tuple[int, ...], domain: Domain, params: object) -> None:
         names = tuple(n.name for n in sources)
@@ -39,24 +61,40 @@ def random_graph(seed: int) -> Graph:
     for k in range(1 if rng.random() < 0.7 else 2):
         add(Op.INPUT, [], shape(), INPUTS[(seed + 3 * k) % len(INPUTS)], None)
     while len(nodes) < 3 + seed % 5:
-        last = nodes[-1] if rng.random() < 0.7 else nodes[int(rng.integers(len(nodes)))]
+        whole = [n for n in nodes if not (isinstance(n.params, Window) and n.params.padded)]
+        last = whole[-1] if rng.random() < 0.7 else whole[int(rng.integers(len(whole)))]
         d, channels = last.domain, last.shape[-1]
-        kind = rng.choice(["gather", "dot", "add", "step", "lut"])
+        kind = rng.choice(["gather", "dot", "add", "step", "lut", "convolution", "pool"])
+        divisors = [g for g in range(1, channels + 1) if channels % g == 0]
         if kind == "gather":
-            sources = [last, *(n for n in nodes if n.domain == d and n is not last and rng.random() < 0.5)]
+            sources = [last, *(n for n in whole if n.domain == d and n is not last and rng.random() < 0.5)]
             target, total = shape(), sum(n.size for n in sources)
             add(Op.GATHER, sources, target, d, Index(rng.integers(0, total, int(np.prod(target)))))
         elif kind == "dot" and d.bits < 25:
-            form = (channels, int(rng.integers(1, 40)))
-            levels = rng.choice([[-1, 1], [-1, 0], [-3, 3], [0, 1], [-7, 5], [0, 0]][int(rng.integers(6))], form)
-            if rng.random() < 0.3 and d.bits < 12:
-                levels = rng.integers(-9, 10, form)
-            weights = Weights(levels.astype(np.int64), rng.random(form) < rng.choice([0.2, 0.9, 1.0]))
-            sums = dot_domain(d, weights)
+            groups = int(rng.choice(divisors)) if rng.random() < 0.3 else 1
+            weights = random_weights(rng, channels, -(-int(rng.integers(1, 40)) // groups), groups, d.bits < 12)
+            sums = dot_domain(d, weights, last.params if isinstance(last.params, Window) else None)
             if sums.bits <= 31:
-                add(Op.DOT, [last], (*last.shape[:-1], form[1]), sums, weights)
+                add(Op.DOT, [last], (*last.shape[:-1], weights.levels.shape[1]), sums, weights)
+        elif kind == "convolution" and d.bits < 25 and len(last.shape) > 1:
+            groups = int(rng.choice(divisors))
+            window = random_window(rng, last.shape, groups, rng.random() < 0.7)
+            if window is not None:
+                taps = window.taps * channels
+                weights = random_weights(rng, taps, int(rng.integers(1, 5)), groups, d.bits < 12)
+                sums = dot_domain(d, weights, window)
+                if sums.bits <= 31:
+                    add(Op.WINDOW, [last], (*window.positions, taps), d, window)
+                    add(Op.DOT, [nodes[-1]], (*window.positions, weights.levels.shape[1]), sums, weights)
+        elif kind == "pool" and len(last.shape) > 1:
+            window = random_window(rng, last.shape, channels, rng.random() < 0.5)
+            if window is not None and window.valid.any(axis=1).all():
+                add(Op.WINDOW, [last], (*window.positions, window.taps * channels), d, window)
+                add(Op.MAX, [nodes[-1]], (*window.positions, channels), d, None)
+            elif window is not None and not window.padded:
+                add(Op.WINDOW, [last], (*window.positions, window.taps * channels), d, window)
         elif kind == "add":
-            sources = [last, *[n for n in nodes if n.shape == last.shape][: int(rng.integers(0, 2))]]
+            sources = [last, *[n for n in whole if n.shape == last.shape][: int(rng.integers(0, 2))]]
             scale, constant = rng.integers(-5, 6, len(sources)), int(rng.integers(-99, 100))
             ends = [sorted((int(c) * n.domain.lo, int(c) * n.domain.hi)) for c, n in zip(scale, sources)]
             sums = Domain(constant + sum(e[0] for e in ends), constant + sum(e[1] for e in ends), Fraction(1, 8))
@@ -73,7 +111,7 @@ def random_graph(seed: int) -> Graph:
     last = nodes[-1]
     outputs = [last.name]
     if rng.random() < 0.3:
-        outputs += [n.name for n in nodes if n.op is not Op.INPUT and n is not last][:1]
+        outputs += [n.name for n in nodes if n.op not in (Op.INPUT, Op.WINDOW) and n is not last][:1]
     if rng.random() < 0.4 and last.domain.bits < 25:
         channels, shift = last.shape[-1], int(rng.integers(0, 30))
         mul, bias = rng.integers(-(2**30), 2**30, channels), rng.integers(-(2**40), 2**40, channels)
@@ -98,9 +136,25 @@ def outputs(graph: Graph, codes: list[np.ndarray]) -> list[np.ndarray]:
     return got if isinstance(got, list) else [got]
 
 
+def plain_taps(window: Window, x: list[int], channels: int) -> list[int | None]:
+    """The taps of every position; None for an absent one."""
+    size, result = (1, 1, *window.size)[-2:], []
+    kernel, strides, dilation = ((1, 1, *part)[-2:] for part in (window.kernel, window.strides, window.dilation))
+    before = (0, *[pad[0] for pad in window.pads])[-2:]
+    rows, columns = (1, *window.positions)[-2:]
+    share = channels // window.groups
+    for row, column in product(range(rows), range(columns)):
+        for group, i, j, c in product(range(window.groups), range(kernel[0]), range(kernel[1]), range(share)):
+            y = row * strides[0] + i * dilation[0] - before[0]
+            z = column * strides[1] + j * dilation[1] - before[1]
+            inside = 0 <= y < size[0] and 0 <= z < size[1]
+            result.append(x[(y * size[1] + z) * channels + group * share + c] if inside else None)
+    return result
+
+
 def plain_run(graph: Graph, samples: list[np.ndarray]) -> list[list[int]]:
     """The specification in Python integers, one sample, written apart from EVAL."""
-    values: dict[str, list[int]] = {}
+    values: dict[str, list] = {}
     given = list(samples)
     for node in graph.nodes:
         if node.op is Op.INPUT:
@@ -122,9 +176,18 @@ def plain_run(graph: Graph, samples: list[np.ndarray]) -> list[list[int]]:
             ]
         elif isinstance(p, Weights):
             (a, b), (n, m) = source.domain.numerator, p.levels.shape
+            whole = source.shape[-1]
             values[node.name] = [
-                sum(int(p.levels[i, j]) * (a * x[r * n + i] + b) for i in range(n) if p.mask[i, j])
-                for r in range(len(x) // n) for j in range(m)
+                sum(int(p.levels[i, j]) * (a * x[r * whole + j * p.groups // m * n + i] + b) for i in range(n)
+                    if p.mask[i, j] and x[r * whole + j * p.groups // m * n + i] is not None)
+                for r in range(len(x) // whole) for j in range(m)
+            ]
+        elif isinstance(p, Window):
+            values[node.name] = plain_taps(p, x, source.shape[-1])
+        elif node.op is Op.MAX:
+            taps = len(x) // node.size
+            values[node.name] = [
+                max(v for v in x[i * taps : i * taps + taps] if v is not None) for i in range(node.size)
             ]
         elif isinstance(p, Steps):
             channels = len(p.start)

@@ -32,7 +32,7 @@ from flow.ir.vectors import default_vectors
 from tests.conftest import ROOT
 from tests.random_graphs import outputs, plain_run, random_codes, random_graph
 
-SEEDS = range(80)
+SEEDS = range(150)
 
 
 def equal(a: list[np.ndarray], b: list[np.ndarray]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from math import gcd, lcm
+from math import floor, gcd, lcm
 
 from flow.errors import InputError
 
@@ -43,6 +43,13 @@ class Domain:
     def size(self) -> int:
         """Number of codes."""
         return self.hi - self.lo + 1
+
+    @property
+    def nearest_zero(self) -> int:
+        """The code whose value is nearest to 0, the lower of two: what an absent tap holds."""
+        middle = floor(-self.beta / self.alpha)
+        return min((min(max(c, self.lo), self.hi) for c in (middle, middle + 1)),
+                   key=lambda c: abs(self.alpha * c + self.beta))
 
     @property
     def unit(self) -> Fraction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flow.errors import InputError
 from flow.ir.domain import Domain
-from flow.ir.graph import Affine, Graph, Index, Int, Node, Op, Steps, Sum, Table, Weights
+from flow.ir.graph import Affine, Graph, Index, Int, Node, Op, Steps, Sum, Table, Weights, Window
 
 __all__ = ["EVAL", "check_codes", "decode", "doubtful", "encode", "per_input", "run", "trace"]
 
@@ -24,16 +24,48 @@ def _gather(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
     return together[:, node.params.flat].reshape(len(together), *node.shape)
 
 
+def _window(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    (x,), (source,), p = xs, sources, node.params
+    assert isinstance(p, Window)
+    outside = [(0, 0), *p.pads, (0, 0)]
+    image = np.pad(x, outside, constant_values=source.domain.nearest_zero) if p.padded or np.any(p.pads) else x
+    channels = source.shape[-1] // p.groups
+    taps = np.empty((len(x), *p.positions, p.groups, p.taps, channels), np.int64)
+    for tap, place in enumerate(np.ndindex(p.kernel)):
+        first = [k * dilation for k, dilation in zip(place, p.dilation)]
+        part = tuple(slice(f, f + (n - 1) * s + 1, s) for f, n, s in zip(first, p.positions, p.strides))
+        taps[..., tap, :] = image[(slice(None), *part)].reshape(len(x), *p.positions, p.groups, channels)
+    return taps.reshape(len(x), *node.shape)
+
+
 def _dot(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
-    assert isinstance(node.params, Weights)
-    (x,), (source,) = xs, sources
+    (x,), (source,), p = xs, sources, node.params
+    assert isinstance(p, Weights)
     a, b = source.domain.numerator
-    value, levels = a * x + b, node.params.effective
+    value, levels = a * x + b, p.effective
+    if isinstance(source.params, Window) and source.params.padded:
+        present = source.params.present(source.shape[-1]).reshape(source.shape)
+        value = np.where(present, value, 0)
     # float64 matrix products of integers are exact, in any order, while every partial sum stays below 2^53.
     largest = max(abs(a * source.domain.lo + b), abs(a * source.domain.hi + b))
     if largest * int(np.abs(levels).sum(axis=0, dtype=object).max(initial=0)) < 2**53:
-        return (value.astype(np.float64) @ levels.astype(np.float64)).astype(np.int64)
-    return value @ levels
+        value, levels = value.astype(np.float64), levels.astype(np.float64)
+    if p.groups > 1:  # (groups, rows, inputs of one) @ (groups, inputs of one, outputs of one)
+        value = value.reshape(-1, p.groups, len(levels)).transpose(1, 0, 2)
+        levels = levels.reshape(len(levels), p.groups, -1).transpose(1, 0, 2)
+        sums = (value @ levels).transpose(1, 0, 2).reshape(len(x), *node.shape)
+    else:
+        sums = value @ levels
+    return sums.astype(np.int64)
+
+
+def _max(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    (x,), (source,) = xs, sources
+    window = source.params
+    assert isinstance(window, Window)
+    x = x.reshape(len(x), -1, window.groups, window.taps)
+    largest: Int = np.where(window.valid[:, None, :], x, source.domain.lo).max(axis=-1)
+    return largest.reshape(len(x), *node.shape)
 
 
 def _add(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
@@ -73,7 +105,8 @@ def _input(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
 
 
 EVAL: dict[Op, Callable[[Node, Sequence[Int], Sequence[Node]], Int]] = {
-    Op.INPUT: _input, Op.GATHER: _gather, Op.DOT: _dot, Op.ADD: _add, Op.STEP: _step, Op.LUT: _lut, Op.AFFINE: _affine,
+    Op.INPUT: _input, Op.GATHER: _gather, Op.WINDOW: _window, Op.DOT: _dot, Op.ADD: _add, Op.MAX: _max, Op.STEP: _step,
+    Op.LUT: _lut, Op.AFFINE: _affine,
 }
 
 
@@ -197,9 +230,9 @@ def run(graph: Graph, codes: Any) -> Any:
     return results[graph.outputs[0]] if len(graph.outputs) == 1 else [results[name] for name in graph.outputs]
 
 
-def trace(graph: Graph, codes: Any) -> dict[str, Int]:
-    """Codes of every node, by name; int64 (n, *shape) each."""
-    return _collect(graph, codes, [node.name for node in graph])
+def trace(graph: Graph, codes: Any, names: Iterable[str] | None = None) -> dict[str, Int]:
+    """Codes of every node, or of those named, by name; int64 (n, *shape) each."""
+    return _collect(graph, codes, [node.name for node in graph] if names is None else list(dict.fromkeys(names)))
 
 
 def doubtful(graph: Graph, codes: Any) -> NDArray[np.bool_]:
@@ -208,12 +241,14 @@ def doubtful(graph: Graph, codes: Any) -> NDArray[np.bool_]:
     Elsewhere Keras computes the graph's codes; there it may or may not, by the order in which it adds.
     """
     checked = check_codes(graph, codes)
+    wanted = {node.inputs[0] for node in graph if isinstance(node.params, Steps) and node.params.slack is not None}
     found = [np.zeros(0, bool)]
     for batch in _batches(graph, checked):
         near = np.zeros(len(batch[0]), bool)
         values: dict[str, Int] = {}
         for node, value in _walk(graph, batch):
-            values[node.name] = value
+            if node.name in wanted:
+                values[node.name] = value
             if isinstance(node.params, Steps) and node.params.slack is not None:
                 x = values[node.inputs[0]]
                 for cut, slack in zip(node.params.cuts.T, node.params.slack.transpose(1, 2, 0)):

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from flow.errors import InputError
 from flow.ir.domain import Domain
 
-__all__ = ["Affine", "Graph", "Index", "Node", "Op", "Params", "Steps", "Sum", "Table", "Weights", "clean_name"]
+__all__ = [
+    "Affine", "Graph", "Index", "Node", "Op", "Params", "Steps", "Sum", "Table", "Weights", "Window", "clean_name",
+]
 
 Int = NDArray[np.int64]
 
@@ -26,8 +28,10 @@ class Op(Enum):
 
     INPUT = "input"
     GATHER = "gather"
+    WINDOW = "window"
     DOT = "dot"
     ADD = "add"
+    MAX = "max"
     STEP = "step"
     LUT = "lut"
     AFFINE = "affine"
@@ -41,11 +45,79 @@ class Index:
 
 
 @dataclass(frozen=True, eq=False)
+class Window:
+    """WINDOW: the taps of a `kernel` at every position of an image of `size`, with `strides` and `dilation`.
+
+    Each is one int per spatial axis (1 or 2 of them), `pads` one (before, after) per axis; `groups` divides the
+    channels. Tap k of position p lies at p*stride + k*dilation - before; where that is outside the image it is absent.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    groups: int
+    size: tuple[int, ...]
+
+    @property
+    def taps(self) -> int:
+        """Taps of one position."""
+        return prod(self.kernel)
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Positions along each spatial axis; 0 or less where the kernel does not fit."""
+        axes = zip(self.size, self.kernel, self.strides, self.dilation, self.pads)
+        return tuple((n + sum(pad) - (k - 1) * dilation - 1) // stride + 1 for n, k, stride, dilation, pad in axes)
+
+    @cached_property
+    def inside(self) -> list[NDArray[np.bool_]]:
+        """Which taps lie in the image, axis by axis: bool (positions, taps) of that axis."""
+        axes = zip(self.size, self.kernel, self.strides, self.dilation, self.pads, self.positions)
+        at = [(n, np.arange(count)[:, None] * stride + np.arange(k) * dilation - pad[0])
+              for n, k, stride, dilation, pad, count in axes]
+        return [(place >= 0) & (place < n) for n, place in at]
+
+    @cached_property
+    def valid(self) -> NDArray[np.bool_]:
+        """Which taps lie in the image: bool (positions, taps), both in row-major order."""
+        return _together(self.inside)
+
+    @cached_property
+    def borders(self) -> NDArray[np.bool_]:
+        """The different rows of `valid`, one a class of positions with the same taps: bool (classes, taps)."""
+        return _together([np.unique(inside, axis=0) for inside in self.inside])
+
+    @property
+    def padded(self) -> bool:
+        """True where some tap of some position is absent."""
+        return not all(inside.all() for inside in self.inside)
+
+    def present(self, channels: int) -> NDArray[np.bool_]:
+        """`valid` along the last axis of the node, of so many channels: bool (positions, channels)."""
+        parts = (len(self.valid), self.groups, self.taps, channels // (self.groups * self.taps))
+        return np.broadcast_to(self.valid[:, None, :, None], parts).reshape(len(self.valid), channels)
+
+
+def _together(axes: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """(positions, taps) of each axis -> of the image: a tap is inside where it is along every axis."""
+    whole = np.ones((1, 1), bool)
+    for inside in axes:
+        shape = (len(whole) * len(inside), whole.shape[1] * inside.shape[1])
+        whole = (whole[:, None, :, None] & inside[None, :, None, :]).reshape(shape)
+    return whole
+
+
+@dataclass(frozen=True, eq=False)
 class Weights:
-    """DOT: integer `levels` (inputs, outputs), int64; a connection exists where `mask` (bool, same shape) is True."""
+    """DOT: integer `levels` (inputs/groups, outputs), int64; a connection exists where `mask` (bool, same shape) is
+    True. Outputs come group by group: output o reads the inputs of group o // (outputs/groups), a slice of the last
+    axis.
+    """
 
     levels: Int
     mask: NDArray[np.bool_]
+    groups: int = 1
 
     @cached_property
     def effective(self) -> Int:
@@ -92,10 +164,10 @@ class Affine:
     shift: int
 
 
-Params = Index | Weights | Sum | Steps | Table | Affine | None
+Params = Index | Window | Weights | Sum | Steps | Table | Affine | None
 PARAMS: dict[Op, type[Any]] = {
-    Op.INPUT: type(None), Op.GATHER: Index, Op.DOT: Weights, Op.ADD: Sum, Op.STEP: Steps, Op.LUT: Table,
-    Op.AFFINE: Affine,
+    Op.INPUT: type(None), Op.GATHER: Index, Op.WINDOW: Window, Op.DOT: Weights, Op.ADD: Sum, Op.MAX: type(None),
+    Op.STEP: Steps, Op.LUT: Table, Op.AFFINE: Affine,
 }
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -149,7 +221,8 @@ def _describe(params: Params) -> str:
     parts = []
     for f in fields(params):
         value = getattr(params, f.name)
-        if value is None or f.name == "slack" or (f.name == "mask" and value.all()):
+        usual = value is None or (f.name == "mask" and value.all()) or (f.name == "groups" and value == 1)
+        if usual or f.name in ("slack", "size"):
             continue
         if isinstance(value, np.ndarray) and value.size > 24:
             text = f"<{'x'.join(map(str, value.shape))}>"

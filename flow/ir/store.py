@@ -22,7 +22,7 @@ from flow.ir.graph import PARAMS, Graph, Node, Op, Params
 
 __all__ = ["digest", "load", "save"]
 
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 2**31  # of all arrays together
 _RATIONAL = re.compile(r"-?[0-9]{1,120}(/[0-9]{1,120})?")
 
@@ -117,13 +117,18 @@ def _node(row: dict[str, Any], arrays: dict[str, NDArray[Any]], origin: str) -> 
     kind = PARAMS[op]
     if kind is not type(None):
         values = {
-            f.name: arrays[f"{name}.{f.name}"] if f"{name}.{f.name}" in arrays else row["scalars"][f.name]
+            f.name: arrays[f"{name}.{f.name}"] if f"{name}.{f.name}" in arrays else _tuples(row["scalars"][f.name])
             for f in fields(kind)
         }
         params = kind(**values)
     shape = tuple(_whole(n) for n in row["shape"])
     return Node(name, op, tuple(map(str, row["inputs"])), shape,
                 Domain(_whole(lo), _whole(hi), _rational(alpha), _rational(beta)), params, str(origin))
+
+
+def _tuples(value: object) -> object:
+    """JSON's lists as the tuples that they were; RULES check what is in them."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _whole(value: object) -> int:

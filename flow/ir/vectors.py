@@ -8,21 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow.ir.evaluate import trace
-from flow.ir.graph import Graph, Int, Node, Op, Steps
+from flow.ir.graph import Graph, Int, Node, Steps
 
 __all__ = ["default_vectors", "near_cuts"]
+
+EFFORT = 2**30  # elements to evaluate at most in search of ties
+BATCH = 2**26  # elements at a time
 
 
 def near_cuts(graph: Graph, codes: Any) -> dict[str, NDArray[np.bool_]]:
     """{STEP node: bool (n, *shape)}: where its input lies within 1 of one of its cuts (ties and their neighbours)."""
-    values, result = trace(graph, codes), {}
-    for node in graph:
-        if node.op is Op.STEP and isinstance(node.params, Steps):
-            x = values[node.inputs[0]]
-            near = np.zeros(x.shape, bool)
-            for k in range(node.params.cuts.shape[1]):
-                near |= np.abs(x - node.params.cuts[:, k]) <= 1
-            result[node.name] = near
+    steps = [node for node in graph if isinstance(node.params, Steps)]
+    values, result = trace(graph, codes, [node.inputs[0] for node in steps]), {}
+    for node in steps:
+        assert isinstance(node.params, Steps)
+        x = values[node.inputs[0]]
+        near = np.zeros(x.shape, bool)
+        for k in range(node.params.cuts.shape[1]):
+            near |= np.abs(x - node.params.cuts[:, k]) <= 1
+        result[node.name] = near
     return result
 
 
@@ -30,11 +34,19 @@ def default_vectors(graph: Graph, count: int = 256, seed: int = 0) -> list[Int]:
     """`count` input codes (count, *shape), int64, per input, for a project's test bench; the same for the same graph.
 
     Constant and alternating extremes, then those of a larger random pool in which most sums lie at a cut, then random.
+    A very large graph has no larger pool.
     """
     rng = np.random.default_rng(seed)
-    edges, pools = zip(*(_edges_and_pool(node, max(count, 1024), rng) for node in graph.inputs))
-    score = sum(near.reshape(len(near), -1).mean(axis=1) for near in near_cuts(graph, list(pools)).values())
-    order = np.argsort(-(score + np.zeros(len(pools[0]))), kind="stable")
+    elements = sum(node.size for node in graph)
+    size = max(count, min(1024, EFFORT // elements))
+    edges, pools = zip(*(_edges_and_pool(node, size, rng) for node in graph.inputs))
+    score = np.zeros(size)
+    step = max(1, BATCH // elements)  # of a large graph only the scores are kept
+    for first in range(0, size if size > count else 0, step):
+        part = slice(first, first + step)
+        for near in near_cuts(graph, [pool[part] for pool in pools]).values():
+            score[part] += near.reshape(len(near), -1).mean(axis=1)
+    order = np.argsort(-score, kind="stable")
     ties = (count - len(edges[0])) // 2
     rest = np.sort(order[ties : count - len(edges[0])])
     return [np.concatenate([e, p[order[:ties]], p[rest]]).astype(np.int64) for e, p in zip(edges, pools)]

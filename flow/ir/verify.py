@@ -9,7 +9,7 @@ import numpy as np
 
 from flow.errors import InputError
 from flow.ir.domain import Domain
-from flow.ir.graph import PARAMS, Affine, Graph, Index, Node, Op, Steps, Sum, Table, Weights, is_clean
+from flow.ir.graph import PARAMS, Affine, Graph, Index, Int, Node, Op, Steps, Sum, Table, Weights, Window, is_clean
 
 __all__ = ["RULES", "dot_domain", "specification", "verify"]
 
@@ -18,6 +18,7 @@ LIMIT = 2**62
 # The largest tensor, in elements, that a graph may name; an untrusted file must not make us allocate more.
 MAX_ELEMENTS = 2**26
 MAX_TABLE = 2**16  # entries of a LUT, per channel
+MAX_BORDERS = 2**28  # classes of borders times taps times outputs of a DOT behind a padded WINDOW
 
 Yield = tuple[tuple[int, ...], Domain]
 Rule = Callable[[Node, Sequence[Node]], Yield]
@@ -55,32 +56,108 @@ def _gather(node: Node, ins: Sequence[Node]) -> Yield:
     return node.shape, ins[0].domain
 
 
-def dot_domain(x: Domain, weights: Weights) -> Domain:
-    """The domain of a DOT: interval bounds over all channels (Python integers, they cannot overflow)."""
+def _whole(values: object, rank: int, least: int) -> bool:
+    """True for a tuple of `rank` integers from `least` to the largest tensor."""
+    return isinstance(values, tuple) and len(values) == rank and all(
+        type(v) is int and least <= v <= MAX_ELEMENTS for v in values)
+
+
+def _window(node: Node, ins: Sequence[Node]) -> Yield:
+    """The taps of a kernel at every position of an image: (*spatial, C) -> (*positions, groups * taps * C/groups).
+
+    The last axis is ordered (group, tap in row-major order of the kernel, channel within the group). A tap outside the
+    image is absent: it holds the code nearest to 0, and only DOT and MAX, which ignore it, may read a node that has
+    absent taps. The domain passes through.
+    """
+    (x,), p = ins, node.params
+    assert isinstance(p, Window)
+    rank = len(x.shape) - 1
+    _need(rank in (1, 2), node, f"reads shape {x.shape}; it takes (length, channels) or (rows, columns, channels)")
+    whole = _whole(p.kernel, rank, 1) and _whole(p.strides, rank, 1) and _whole(p.dilation, rank, 1)
+    _need(whole, node, "kernel, strides and dilation must be positive integers, one per spatial axis")
+    _need(isinstance(p.pads, tuple) and len(p.pads) == rank and all(_whole(pad, 2, 0) for pad in p.pads), node,
+          "pads must be two integers from 0 on per spatial axis")
+    _need(_whole(p.size, rank, 1) and p.size == x.shape[:-1], node, f"size {p.size} is not that of {x.shape}")
+    _need(type(p.groups) is int and p.groups > 0 and x.shape[-1] % p.groups == 0, node,
+          f"groups {p.groups} must divide {x.shape[-1]} channels")
+    outer = [n + sum(pad) for n, pad in zip(p.size, p.pads)]
+    _need(prod(outer) * x.shape[-1] <= MAX_ELEMENTS, node, f"padded to {outer}, larger than 2^26 elements")
+    _need(min(p.positions) > 0, node, f"kernel {p.kernel} does not fit into {p.size} with pads {p.pads}")
+    return (*p.positions, p.taps * x.shape[-1]), x.domain
+
+
+def dot_domain(x: Domain, weights: Weights, window: Window | None = None) -> Domain:
+    """The domain of a DOT: interval bounds over all channels and, behind a padded `window`, all classes of borders.
+
+    In Python integers where int64 could overflow.
+    """
     w = weights.effective
     a, b = x.numerator
     ends = (a * x.lo + b, a * x.hi + b)
-    up = np.where(w > 0, w, 0).sum(axis=0, dtype=object)
-    down = np.where(w < 0, w, 0).sum(axis=0, dtype=object)
-    hi = max((int(u) * ends[1] + int(d) * ends[0] for u, d in zip(up, down)), default=0)
-    lo = min((int(u) * ends[0] + int(d) * ends[1] for u, d in zip(up, down)), default=0)
-    return Domain(lo, hi, x.unit)
+    largest = int(np.abs(w).max(initial=0)) * len(w) * max(map(abs, ends))
+    kind: type = np.int64 if largest < LIMIT else object
+    parts: list[Int] = [np.where(part, w, 0).astype(kind) for part in (w > 0, w < 0)]
+    if window is None or not window.padded:
+        up, down = (part.sum(axis=0, keepdims=True) for part in parts)
+    else:
+        up, down = (_at_borders(part, weights.groups, window) for part in parts)
+    hi = max((up * ends[1] + down * ends[0]).ravel().tolist(), default=0)
+    lo = min((up * ends[0] + down * ends[1]).ravel().tolist(), default=0)
+    return Domain(int(lo), int(hi), x.unit)
+
+
+def _at_borders(levels: Int, groups: int, window: Window) -> Int:
+    """Sums of levels (inputs/groups, outputs) over the present taps: (classes of borders, outputs)."""
+    channels = len(levels) * groups
+    layout = (window.groups, window.taps, channels // (window.groups * window.taps))
+    tap = np.broadcast_to(np.arange(window.taps)[:, None], layout).reshape(groups, -1)  # of every input of every group
+    per_group = np.split(levels, groups, axis=1) if groups > 1 else [levels]
+    classes = window.borders
+    sums = []
+    for taps, part in zip(tap, per_group):
+        per_tap = np.zeros((window.taps, part.shape[1]), part.dtype)
+        np.add.at(per_tap, taps, part)
+        sums.append(classes.astype(part.dtype) @ per_tap)
+    return np.concatenate(sums, axis=1)
 
 
 def _dot(node: Node, ins: Sequence[Node]) -> Yield:
-    """Sum over the last axis of integer numerators times levels, absent connections skipped.
+    """Sum over the last axis (over the slice of a group) of integer numerators times levels, absent connections and
+    absent taps skipped.
 
     With the input's value = unit * (a*code + b): out[..., j] = sum_i level[i, j] * (a*code[..., i] + b), and one unit
     of the sum stands for `unit` times the declared scale of the weights (out.alpha / in.unit).
     """
     (x,), p = ins, node.params
     assert isinstance(p, Weights)
-    _need(p.levels.ndim == 2, node, "levels must be (inputs, outputs)")
-    _integers(node, levels=(p.levels, (x.shape[-1], p.levels.shape[1])))
-    _need(p.mask.dtype == bool and p.mask.shape == p.levels.shape, node, "mask must be bool, of the shape of levels")
-    bound = dot_domain(x.domain, p)
+    _need(isinstance(p.levels, np.ndarray) and p.levels.ndim == 2, node, "levels must be (inputs/groups, outputs)")
+    groups, outputs = p.groups, p.levels.shape[1]
+    _need(type(groups) is int and groups > 0 and x.shape[-1] % groups == 0 and outputs % groups == 0, node,
+          f"groups {groups} must divide {x.shape[-1]} inputs and {outputs} outputs")
+    _integers(node, levels=(p.levels, (x.shape[-1] // groups, outputs)))
+    _need(isinstance(p.mask, np.ndarray) and p.mask.dtype == bool and p.mask.shape == p.levels.shape, node,
+          "mask must be bool, of the shape of levels")
+    window = x.params if isinstance(x.params, Window) else None
+    if window is not None and window.padded:
+        cost = len(window.borders) * window.taps * outputs
+        _need(cost <= MAX_BORDERS, node, f"{cost} level sums at borders; at most {MAX_BORDERS}")
+    bound = dot_domain(x.domain, p, window)
     _need(bound.lo > -LIMIT and bound.hi < LIMIT, node, f"sum {bound.lo}..{bound.hi} beyond 2^62")
-    return (*x.shape[:-1], p.levels.shape[1]), Domain(bound.lo, bound.hi, node.domain.alpha)
+    return (*x.shape[:-1], outputs), Domain(bound.lo, bound.hi, node.domain.alpha)
+
+
+def _max(node: Node, ins: Sequence[Node]) -> Yield:
+    """The largest code over the taps of a WINDOW of one channel a group: (*positions, C * taps) -> (*positions, C).
+
+    Absent taps are ignored; every position has one that is present. Codes order like values (alpha > 0), so this is
+    the largest value; the domain passes through.
+    """
+    (x,), window = ins, ins[0].params
+    _need(isinstance(window, Window), node, "reads the taps of a window")
+    assert isinstance(window, Window)
+    _need(window.groups * window.taps == x.shape[-1], node, "its window must have one channel a group")
+    _need(bool(window.valid.any(axis=1).all()), node, "a position of its window has no tap inside the image")
+    return (*x.shape[:-1], window.groups), x.domain
 
 
 def _add(node: Node, ins: Sequence[Node]) -> Yield:
@@ -141,8 +218,13 @@ def _affine(node: Node, ins: Sequence[Node]) -> Yield:
 
 
 RULES: dict[Op, Rule] = {
-    Op.INPUT: _input, Op.GATHER: _gather, Op.DOT: _dot, Op.ADD: _add, Op.STEP: _step, Op.LUT: _lut, Op.AFFINE: _affine,
+    Op.INPUT: _input, Op.GATHER: _gather, Op.WINDOW: _window, Op.DOT: _dot, Op.ADD: _add, Op.MAX: _max, Op.STEP: _step,
+    Op.LUT: _lut, Op.AFFINE: _affine,
 }
+
+
+def _absent(node: Node) -> bool:
+    return isinstance(node.params, Window) and node.params.padded
 
 
 def verify(graph: Graph) -> None:
@@ -161,6 +243,8 @@ def verify(graph: Graph) -> None:
         for name in node.inputs:
             _need(name in seen, node, f"reads {name!r}, which is not defined before it")
             _need(seen[name].op is not Op.AFFINE, node, f"reads {name!r}: an affine node is an output only")
+            _need(node.op in (Op.DOT, Op.MAX) or not _absent(seen[name]), node,
+                  f"reads {name!r}, which has absent taps; only dot and max ignore them")
         shape, domain = RULES[node.op](node, [seen[name] for name in node.inputs])
         _need(shape == node.shape, node, f"declares shape {node.shape}, the rule gives {shape}")
         _need(domain == node.domain, node, f"declares {node.domain}, the rule gives {domain}")
@@ -168,6 +252,8 @@ def verify(graph: Graph) -> None:
         lower.add(node.name.lower())
     if not graph.outputs or len(set(graph.outputs)) != len(graph.outputs) or not set(graph.outputs) <= set(seen):
         raise InputError(f"graph outputs {graph.outputs} are not different nodes of the graph")
+    for name in graph.outputs:
+        _need(not _absent(seen[name]), seen[name], "has absent taps and cannot be an output")
     if not any(node.op is Op.INPUT for node in graph.nodes):
         raise InputError("the graph has no input")
 
