@@ -50,14 +50,14 @@ def activate(state: Lowering, key: str, activation: Any, value: Value) -> Value:
     if levels is None:
         head = "sigmoid" if activation is keras.activations.sigmoid else ""
         shaky = "" if getattr(activation, "__name__", "") in STEADY else "after"
-        return value.then(Stage(key, activation, head=head, shaky=shaky))
+        return value.then(Stage(key, activation, head=head, alike=True, shaky=shaky))
     # (stochastic_* have the first attribute too, for training only.)
     if type(activation) is qkeras.quantized_sigmoid and activation.use_real_sigmoid or (
             type(activation) is qkeras.quantized_tanh and activation.use_real_tanh):
         raise Refusal(f"layer {key!r}: {type(activation).__name__} with a real sigmoid or tanh inside depends on the "
                       "place in the tensor; leave use_real_sigmoid and use_real_tanh off")
     shaky = "" if type(activation).__name__ in STEADY or getattr(activation, "__name__", "") in STEADY else "before"
-    return Value(close(state, key, value.then(Stage(key, activation, shaky=shaky)), levels), value.shape)
+    return Value(close(state, key, value.then(Stage(key, activation, alike=True, shaky=shaky)), levels), value.shape)
 
 
 @lowers(LearnedThermometer)
@@ -71,7 +71,7 @@ def _thermometer(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
         raise Refusal(f"layer {call.key!r}: its thresholds are not finite; use a smaller range low..high")
     shape = (*value.shape[:-1], value.shape[-1] * layer.planes)
     levels = Levels(Domain(0, 1, Fraction(2), Fraction(-1)), (0, 1))
-    whole = value.then(Stage(call.key, call, planes=layer.planes), shape)
+    whole = value.then(Stage(call.key, call, alike=True, planes=layer.planes), shape)
     if value.floats:
         return Value(close(state, call.key, whole, levels), shape)
     d, channels = value.node.domain, value.shape[-1]
@@ -79,7 +79,7 @@ def _thermometer(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     exact = [-((d.beta - Fraction(float(t))) // d.alpha) for t in thresholds.ravel()]  # -floor(-q) = ceil(q)
     cuts = np.array([min(max(c, d.lo), d.hi + 1) for c in exact], np.int64)[:, None]
     rows = np.concatenate([np.zeros_like(cuts), np.ones_like(cuts), cuts], axis=1)
-    rows = np.tile(rows, (prod(shape) // len(rows), 1))
+    rows = np.tile(rows, (prod(whole.reduced.shape) // len(rows), 1))
     return Value(state.apply(whole, rows, Op.STEP, levels.domain, call.key, _steps(1), origin=call.key), shape)
 
 
@@ -95,10 +95,10 @@ def _steps(count: int) -> Callable[[NDArray[np.int64]], Steps]:
 
 def close(state: Lowering, key: str, value: Value, levels: Levels) -> Node:
     """Close a tail with a quantised activation: STEP, where codes rise or fall with the sum, else a LUT."""
-    tail = Tail(value, levels, key)
+    tail = Tail(value.reduced, levels, key)
     steps = real_steps(tail) if value.real else tail.steps()
     if steps is None:
-        return _tabulated(state, key, tail)
+        return _tabulated(state, key, value, tail)
     columns = [steps.start[:, None], steps.sign[:, None], steps.cuts]
     if steps.slack is not None:
         columns.append(steps.slack.reshape(len(steps.cuts), -1))
@@ -113,10 +113,10 @@ def close(state: Lowering, key: str, value: Value, levels: Levels) -> Node:
     return state.add(key, Op.LUT, [places], places.shape, levels.domain, Table(np.array([levels.codes])), origin=key)
 
 
-def _tabulated(state: Lowering, key: str, tail: Tail) -> Node:
+def _tabulated(state: Lowering, key: str, value: Value, tail: Tail) -> Node:
     if not tail.small:
         raise Refusal(f"layer {key!r}: its codes do not rise or fall with the sum, whose {tail.hi - tail.lo + 1} "
                       f"values are too many for a table ({TABLE}); use a monotone activation")
     state.notes.append(f"{key}: not monotone, kept as a table of {tail.hi - tail.lo + 1} entries a channel")
     codes = np.array(tail.levels.codes)[tail.table()].T
-    return state.apply(tail.value, codes, Op.LUT, tail.levels.domain, key, Table, origin=key)
+    return state.apply(value, codes, Op.LUT, tail.levels.domain, key, Table, origin=key)

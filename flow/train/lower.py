@@ -21,7 +21,7 @@ import tf_keras as keras
 from flow.errors import InputError, LoweringError
 from flow.ir import Domain, Graph, Op, fixed
 from flow.ir.passes import optimise
-from flow.train import merges  # noqa: F401  (they register their layers)
+from flow.train import merges, pools  # noqa: F401  (they register their layers)
 from flow.train.calls import Call, model_calls
 from flow.train.levels import Refusal
 from flow.train.outputs import output

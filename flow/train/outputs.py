@@ -36,14 +36,14 @@ def _head(state: Lowering, value: Value, wanted: Domain | None) -> Node:
         state.notes.append(f"{stage.layer}: {stage.head} dropped, the outputs are its logits (same order, same argmax)")
     value = Value(value.node, value.shape, tuple(tail))
     if value.node.op in (Op.DOT, Op.ADD) and not value.floats and wanted is not None:
-        return _affine(state, value, lines_of(value, tail), wanted)
+        return _affine(state, value, lines_of(value.reduced, tail), wanted)
     if not value.floats:
         return state.gathered(value.node, value.source, value.shape, f"{value.node.name}_out")
     if any(stage.affine is None and stage.index is None for stage in tail):
         return _rounded_table(state, value, wanted)
-    lines, domain = lines_of(value, tail), value.node.domain
+    lines, domain = lines_of(value.reduced, tail), value.node.domain
     same = all((row.scale, row.offset) == (domain.alpha, domain.beta) for row in lines.rows)
-    if same and not _float_noise(value, lines):
+    if same and not _float_noise(value.reduced, lines):
         return state.gathered(value.node, value.source, value.shape, f"{value.node.name}_out")
     return _affine(state, value, lines, wanted)
 
@@ -61,7 +61,7 @@ def _float_noise(value: Value, lines: Lines) -> float:
 def _affine(state: Lowering, value: Value, lines: Lines, wanted: Domain | None) -> Node:
     """value = scale * code + offset, rounded once to a fixed-point type."""
     source, layer = value.node.domain, value.floats[-1] if value.floats else value.node.name
-    noise = _float_noise(value, lines)
+    noise = _float_noise(value.reduced, lines)
     if not np.isfinite(noise):
         raise Refusal(f"layer {layer!r}: Keras' own output is not finite; its variance, epsilon or gamma is out of "
                       "range")
@@ -93,6 +93,7 @@ def _affine(state: Lowering, value: Value, lines: Lines, wanted: Domain | None) 
 def _rounded_table(state: Lowering, value: Value, wanted: Domain | None) -> Node:
     """An output behind a float activation: Keras' float32 values over the whole range, rounded once."""
     layer, d = value.floats[-1], value.node.domain
+    value, whole = value.reduced, value
     entries = d.size * value.shape[-1]
     if d.size > TABLE or entries > HEAD_TABLE:
         raise Refusal(f"layer {layer!r}: an output behind a float activation needs a table of {entries} entries, at "
@@ -108,7 +109,7 @@ def _rounded_table(state: Lowering, value: Value, wanted: Domain | None) -> Node
     shaky = any(stage.shaky for stage in value.tail)
     _note_rounding(state, layer, out, exact and not shaky, SHAKE * float(np.spacing(np.float32(np.abs(reals).max())))
                    if shaky else 0.0)
-    return state.apply(value, codes, Op.LUT, out, f"{layer}_out", Table)
+    return state.apply(whole, codes, Op.LUT, out, f"{layer}_out", Table)
 
 
 def _note_rounding(state: Lowering, layer: str, out: Domain, exact: bool, noise: float) -> None:

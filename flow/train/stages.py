@@ -25,7 +25,7 @@ def elementwise(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     return _float_stage(call, values[0], "after")
 
 
-def _float_stage(call: Call, value: Value, shaky: str) -> Value:
+def _float_stage(call: Call, value: Value, shaky: str, alike: bool = False, rising: bool = False) -> Value:
     try:
         shape = tuple(call(tf.zeros((1, *value.shape))).shape[1:])
     except (tf.errors.OpError, ValueError, TypeError) as error:
@@ -33,15 +33,28 @@ def _float_stage(call: Call, value: Value, shaky: str) -> Value:
     if shape != value.shape:
         raise Refusal(f"layer {call.key!r}: makes shape {shape} of {value.shape}; give it parameters that do not "
                       "broadcast")
-    return value.then(Stage(call.key, call, shaky=shaky))
+    return value.then(Stage(call.key, call, alike=alike, rising=rising, shaky=shaky))
 
 
-lowers(keras.layers.ELU)(elementwise)
+@lowers(keras.layers.ELU)
+def _elu(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    return _float_stage(call, values[0], "after", alike=True)
 
 
-@lowers(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.ThresholdedReLU)
+@lowers(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ThresholdedReLU)
 def _relu(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
-    return _float_stage(call, values[0], "")
+    rising = type(call.layer) is keras.layers.ReLU and float(call.layer.negative_slope) >= 0
+    return _float_stage(call, values[0], "", alike=True, rising=rising)
+
+
+@lowers(keras.layers.PReLU)
+def _prelu(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    return _float_stage(call, values[0], "", alike=_is_row(call.layer.alpha.shape))
+
+
+def _is_row(shape: Sequence[int]) -> bool:
+    """True for parameters along the last axis only, which broadcast over all positions."""
+    return all(n == 1 for n in tuple(shape)[:-1])
 
 
 def moves(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
@@ -57,7 +70,8 @@ def moves(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     return value.then(Stage(call.key, call, index=index), moved.shape)
 
 
-lowers(keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.layers.RepeatVector)(moves)
+lowers(keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.layers.RepeatVector,
+       keras.layers.Cropping1D, keras.layers.Cropping2D, keras.layers.UpSampling1D, keras.layers.UpSampling2D)(moves)
 
 
 @lowers(keras.layers.BatchNormalization, qkeras.QBatchNormalization)
@@ -84,7 +98,7 @@ def _batch_norm(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
         raise Refusal(f"layer {call.key!r}: variance and epsilon are both 0; set an epsilon")
     scale = [g / s for g, s in zip(gamma, spread)]
     lines = [Line(s, b - m * s, abs(b) + abs(m * s)) for b, m, s in zip(beta, mean, scale)]
-    return value.then(Stage(call.key, call, lines))
+    return value.then(Stage(call.key, call, lines, alike=True, rising=min(scale) >= 0))
 
 
 def _sqrt(x: Fraction) -> Fraction:
@@ -96,11 +110,12 @@ def _sqrt(x: Fraction) -> Fraction:
 @lowers(keras.layers.Rescaling)
 def _rescaling(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     """x * scale + offset, in float32: legal before a quantiser, and before a sum (real-scaled unless it is exact)."""
-    value = _float_stage(call, values[0], "")
     parts = np.broadcast_arrays(*(np.asarray(v, np.float32) for v in (call.layer.scale, call.layer.offset)))
-    scale, offset = (part.ravel().tolist() for part in parts)
-    if len(scale) not in (1, value.shape[-1]):
+    row = _is_row(parts[0].shape)
+    value = _float_stage(call, values[0], "", alike=row, rising=bool((parts[0] >= 0).all()))
+    if not row:
         return value
+    scale, offset = (part.ravel().tolist() for part in parts)
     lines = [Line(Fraction(s), Fraction(o), abs(Fraction(o))) for s, o in zip(scale, offset)]
     return replace(value, tail=(*value.tail[:-1], replace(value.tail[-1], affine=lines)))
 
@@ -108,7 +123,7 @@ def _rescaling(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
 @lowers(keras.layers.Normalization)
 def _normalization(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     """(x - mean) / sqrt(variance), in float32: legal before a quantiser."""
-    return _float_stage(call, values[0], "")
+    return _float_stage(call, values[0], "", alike=_is_row(call.layer.mean.shape))
 
 
 @lowers(keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.AlphaDropout,

@@ -18,9 +18,10 @@ from flow.train.levels import Levels, Refusal, dyadic
 from flow.train.reals import lines_of
 from flow.train.tails import TABLE, Line, Tail, Value
 
-__all__ = ["EXACT_UNITS", "LOWERINGS", "Lower", "Lowering", "lowers"]
+__all__ = ["EXACT_UNITS", "LOWERINGS", "Lower", "Lowering", "Pads", "lowers"]
 
 EXACT_UNITS = 2**24  # float32 sums are exact in any order below this many units
+Pads = tuple[tuple[int, int], ...]  # (before, after) per spatial axis
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Lowering:
 
     nodes: list[Node] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    padded: dict[str, tuple[Node, Pads]] = field(default_factory=dict)  # padded image -> image, zeros around it
 
     def add(self, name: str, op: Op, inputs: Sequence[Node], shape: Sequence[int], domain: Domain, params: Any = None,
             origin: str = "") -> Node:
@@ -56,32 +58,33 @@ class Lowering:
             return self.codes(value, layer), None
         except Refusal:
             # One line for all elements, as Rescaling has; that of a batch norm, per channel, has no place in a sum.
-            if value.real or any(s.index is None and (s.affine is None or len(s.affine) > 1) for s in value.tail):
+            if any(s.index is None and (s.affine is None or len(s.affine) > 1) for s in value.tail):
                 raise
-            (row,) = lines_of(value, value.tail).rows
+            (row,) = lines_of(value.reduced, value.tail).rows
             node = self.gathered(value.node, value.source, value.shape, f"{layer}_in")
             d = node.domain
             scale = row.scale / d.alpha
             return node, Line(scale, row.offset - scale * d.beta, Fraction(0), max(map(row.off_by, (d.lo, d.hi))))
 
+    def image(self, value: Value, layer: str) -> tuple[Node, Line | None, Pads]:
+        """As `summand`, without the zeros that a ZeroPadding put around it: in a sum these are absent taps."""
+        node, entry = self.summand(value, layer)
+        source, pads = self.padded.get(node.name, (node, ((0, 0),) * (len(node.shape) - 1)))
+        return source, entry, pads
+
     def _rescaled(self, value: Value, layer: str) -> Value:
         """A tail that is one exact dyadic m*x + n for every element: an integer node with another scale."""
-        node = value.node
-        if not value.real and node.domain.size <= TABLE and node.domain.size * prod(value.shape) <= 2**26 and not any(
+        node, one = value.node, value.reduced
+        if not value.real and node.domain.size * prod(one.shape) <= 2**26 and not any(
                 stage.head or stage.planes > 1 for stage in value.tail):
-            sums = np.arange(node.domain.lo, node.domain.hi + 1)
-            reals = Tail(value, Levels(node.domain, ()), layer).reals(sums[:, None])
-            exact = dyadic(reals[:, 0]) if (reals == reals[:, :1]).all() else None
-            if exact is not None and np.abs(exact[0]).max() < EXACT_UNITS:
-                integers, unit = exact
-                step = int(integers[1] - integers[0]) if len(integers) > 1 else 0
-                start = int(integers[0]) - step * node.domain.lo
-                if (np.diff(integers) == step).all():
-                    domain = Domain(int(integers.min()), int(integers.max()), unit)
-                    scaled = self.add(f"{value.floats[-1]}_scaled", Op.ADD, [node], node.shape, domain,
-                                      Sum(np.array([step]), start))
-                    moves = tuple(stage for stage in value.tail if stage.index is not None)
-                    return Value(scaled, value.shape, moves)
+            few = min(node.domain.size, 64)  # mostly enough to see that the line is not exact
+            line = _exact_line(one, few, layer) and _exact_line(one, node.domain.size, layer)
+            if line:
+                step, start, unit = line
+                lo, hi = sorted((start, start + step * (node.domain.size - 1)))
+                scaled = self.add(f"{value.floats[-1]}_scaled", Op.ADD, [node], node.shape, Domain(lo, hi, unit),
+                                  Sum(np.array([step]), start - step * node.domain.lo))
+                return Value(scaled, value.shape, tuple(stage for stage in value.tail if stage.index is not None))
         floats = ", ".join(map(repr, value.floats))
         raise Refusal(f"layer {layer!r}: its input is not quantised: {floats} yields floats; put "
                       "a QActivation (binary, ternary, quantized_relu, ...) before this layer")
@@ -90,10 +93,13 @@ class Lowering:
               params: Callable[[NDArray[np.int64]], Any], origin: str = "") -> Node:
         """One op with a row of parameters per element of the value -> a node of the value's shape.
 
-        Where all positions of a channel (last axis) agree the op is applied per channel, before or after the elements
-        are moved, else per element of the flattened tensor.
+        Rows of `value.reduced` are those of a channel. Where all positions of a channel (last axis) agree the op is
+        applied per channel, before or after the elements are moved, else per element of the flattened tensor.
         """
         node, source, shape = value.node, value.source, value.shape
+        if len(rows) < prod(shape):
+            moved = self.gathered(node, source, shape, f"{name}_in")
+            return self.add(name, op, [moved], shape, domain, params(rows), origin)
         if node.size == len(rows) and len(np.unique(source)) == len(source):
             home = np.empty_like(rows)
             home[source] = rows
@@ -110,6 +116,22 @@ class Lowering:
         flat = self.gathered(node, source, (len(rows),), f"{name}_flat")
         out = self.add(f"{name}_codes", op, [flat], (len(rows),), domain, params(rows))
         return self.gathered(out, np.arange(len(rows)), shape, name, origin)
+
+
+def _exact_line(value: Value, size: int, layer: str) -> tuple[int, int, Fraction] | None:
+    """(step, start, unit) with Keras' value = (start + step*k) * unit at the k-th of the lowest `size` codes, exactly,
+    for every element; None where there is no such line.
+    """
+    d = value.node.domain
+    if d.size > TABLE:
+        return None
+    reals = Tail(value, Levels(d, ()), layer).reals(np.arange(d.lo, d.lo + size)[:, None])
+    exact = dyadic(reals[:, 0]) if (reals == reals[:, :1]).all() else None
+    if exact is None or np.abs(exact[0]).max() >= EXACT_UNITS:
+        return None
+    integers, unit = exact
+    step = int(integers[1] - integers[0]) if size > 1 else 0
+    return (step, int(integers[0]), unit) if (np.diff(integers) == step).all() else None
 
 
 def _per_channel(rows: NDArray[np.int64], channels: int) -> NDArray[np.int64] | None:
