@@ -1,4 +1,4 @@
-"""Merges: Add, Subtract, Concatenate of branches of exact codes."""
+"""Merges of branches of exact codes: Add, Subtract, Concatenate, OR, AND, selection by channel."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from math import lcm
 import numpy as np
 import tf_keras as keras
 
-from flow.ir import Domain, Index, Node, Op, Sum, Table
+from flow.ir import Domain, Index, Node, Op, Steps, Sum, Table
 from flow.train.calls import Call
+from flow.train.layers import ChannelSelect, LogicAnd, LogicOr
 from flow.train.levels import Refusal
 from flow.train.state import Lowering, lowers
 from flow.train.sums import check_bound
@@ -63,15 +64,49 @@ def _common(*domains: Domain) -> Fraction:
 def _concatenate(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     if call.layer.axis % (len(values[0].shape) + 1) == 0:
         raise Refusal(f"layer {call.key!r}: concatenates along the batch (axis {call.layer.axis}); use another axis")
-    nodes = [_branch(state, v, call.key) for v in values]
-    if any(n.domain != nodes[0].domain for n in nodes):
-        nodes = [_on_unit(state, node, _common(*(n.domain for n in nodes)), call.key) for node in nodes]
-        lo, hi = min(n.domain.lo for n in nodes), max(n.domain.hi for n in nodes)
-        nodes = [_widened(state, node, lo, hi, call.key) for node in nodes]
+    nodes = _on_one_grid(state, values, call.key)
     first = np.cumsum([0, *(n.size for n in nodes)])
     places = [np.arange(n.size, dtype=np.float64).reshape(1, *n.shape) + at for n, at in zip(nodes, first)]
     index = np.concatenate(places, axis=call.layer.axis)[0].astype(np.int64)
     return Value(state.add(call.key, Op.GATHER, nodes, index.shape, nodes[0].domain, Index(index.ravel())), index.shape)
+
+
+@lowers(ChannelSelect)
+def _channel_select(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    nodes = _on_one_grid(state, values, call.key)
+    size, shape = nodes[0].size, nodes[0].shape
+    choice = np.broadcast_to(call.layer.choice().numpy(), shape).ravel()
+    index = choice * size + np.arange(size)
+    return Value(state.add(call.key, Op.GATHER, nodes, shape, nodes[0].domain, Index(index), call.key), shape)
+
+
+@lowers(LogicOr, LogicAnd)
+def _logic(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """Codes added: OR is true where the sum is above that of all low codes, AND where it is that of all high ones."""
+    nodes = [_branch(state, v, call.key) for v in values]
+    d, shape = nodes[0].domain, nodes[0].shape
+    if any(n.domain != d for n in nodes) or d.size != 2:
+        taken = ", ".join(n.domain.type_name for n in nodes)
+        raise Refusal(f"layer {call.key!r}: its inputs take {taken}; logic needs the same two values everywhere: use "
+                      "one binary activation for all of them")
+    total = nodes[0]
+    for k, node in enumerate(nodes[1:]):
+        domain = Domain(total.domain.lo + d.lo, total.domain.hi + d.hi)
+        total = state.add(f"{call.key}_sum{k}", Op.ADD, [total, node], shape, domain, Sum(np.array([1, 1]), 0))
+    cut = total.domain.lo + 1 if type(call.layer) is LogicOr else total.domain.hi
+    row = np.full(shape[-1], 1)
+    steps = Steps(d.lo * row, row, cut * row[:, None])
+    return Value(state.add(call.key, Op.STEP, [total], shape, d, steps, call.key), shape)
+
+
+def _on_one_grid(state: Lowering, values: Sequence[Value], key: str) -> list[Node]:
+    """The branches in one domain: their own where it is the same, else integers of their common unit."""
+    nodes = [_branch(state, v, key) for v in values]
+    if all(n.domain == nodes[0].domain for n in nodes):
+        return nodes
+    nodes = [_on_unit(state, node, _common(*(n.domain for n in nodes)), key) for node in nodes]
+    lo, hi = min(n.domain.lo for n in nodes), max(n.domain.hi for n in nodes)
+    return [_widened(state, node, lo, hi, key) for node in nodes]
 
 
 def _on_unit(state: Lowering, node: Node, unit: Fraction, name: str) -> Node:
