@@ -10,7 +10,7 @@ import numpy as np
 import qkeras
 import tf_keras as keras
 
-from flow.train import LearnedThermometer, Masked
+from flow.train import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
 
 
 def half_mask(shape: tuple[int, ...]) -> np.ndarray:
@@ -116,6 +116,62 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "noise": ((6,), lambda: [keras.layers.GaussianNoise(1.0), keras.layers.GaussianDropout(0.5),
                              keras.layers.AlphaDropout(0.5), keras.layers.ActivityRegularization(0.1)]),
     "quantised_input": ((6,), lambda: [qkeras.QActivation("ternary(alpha=1)")]),
+    "conv1d_causal": ((7, 3), lambda: [conv(4, 3, rank=1, dilation_rate=2, padding="causal")]),
+    "conv1d_valid": ((7, 3), lambda: [conv(4, 2, rank=1, strides=3), keras.layers.BatchNormalization()]),
+    "conv2d": ((5, 4, 3), lambda: [conv(4, 3, padding="same", strides=2, use_bias=True),
+                                   keras.layers.BatchNormalization()]),
+    "conv2d_groups": ((4, 5, 6), lambda: [conv(9, (2, 3), groups=3, padding="same")]),
+    "conv2d_dilated": ((6, 7, 2), lambda: [conv(3, 3, dilation_rate=2, padding="same")]),
+    "conv2d_pointwise": ((3, 4, 5), lambda: [conv(3, 1, activation="binary(alpha=1)")]),
+    "conv2d_after_activation": ((4, 4, 2), lambda: [qkeras.QActivation("binary(alpha=1)"), conv(3, 3, padding="same")]),
+    "plain_conv1d": ((7, 2), lambda: [keras.layers.Conv1D(3, 3, padding="same")]),
+    "plain_conv2d": ((4, 5, 2), lambda: [keras.layers.Conv2D(3, 2)]),
+    "depthwise": ((4, 5, 3), lambda: [qkeras.QDepthwiseConv2D(
+        3, depth_multiplier=2, padding="same", depthwise_quantizer=qkeras.ternary(alpha=1), use_bias=False)]),
+    "plain_depthwise1d": ((7, 3), lambda: [keras.layers.DepthwiseConv1D(3, strides=2)]),
+    "plain_depthwise2d": ((4, 5, 3), lambda: [keras.layers.DepthwiseConv2D(2)]),
+    "separable1d": ((7, 3), lambda: [qkeras.QSeparableConv1D(
+        4, 3, padding="same", depthwise_quantizer=qkeras.binary(alpha=1), pointwise_quantizer=qkeras.binary(alpha=1))]),
+    "separable2d": ((5, 4, 3), lambda: [qkeras.QSeparableConv2D(
+        4, 2, depth_multiplier=2, depthwise_quantizer=qkeras.ternary(alpha=1),
+        pointwise_quantizer=qkeras.binary(alpha=1), use_bias=False)]),
+    "plain_separable1d": ((7, 2), lambda: [keras.layers.SeparableConv1D(3, 3, padding="causal")]),
+    "plain_separable2d": ((4, 5, 2), lambda: [keras.layers.SeparableConv2D(3, 2)]),
+    "max_pooling1d": ((7, 3), lambda: [keras.layers.MaxPooling1D(3, padding="same")]),
+    "max_pooling2d": ((5, 4, 3), lambda: [keras.layers.MaxPooling2D((3, 2), strides=1, padding="same")]),
+    "max_pooling_of_sums": ((5, 4, 3), lambda: [conv(4, 2, use_bias=True), keras.layers.MaxPooling2D(2),
+                                                keras.layers.BatchNormalization()]),
+    "average_pooling1d": ((7, 3), lambda: [keras.layers.AveragePooling1D(3, padding="same")]),
+    "average_pooling2d": ((5, 4, 3), lambda: [keras.layers.AveragePooling2D((3, 2))]),
+    "average_pooling2d_same": ((5, 4, 3), lambda: [keras.layers.AveragePooling2D(3, strides=2, padding="same"),
+                                                   keras.layers.BatchNormalization()]),
+    "average_pooling_before_sum": ((4, 4, 3), lambda: [keras.layers.AveragePooling2D(2), conv(3, 2)]),
+    "qaverage_pooling2d": ((6, 4, 3), lambda: [qkeras.QAveragePooling2D(
+        3, average_quantizer="quantized_bits(8,0,1,alpha=1)", activation="quantized_bits(4,1,alpha=1)")]),
+    "global_average1d": ((7, 3), lambda: [keras.layers.GlobalAveragePooling1D()]),
+    "global_average2d": ((5, 4, 3), lambda: [keras.layers.GlobalAveragePooling2D(keepdims=True)]),
+    "global_average_before_sum": ((4, 4, 3), lambda: [keras.layers.GlobalAveragePooling2D(), dense(5)]),
+    "qglobal_average2d": ((5, 4, 3), lambda: [qkeras.QGlobalAveragePooling2D(
+        average_quantizer="quantized_bits(8,0,1,alpha=1)")]),
+    "global_max1d": ((7, 3), lambda: [keras.layers.GlobalMaxPooling1D()]),
+    "global_max2d": ((5, 4, 3), lambda: [keras.layers.GlobalMaxPooling2D(keepdims=True)]),
+    "zero_padding1d": ((5, 3), lambda: [qkeras.QActivation("binary(alpha=1)"), keras.layers.ZeroPadding1D(2),
+                                        conv(3, 3, rank=1)]),
+    "zero_padding2d": ((5, 4, 3), lambda: [qkeras.QActivation("binary(alpha=1)"),
+                                           keras.layers.ZeroPadding2D(((1, 0), (2, 3))), conv(3, 3, strides=2)]),
+    "zero_padding_alone": ((3, 4, 2), lambda: [qkeras.QActivation("binary(alpha=.5)"), keras.layers.ZeroPadding2D(1),
+                                               keras.layers.MaxPooling2D(2)]),
+    "cropping1d": ((7, 2), lambda: [keras.layers.Cropping1D((1, 2)), conv(3, 2, rank=1)]),
+    "cropping2d": ((5, 6, 2), lambda: [conv(3, 2), keras.layers.Cropping2D(((1, 0), (1, 2)))]),
+    "upsampling1d": ((4, 2), lambda: [keras.layers.UpSampling1D(2), conv(3, 3, rank=1)]),
+    "upsampling2d": ((3, 2, 2), lambda: [qkeras.QActivation("ternary(alpha=1)"), keras.layers.UpSampling2D((2, 3)),
+                                         conv(3, 3)]),
+    "channel_shuffle": ((3, 2, 2), lambda: [
+        conv(6, 1), qkeras.QActivation("binary(alpha=1)"), keras.layers.Reshape((3, 2, 2, 3)),
+        keras.layers.Permute((1, 2, 4, 3)), keras.layers.Reshape((3, 2, 6)), conv(4, 2, groups=2)]),
+    "thermometer_conv": ((4, 5, 2), lambda: [LearnedThermometer(3), conv(3, 3, padding="same")]),
+    "prelu_image": ((3, 4, 2), lambda: [conv(3, 2), keras.layers.PReLU("uniform")]),
+    "prelu_shared": ((3, 4, 2), lambda: [conv(3, 2), keras.layers.PReLU("uniform", shared_axes=(1, 2))]),
     "softmax": ((6,), lambda: [dense(5), keras.layers.Softmax()]),
     "activation_softmax": ((6,), lambda: [dense(5), keras.layers.Activation("softmax")]),
     "sigmoid": ((6,), lambda: [dense(5, use_bias=True, activation="sigmoid")]),
@@ -173,6 +229,10 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "add": lambda: merged(keras.layers.Add(), "binary(alpha=1)", "binary(alpha=1)"),
     "add_mixed": lambda: merged(keras.layers.Add(), "binary(alpha=.5)", "quantized_relu(3,1)", "ternary(alpha=1)"),
     "subtract": lambda: merged(keras.layers.Subtract(), "quantized_bits(3,0,alpha=1)", "binary(alpha=1)"),
+    "logic_or": lambda: merged(LogicOr(), "binary(alpha=1)", "binary(alpha=1)", "binary(alpha=1)"),
+    "logic_and": lambda: merged(LogicAnd(), "binary(use_01=True, alpha=1)", "binary(use_01=True, alpha=1)"),
+    "channel_select": lambda: merged(ChannelSelect(), "binary(alpha=1)", "binary(alpha=1)", "binary(alpha=1)"),
+    "channel_select_mixed": lambda: merged(ChannelSelect(), "binary(alpha=.5)", "quantized_relu(3,1)"),
     "plain_dense": plain_dense,
     "shared_layers": shared_layers,
     "nested": nested,
@@ -185,6 +245,12 @@ def dense(units: int, **options: Any) -> qkeras.QDense:
     return qkeras.QDense(units, **{"kernel_quantizer": qkeras.binary(alpha=1), "use_bias": False, **options})
 
 
+def conv(filters: int, size: Any, rank: int = 2, **options: Any) -> keras.layers.Layer:
+    """A binary QConv2D or QConv1D without bias, unless told otherwise."""
+    kind = (qkeras.QConv1D, qkeras.QConv2D)[rank - 1]
+    return kind(filters, size, **{"kernel_quantizer": qkeras.binary(alpha=1), "use_bias": False, **options})
+
+
 def shake(model: keras.Model, seed: int = 0) -> keras.Model:
     """Random weights, with batch norms of both signs; masks and thermometers keep theirs."""
     rng = np.random.default_rng(seed)
@@ -192,11 +258,15 @@ def shake(model: keras.Model, seed: int = 0) -> keras.Model:
         if isinstance(layer, keras.layers.BatchNormalization):
             n = layer.gamma.shape[0]
             layer.set_weights([rng.normal(0, 1, n), rng.normal(0, 1, n), rng.integers(-2, 3, n), rng.uniform(0, 4, n)])
-        elif isinstance(layer, qkeras.QDense):
-            layer.kernel.assign(rng.normal(0, 0.7, layer.kernel.shape))
-            if layer.use_bias:
-                # Fixed-point, so that logits are exact.
-                layer.bias.assign(np.round(rng.normal(0, 16, layer.bias.shape)) / 16)
         elif isinstance(layer, LearnedThermometer):
             layer.gaps.assign(rng.normal(0, 1, layer.gaps.shape))
+        elif type(layer).__module__.startswith("qkeras") or "convolutional" in type(layer).__module__:
+            for name in ("kernel", "depthwise_kernel", "pointwise_kernel"):
+                weight = getattr(layer, name, None)
+                if weight is not None:
+                    w = rng.normal(0, 0.7, weight.shape)
+                    weight.assign(w if type(layer).__module__.startswith("qkeras") else np.rint(4 * w) / 4)
+            if getattr(layer, "bias", None) is not None:
+                # Fixed-point, so that logits are exact.
+                layer.bias.assign(np.round(rng.normal(0, 16, layer.bias.shape)) / 16)
     return model

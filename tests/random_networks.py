@@ -76,10 +76,15 @@ class Case:
         return codes
 
 
-def kernel(kind: str, rng: np.random.Generator, shape: tuple[int, int]) -> object:
+def _diagonal(shape: tuple[int, ...]) -> np.ndarray:
+    """True at least once for every output: a mask that keeps none is refused."""
+    return np.eye(int(np.prod(shape[:-1])), shape[-1]).reshape(shape) > 0
+
+
+def kernel(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> object:
     if kind.startswith("masked"):
         wrapped = flow.train.Masked(kernel(kind.removeprefix("masked_"), rng, shape))
-        wrapped.set_mask(np.maximum(rng.random(shape) < rng.choice([0.1, 0.5, 0.9]), np.eye(*shape) > 0))
+        wrapped.set_mask(np.maximum(rng.random(shape) < rng.choice([0.1, 0.5, 0.9]), _diagonal(shape)))
         return wrapped
     return {
         "binary": lambda: qkeras.binary(alpha=1), "binary_half": lambda: qkeras.binary(alpha=0.5),
@@ -114,8 +119,11 @@ def _norm(kind: str, layer: keras.layers.BatchNormalization, rng: np.random.Gene
     layer.set_weights([w.astype(np.float32) for w in values])
 
 
-class _Maker:
+class Maker:
     """Makes one network; every choice is recorded."""
+
+    moving = True  # an activation may come behind a Permute or Flatten
+    fan_in = 1  # taps of the last sum
 
     def __init__(self, seed: int, real: bool):
         self.rng, self.real = np.random.default_rng(seed), real
@@ -129,24 +137,44 @@ class _Maker:
         return value
 
     def dense(self, h: Any, units: int, bias: str, activation: str | None = None) -> Any:
-        rng, kind = self.rng, self.choose("kernel", REAL_KERNELS if self.real else KERNELS)
-        quantizer = kernel(kind, rng, (h.shape[-1], units))
-        options: dict[str, Any] = {"use_bias": bias != "none", "activation": activation}
-        if quantizer is None:
-            options["activation"] = qkeras.get_quantizer(activation)
-            layer = keras.layers.Dense(units, **options)
-        else:
-            text = {"quantized": "quantized_bits(6,3,alpha=1)", "binary": "binary(alpha=.5)"}.get(bias)
-            layer = qkeras.QDense(units, kernel_quantizer=quantizer, bias_quantizer=text, **options)
-        out = layer(h)
+        kind, quantizer = self.quantizer((h.shape[-1], units))
+        options = self.sum_options(kind, bias, activation)
+        layer = keras.layers.Dense(units, **options) if kind == "plain" else qkeras.QDense(
+            units, kernel_quantizer=quantizer, **options)
+        self.fan_in = h.shape[-1]
+        return self.filled(h, layer, kind, activation)
+
+    def quantizer(self, shape: tuple[int, ...]) -> tuple[str, Any]:
+        kind = self.choose("kernel", REAL_KERNELS if self.real else KERNELS)
+        return kind, kernel(kind, self.rng, shape)
+
+    def sum_options(self, kind: str, bias: str, activation: str | None) -> dict[str, Any]:
+        """Bias and activation, as a layer of Keras or of QKeras takes them."""
+        if kind == "plain":
+            return {"use_bias": bias != "none", "activation": qkeras.get_quantizer(activation)}
+        text = {"quantized": "quantized_bits(6,3,alpha=1)", "binary": "binary(alpha=.5)"}.get(bias)
+        return {"use_bias": bias != "none", "activation": activation, "bias_quantizer": text}
+
+    def filled(self, h: Any, layer: Any, kind: str, activation: str | None) -> Any:
+        """Call a layer and give it weights: some zero, those of a layer of Keras on a grid."""
+        rng, out = self.rng, layer(h)
         self.texts[layer.name] = activation or ""
-        w = rng.normal(0, 0.7, layer.kernel.shape)
-        w[rng.random(w.shape) < 0.05] = 0
-        layer.kernel.assign(w if quantizer is not None else np.rint(w * 2) / 2)
+        for name in ("kernel", "depthwise_kernel", "pointwise_kernel"):
+            weight = getattr(layer, name, None)
+            if weight is not None:
+                w = rng.normal(0, 0.7, weight.shape)
+                w[rng.random(w.shape) < 0.05] = 0
+                weight.assign(np.rint(w * 2) / 2 if kind == "plain" else w)
         if layer.use_bias:
-            b = np.where(rng.random(units) < 0.5, rng.integers(-3, 4, units), rng.normal(0, 2, units))
-            layer.bias.assign(b)
+            units = layer.bias.shape[0]
+            layer.bias.assign(np.where(rng.random(units) < 0.5, rng.integers(-3, 4, units), rng.normal(0, 2, units)))
         return out
+
+    total = dense  # the sum of a block
+
+    def after_sum(self, h: Any) -> Any:
+        """What may stand between a sum and its batch norm."""
+        return h
 
     def norm(self, h: Any, kind: str, reach: int, unit: float) -> Any:
         for _ in range(2 if kind == "twice" else 1):
@@ -178,16 +206,16 @@ class _Maker:
         text, top, step = ACTIVATIONS[act]
         if act != "hswish" and self.rng.random() < 0.25:
             self.options.append("act_as=argument")
-            return self.dense(h, units, self.choose("bias", BIASES), text), top, step
-        reach = levels * h.shape[-1]
-        h = self.dense(h, units, self.choose("bias", BIASES))
+            return self.total(h, units, self.choose("bias", BIASES), text), top, step
+        h = self.after_sum(self.total(h, units, self.choose("bias", BIASES)))
+        reach = levels * self.fan_in
         kind = self.choose("norm", REAL_NORMS if self.real else NORMS)
         h = h if kind == "none" else self.norm(h, kind, reach, unit)
         h = self.between(h)
         if self.rng.random() < 0.2:
             self.options.append("layer=dropout")
             h = keras.layers.Dropout(0.3)(h)
-        if len(h.shape) > 2 and self.rng.random() < 0.3:
+        if len(h.shape) == 3 and self.moving and self.rng.random() < 0.3:
             self.options.append("layer=moved_in_tail")
             h = keras.layers.Permute((2, 1))(h) if self.rng.random() < 0.5 else keras.layers.Flatten()(h)
         layer = qkeras.QActivation(text)
@@ -208,6 +236,7 @@ class _Maker:
     def head(self, h: Any, levels: int, unit: float) -> Any:
         finish, units = self.choose("head", HEADS[:2] if self.real else HEADS), int(self.rng.integers(2, 12))
         if finish == "quantised":
+            self.total, self.after_sum = self.dense, lambda h: h  # type: ignore[method-assign]
             return self.block(h, units, levels, unit)[0]
         reach = levels * h.shape[-1]
         h = self.dense(h, units, "float" if finish == "bias" else self.choose("bias", BIASES))
@@ -220,17 +249,9 @@ class _Maker:
         return h
 
 
-def network(seed: int) -> Case:
-    """The network of a seed; the same in every process."""
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
-    make = _Maker(seed, real=seed % 5 == 4)
-    rng = make.rng
-    input_type = make.choose("input", INPUT_TYPES)
-    domain, features = fixed(input_type), int(rng.integers(3, 24))
-    shape = (features,) if rng.random() < 0.8 else (int(rng.integers(2, 5)), features)
-    make.options.append(f"rank={len(shape)}")
-    h = x = keras.Input(shape)
+def first_layer(make: Maker, x: Any, domain: Domain) -> tuple[Any, int, float]:
+    """What makes codes of the input: (tensor, largest value in units, unit)."""
+    rng, h, features = make.rng, x, x.shape[-1]
     unit, levels = float(domain.unit), max(abs(domain.lo), abs(domain.hi))
     first = make.choose("first", ("none", "rescaling_255") if make.real else (
         "none", "none", "thermometer", "thermometer_per_channel", "rescaling_thermometer", "normalization",
@@ -253,6 +274,21 @@ def network(seed: int) -> Case:
         layer = flow.train.LearnedThermometer(int(rng.integers(1, 6)), low, high, per_channel=first.endswith("channel"))
         h, unit, levels = layer(h), 1.0, 1
         make.later.append(lambda: layer.gaps.assign(rng.normal(0, 1.5, layer.gaps.shape)))
+    return h, levels, unit
+
+
+def network(seed: int) -> Case:
+    """The network of a seed; the same in every process."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    make = Maker(seed, real=seed % 5 == 4)
+    rng = make.rng
+    input_type = make.choose("input", INPUT_TYPES)
+    domain, features = fixed(input_type), int(rng.integers(3, 24))
+    shape = (features,) if rng.random() < 0.8 else (int(rng.integers(2, 5)), features)
+    make.options.append(f"rank={len(shape)}")
+    x = keras.Input(shape)
+    h, levels, unit = first_layer(make, x, domain)
     for _ in range(int(rng.integers(0, 3))):
         if len(h.shape) > 2 and rng.random() < 0.4:
             make.options.append("layer=flatten")

@@ -21,6 +21,7 @@ from flow.ir import (
     Steps,
     Sum,
     Weights,
+    Window,
     clean_name,
     evaluate,
     fixed,
@@ -213,6 +214,68 @@ def test_rules_refuse(case):
     nodes[at] = replace(nodes[at], **change)
     with pytest.raises(InputError, match=message):
         Graph(tuple(nodes), g.outputs)
+
+
+def _image(**change: object) -> Graph:
+    """A padded 3x3 window over 4x5x2 bipolar codes, and the largest of each channel."""
+    x = Node("x", Op.INPUT, (), (4, 5, 2), BIPOLAR)
+    parts = {"kernel": (3, 3), "strides": (1, 2), "dilation": (1, 1), "pads": ((1, 1), (1, 0)), "groups": 2,
+             "size": (4, 5), **change}
+    window = Window(**parts)  # type: ignore[arg-type]
+    taps = Node("taps", Op.WINDOW, ("x",), (4, 2, 18), BIPOLAR, window)
+    return Graph((x, taps, Node("y", Op.MAX, ("taps",), (4, 2, 2), BIPOLAR)), ("y",))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"kernel": (3,)}, "one per spatial axis"), ({"kernel": (0, 3)}, "positive integers"),
+    ({"strides": (1.0, 2)}, "positive integers"), ({"dilation": (True, 1)}, "positive integers"),
+    ({"strides": [1, 2]}, "positive integers"), ({"kernel": (2**40, 1)}, "positive integers"),
+    ({"pads": ((-1, 1), (1, 0))}, "pads must be"), ({"pads": ((1, 1),)}, "pads must be"),
+    ({"pads": ((1, 1), (2**25, 2**25))}, "larger than 2"), ({"groups": 3}, "must divide"),
+    ({"groups": 0}, "must divide"), ({"size": (5, 4)}, "size"), ({"kernel": (9, 3)}, "does not fit"),
+    ({"groups": 1}, "one channel a group"), ({"strides": (1, 1)}, "declares shape"),
+    ({"kernel": (1, 1), "pads": ((1, 1), (1, 0))}, "declares shape"),
+])
+def test_rules_refuse_windows(change, message):
+    assert _image()["y"].shape == (4, 2, 2)
+    with pytest.raises(InputError, match=message):
+        _image(**change)
+
+
+def test_absent_taps_are_read_by_sums_and_maxima_only():
+    g = _image()
+    wire = Node("z", Op.GATHER, ("taps",), (4, 2, 18), BIPOLAR, Index(np.arange(144)))
+    with pytest.raises(InputError, match="absent taps; only dot and max"):
+        Graph((*g.nodes, wire), ("y", "z"))
+    with pytest.raises(InputError, match="cannot be an output"):
+        Graph(g.nodes, ("y", "taps"))
+    x = Node("x", Op.INPUT, (), (2, 1), BIT)
+    outside = Window((1,), (1,), (1,), ((1, 0),), 1, (2,))
+    nodes = (x, Node("w", Op.WINDOW, ("x",), (3, 1), BIT, outside), Node("y", Op.MAX, ("w",), (3, 1), BIT))
+    with pytest.raises(InputError, match="no tap inside"):
+        Graph(nodes, ("y",))
+
+
+@pytest.mark.parametrize("groups", [0, 2, True, 1.0])
+def test_rules_refuse_groups(groups):
+    x = Node("x", Op.INPUT, (), (3,), BIT)
+    weights = Weights(np.ones((3, 2), np.int64), np.ones((3, 2), bool), groups)
+    with pytest.raises(InputError, match="groups .* must divide"):
+        Graph((x, Node("y", Op.DOT, ("x",), (2,), Domain(0, 3), weights)), ("y",))
+
+
+def test_a_damaged_window_in_a_file_is_refused(tmp_path):
+    flow.save(_image(), tmp_path / "g.npz")
+    with np.load(tmp_path / "g.npz") as data:
+        arrays = dict(data)
+    for field, value in (("kernel", [[3, 3]]), ("kernel", "33"), ("pads", 7), ("groups", "2"), ("size", None),
+                         ("strides", [1, 1e9])):
+        header = json.loads(bytes(arrays["header"]))
+        header["nodes"][1]["scalars"][field] = value
+        arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        np.savez(tmp_path / "bad.npz", **arrays)
+        with pytest.raises(InputError):
+            flow.load(tmp_path / "bad.npz")
 
 
 def test_rules_refuse_overflow():

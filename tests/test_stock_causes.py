@@ -17,7 +17,7 @@ import qkeras
 import tf_keras as keras
 
 from flow.train.reference import check_equal
-from tests.contracts import half_mask
+from tests.contracts import conv, dense, half_mask, shake
 
 pytestmark = pytest.mark.hls
 
@@ -148,6 +148,62 @@ def test_k_mixed_weights_and_activations(exact):
     exact(jets(binary, TER))
     exact(jets(binary, "quantized_relu(4,1)", norm=False))
     exact(jets(ternary, "quantized_relu(4,1)"))
+
+
+def image(first: keras.layers.Layer, *then: keras.layers.Layer, channels: int = 4) -> keras.Model:
+    """8x8 images: an activation, the layers, batch norm, activation, and a dense sum."""
+    x = keras.Input((8, 8, channels))
+    h = first(x)
+    for layer in then:
+        h = layer(h)
+    h = qkeras.QActivation(BIN)(keras.layers.BatchNormalization()(h))
+    return shake(keras.Model(x, dense(5)(keras.layers.Flatten()(h))))
+
+
+@pytest.fixture
+def same_as_keras():
+    """2,000 inputs on the ap_fixed<16,6> grid through Keras and graph."""
+
+    def check(model: keras.Model) -> flow.ir.Graph:
+        graph, rng = flow.lower(model, "fixed<16,6>"), np.random.default_rng(1)
+        codes = np.rint(rng.normal(0, 1024, (2000, *graph.input.shape))).clip(-(2**15), 2**15 - 1)
+        check_equal(graph, model, codes / 1024)
+        return graph
+
+    return check
+
+
+@pytest.mark.parametrize("act", [BIN, TER])
+def test_l_depthwise(act, same_as_keras):
+    for quantizer in (binary, ternary):
+        same_as_keras(image(qkeras.QActivation(act), qkeras.QDepthwiseConv2D(
+            3, depthwise_quantizer=quantizer(), use_bias=False), channels=8))
+
+
+def test_m_groups(same_as_keras):
+    same_as_keras(image(qkeras.QActivation(BIN), conv(8, 3, groups=4), channels=16))
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_n_padding_same_of_binary_data(strides, same_as_keras):
+    same_as_keras(image(qkeras.QActivation(BIN), conv(8, 3, padding="same", strides=strides)))
+
+
+def test_o_ternary_convolutions(same_as_keras):
+    same_as_keras(image(qkeras.QActivation(TER), conv(8, 3, kernel_quantizer=ternary()), qkeras.QActivation(TER),
+                        conv(8, 3, kernel_quantizer=ternary())))
+
+
+@pytest.mark.parametrize("act", [BIN, TER, "quantized_relu(4,1)"])
+def test_p_residual_adds_and_global_pools(act, same_as_keras):
+    x = keras.Input((8, 8, 4))
+    first = qkeras.QActivation(act)(keras.layers.BatchNormalization()(conv(8, 3, padding="same")(x)))
+    second = qkeras.QActivation(act)(keras.layers.BatchNormalization()(conv(8, 3, padding="same")(first)))
+    added = keras.layers.Add()([first, second])
+    after = qkeras.QActivation(act)(keras.layers.BatchNormalization()(conv(8, 3)(added)))
+    pooled = keras.layers.GlobalAveragePooling2D()(after)  # of 36 positions
+    h = qkeras.QActivation(BIN)(keras.layers.BatchNormalization()(pooled))
+    same_as_keras(shake(keras.Model(x, [dense(5)(h), qkeras.QActivation(TER)(dense(5)(pooled))])))
 
 
 def test_q_pruned_binary_weights(exact):

@@ -42,21 +42,19 @@ def _dot(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
     (x,), (source,), p = xs, sources, node.params
     assert isinstance(p, Weights)
     a, b = source.domain.numerator
-    value, levels = a * x + b, p.effective
-    if isinstance(source.params, Window) and source.params.padded:
-        present = source.params.present(source.shape[-1]).reshape(source.shape)
-        value = np.where(present, value, 0)
-    # float64 matrix products of integers are exact, in any order, while every partial sum stays below 2^53.
+    levels = p.effective
+    # Products of integers in floats are exact, in any order, while every partial sum stays below 2^24 or 2^53.
     largest = max(abs(a * source.domain.lo + b), abs(a * source.domain.hi + b))
-    if largest * int(np.abs(levels).sum(axis=0, dtype=object).max(initial=0)) < 2**53:
-        value, levels = value.astype(np.float64), levels.astype(np.float64)
+    reach = max(largest, 1) * int(np.abs(levels).sum(axis=0, dtype=object).max(initial=1))
+    kind: Any = np.float32 if reach < 2**24 else np.float64 if reach < 2**53 else np.int64
+    value, levels = (a * x + b).astype(kind), levels.astype(kind)
+    if isinstance(source.params, Window) and source.params.padded:
+        value *= source.params.present(source.shape[-1]).reshape(source.shape)
     if p.groups > 1:  # (groups, rows, inputs of one) @ (groups, inputs of one, outputs of one)
-        value = value.reshape(-1, p.groups, len(levels)).transpose(1, 0, 2)
-        levels = levels.reshape(len(levels), p.groups, -1).transpose(1, 0, 2)
-        sums = (value @ levels).transpose(1, 0, 2).reshape(len(x), *node.shape)
-    else:
-        sums = value @ levels
-    return sums.astype(np.int64)
+        value = np.ascontiguousarray(value.reshape(-1, p.groups, len(levels)).transpose(1, 0, 2))
+        levels = np.ascontiguousarray(levels.reshape(len(levels), p.groups, -1).transpose(1, 0, 2))
+        return (value @ levels).transpose(1, 0, 2).reshape(len(x), *node.shape).astype(np.int64)
+    return (value @ levels).reshape(len(x), *node.shape).astype(np.int64)
 
 
 def _max(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:

@@ -20,7 +20,7 @@ if not issubclass(qkeras.QDense, keras.layers.Layer):
         "import flow.train first, or set TF_USE_LEGACY_KERAS=1"
     )
 
-from flow.train.layers import LearnedThermometer
+from flow.train.layers import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
 from flow.train.quantizers import Masked
 
-__all__ = ["LearnedThermometer", "Masked"]
+__all__ = ["ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr", "Masked"]

@@ -1,4 +1,4 @@
-"""Layers of ours. Each lowers exactly; see the `@lowers` functions in lower.py."""
+"""Layers of ours. Each lowers exactly: the thermometer in activations.py, the merges in merges.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tf_keras as keras
 
 from flow.errors import InputError
 
-__all__ = ["LearnedThermometer"]
+__all__ = ["ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr"]
 
 # Thresholds are multiples of (high - low) * 2^-16 in the forward pass. So the last bits of softmax and cumsum, which
 # differ between eager and graph execution, never decide on which side of an input code a threshold lies.
@@ -108,3 +108,78 @@ class LearnedThermometer(keras.layers.Layer):
         """Constructor arguments."""
         return {**super().get_config(), "planes": self.planes, "low": self.low, "high": self.high,
                 "per_channel": self.per_channel, "learned": self.learned}
+
+
+class _Merge(keras.layers.Layer):
+    """A merge of two or more inputs of one shape."""
+
+    def build(self, input_shape: Any) -> None:
+        """Check the inputs; raises InputError for fewer than two, or different shapes."""
+        shapes = [tuple(s) for s in input_shape] if isinstance(input_shape, (list, tuple)) else []
+        if len(shapes) < 2 or not all(isinstance(s, tuple) and s[1:] == shapes[0][1:] for s in shapes):
+            raise InputError(f"{type(self).__name__} {self.name!r}: needs a list of two or more inputs of one shape, "
+                             f"got {input_shape}")
+        super().build(input_shape)
+
+    def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
+        """That of the first input."""
+        return tf.TensorShape(input_shape[0])
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _highest(*xs: tf.Tensor) -> Any:
+    """Elementwise maximum; backward, every input gets the gradient."""
+    y = xs[0]
+    for x in xs[1:]:
+        y = tf.maximum(y, x)
+    return y, lambda g: (g,) * len(xs)
+
+
+@keras.utils.register_keras_serializable(package="bnnflow")
+class LogicOr(_Merge):
+    """OR of inputs of the same two values, the higher of which means true: [(..., C)] * n -> (..., C).
+
+    It is their maximum. The gradient goes straight through to every input.
+    """
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """True where any input is."""
+        return _highest(*inputs)
+
+
+@keras.utils.register_keras_serializable(package="bnnflow")
+class LogicAnd(_Merge):
+    """AND of inputs of the same two values, the higher of which means true: [(..., C)] * n -> (..., C).
+
+    It is their minimum. The gradient goes straight through to every input.
+    """
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """True where all inputs are."""
+        return -_highest(*(-x for x in inputs))
+
+
+@keras.utils.register_keras_serializable(package="bnnflow")
+class ChannelSelect(_Merge):
+    """Each channel comes from one of the inputs, which one is learned: [(..., C)] * n -> (..., C).
+
+    Channel c is that of input argmax(scores[:, c]), the first of equal ones; `scores` (n, C) starts small and random.
+    The gradient of the scores is that of their softmax.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Make the scores."""
+        super().build(input_shape)
+        self.scores = self.add_weight(name="scores", shape=(len(input_shape), int(input_shape[0][-1])),
+                                      initializer=keras.initializers.RandomNormal(stddev=0.1))
+
+    def choice(self) -> tf.Tensor:
+        """The input that each channel comes from: int64 (C,)."""
+        return tf.argmax(self.scores, axis=0)
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Select; hard forward, softmax backward."""
+        soft = tf.nn.softmax(self.scores, axis=0)
+        hard = tf.one_hot(self.choice(), len(inputs), axis=0, dtype=soft.dtype)
+        parts = tf.unstack(hard + (soft - tf.stop_gradient(soft)))
+        return tf.add_n([x * part for x, part in zip(inputs, parts)])

@@ -19,7 +19,7 @@ import tf_keras as keras
 from tf_keras.src.engine import functional as _functional
 
 from flow.errors import InputError, LoweringError, existing
-from flow.train.layers import LearnedThermometer
+from flow.train.layers import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
 from flow.train.quantizers import Masked
 
 __all__ = ["custom_objects", "read_model", "unsupported_layer"]
@@ -42,7 +42,8 @@ def custom_objects() -> dict[str, Any]:
     objects: dict[str, Any] = {}
     qkeras.utils._add_supported_quantized_objects(objects)
     functions = {name: getattr(qkeras.quantizers, name) for name in QUANTIZERS}
-    return {**functions, **objects, "Masked": Masked, "LearnedThermometer": LearnedThermometer}
+    ours = (Masked, LearnedThermometer, LogicOr, LogicAnd, ChannelSelect)
+    return {**functions, **objects, **{cls.__name__: cls for cls in ours}}
 
 
 def unsupported_layer(name: str, kind: str) -> str:

@@ -68,7 +68,8 @@ def lines_of(value: Value, stages: Sequence[Stage]) -> Lines:
             continue
         assert stage.affine is not None
         channels = len(stage.affine)
-        pairs, which = np.unique(which * channels + np.arange(len(which)) % channels, return_inverse=True)
+        own = np.arange(len(which)) % channels if stage.which is None else stage.which
+        pairs, which = np.unique(which * channels + own, return_inverse=True)
         rows = [rows[pair // channels].then(stage.affine[pair % channels]) for pair in pairs]
     return Lines(rows, which)
 

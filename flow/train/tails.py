@@ -7,7 +7,7 @@ elements. It is called on integer candidates at its real rank; the codes it yiel
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import product
@@ -46,8 +46,10 @@ class Line:
 class Stage:
     """One stage of a tail.
 
-    `affine` gives a Line per element of the last axis where the stage is affine, and `ideal` marks the one that stands
-    for the real scale of a sum (reals.py); `index` (flat, output -> input) marks a stage that only moves elements;
+    `affine` gives a Line per element of the last axis, or one for all, where the stage is affine; `which`, where the
+    positions differ, the Line of every element. `ideal` marks the stage that stands for the real scale of a sum
+    (reals.py). `alike` says that all positions of a channel (all but the last axis) are treated alike, `rising` that no
+    output falls where its input rises. `index` (flat, output -> input) marks a stage that only moves elements;
     `head` marks softmax and sigmoid, dropped at an output; `planes` > 1 a stage that makes so many outputs of every
     input (a thermometer), next to each other. Where the last bits of a stage depend on the element's place in the
     tensor (sigmoid, exp, log: vector body and remainder) `shaky` says where they enter: "after" a float stage, "before"
@@ -57,7 +59,10 @@ class Stage:
     layer: str
     apply: Callable[[tf.Tensor], tf.Tensor]
     affine: Sequence[Line] | None = None
+    which: Int | None = None
     ideal: bool = False
+    alike: bool = False
+    rising: bool = False
     index: Int | None = None
     head: str = ""
     planes: int = 1
@@ -85,6 +90,15 @@ class Value:
     def real(self) -> bool:
         """True where the sum is real-scaled: Keras' float32 value is noise around scale * code."""
         return any(stage.ideal for stage in self.tail)
+
+    @cached_property
+    def reduced(self) -> Value:
+        """One position of the value, of the same rank, where the tail treats all positions alike; else the value."""
+        positions = self.shape[:-1]
+        if self.node.shape[:-1] != positions or not all(stage.alike for stage in self.tail):
+            return self
+        one = (1,) * len(positions)
+        return Value(replace(self.node, shape=(*one, self.node.shape[-1])), (*one, self.shape[-1]), self.tail)
 
     @cached_property
     def source(self) -> Int:

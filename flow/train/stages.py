@@ -1,0 +1,140 @@
+"""Stages of a tail: layers that compute in float32 before the next quantised activation, or move elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from math import isqrt, prod
+
+import numpy as np
+import qkeras
+import tensorflow as tf
+import tf_keras as keras
+
+from flow.train.calls import Call
+from flow.train.levels import Refusal
+from flow.train.state import EXACT_UNITS, Lowering, lowers
+from flow.train.tails import Line, Stage, Value
+
+__all__ = ["elementwise", "moves"]
+
+
+def elementwise(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """A layer that works on every element by itself, as a float stage; legal before a quantiser or at an output."""
+    return _float_stage(call, values[0], "after")
+
+
+def _float_stage(call: Call, value: Value, shaky: str, alike: bool = False, rising: bool = False) -> Value:
+    try:
+        shape = tuple(call(tf.zeros((1, *value.shape))).shape[1:])
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        raise Refusal(f"layer {call.key!r}: cannot be applied to shape {value.shape}: {str(error)[:200]}") from error
+    if shape != value.shape:
+        raise Refusal(f"layer {call.key!r}: makes shape {shape} of {value.shape}; give it parameters that do not "
+                      "broadcast")
+    return value.then(Stage(call.key, call, alike=alike, rising=rising, shaky=shaky))
+
+
+@lowers(keras.layers.ELU)
+def _elu(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    return _float_stage(call, values[0], "after", alike=True)
+
+
+@lowers(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ThresholdedReLU)
+def _relu(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    rising = type(call.layer) is keras.layers.ReLU and float(call.layer.negative_slope) >= 0
+    return _float_stage(call, values[0], "", alike=True, rising=rising)
+
+
+@lowers(keras.layers.PReLU)
+def _prelu(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    return _float_stage(call, values[0], "", alike=_is_row(call.layer.alpha.shape))
+
+
+def _is_row(shape: Sequence[int]) -> bool:
+    """True for parameters along the last axis only, which broadcast over all positions."""
+    return all(n == 1 for n in tuple(shape)[:-1])
+
+
+def moves(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """A layer that only moves elements: where each comes from is seen by sending their numbers through it."""
+    (value,) = values
+    numbers = np.arange(prod(value.shape), dtype=np.float32).reshape(1, *value.shape)
+    if numbers.size >= EXACT_UNITS:
+        raise Refusal(f"layer {call.key!r}: moves {numbers.size} elements, more than 2^24")
+    moved = np.asarray(call(tf.constant(numbers)))[0]
+    index = moved.astype(np.int64).ravel()
+    if not np.array_equal(index, moved.ravel()) or not ((index >= 0) & (index < numbers.size)).all():
+        raise Refusal(f"layer {call.key!r}: does more than move elements")
+    return value.then(Stage(call.key, call, index=index), moved.shape)
+
+
+lowers(keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.layers.RepeatVector,
+       keras.layers.Cropping1D, keras.layers.Cropping2D, keras.layers.UpSampling1D, keras.layers.UpSampling2D)(moves)
+
+
+@lowers(keras.layers.BatchNormalization, qkeras.QBatchNormalization)
+def _batch_norm(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    layer, (value,) = call.layer, values
+    axis = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    if axis not in ([len(value.shape)], [-1]):
+        raise Refusal(f"layer {call.key!r}: normalises axis {axis}, only the last one is supported")
+    names = {"gamma": 1.0, "beta": 0.0, "moving_mean": 0.0, "moving_variance": 1.0}
+    parts = []
+    for name, default in names.items():
+        weight = getattr(layer, name)
+        quantizer = getattr(layer, f"{name.removeprefix('moving_')}_quantizer_internal", None)
+        real = np.full(value.shape[-1], default) if weight is None else np.asarray(
+            quantizer(weight) if quantizer is not None else weight)
+        if not np.isfinite(real).all():
+            raise Refusal(f"layer {call.key!r}: its quantised {name} is not finite; train again")
+        parts.append([Fraction(float(v)) for v in real])
+    gamma, beta, mean, variance = parts
+    if any(v < 0 for v in variance):
+        raise Refusal(f"layer {call.key!r}: moving_variance is negative ({float(min(variance))}); train again")
+    spread = [_sqrt(v + Fraction(float(layer.epsilon))) for v in variance]
+    if any(s == 0 for s in spread):
+        raise Refusal(f"layer {call.key!r}: variance and epsilon are both 0; set an epsilon")
+    scale = [g / s for g, s in zip(gamma, spread)]
+    lines = [Line(s, b - m * s, abs(b) + abs(m * s)) for b, m, s in zip(beta, mean, scale)]
+    return value.then(Stage(call.key, call, lines, alike=True, rising=min(scale) >= 0))
+
+
+def _sqrt(x: Fraction) -> Fraction:
+    """Square root to 2^-80 of its size; exact for squares of short fractions."""
+    shift = 2 * 90
+    return Fraction(isqrt((x.numerator * x.denominator) << shift), x.denominator << (shift // 2))
+
+
+@lowers(keras.layers.Rescaling)
+def _rescaling(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """x * scale + offset, in float32: legal before a quantiser, and before a sum (real-scaled unless it is exact)."""
+    parts = np.broadcast_arrays(*(np.asarray(v, np.float32) for v in (call.layer.scale, call.layer.offset)))
+    row = _is_row(parts[0].shape)
+    value = _float_stage(call, values[0], "", alike=row, rising=bool((parts[0] >= 0).all()))
+    if not row:
+        return value
+    scale, offset = (part.ravel().tolist() for part in parts)
+    lines = [Line(Fraction(s), Fraction(o), abs(Fraction(o))) for s, o in zip(scale, offset)]
+    return replace(value, tail=(*value.tail[:-1], replace(value.tail[-1], affine=lines)))
+
+
+@lowers(keras.layers.Normalization)
+def _normalization(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """(x - mean) / sqrt(variance), in float32: legal before a quantiser."""
+    return _float_stage(call, values[0], "", alike=_is_row(call.layer.mean.shape))
+
+
+@lowers(keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.AlphaDropout,
+        keras.layers.ActivityRegularization)
+def _nothing(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """Layers that do nothing in inference."""
+    return values[0]
+
+
+@lowers(keras.layers.Softmax)
+def _softmax(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    if call.layer.axis not in (-1, len(values[0].shape)):
+        raise Refusal(f"layer {call.key!r}: softmax over axis {call.layer.axis}; only the last axis is supported")
+    return values[0].then(Stage(call.key, call, head="softmax"))

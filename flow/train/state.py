@@ -1,0 +1,161 @@
+"""The graph under construction, the values that lowering passes from layer to layer, and the registry of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow.errors import InputError
+from flow.ir import Domain, Index, Node, Op, Sum, clean_name
+from flow.train.calls import Call
+from flow.train.levels import Levels, Refusal, dyadic
+from flow.train.reals import lines_of
+from flow.train.tails import TABLE, Line, Tail, Value
+
+__all__ = ["EXACT_UNITS", "LOWERINGS", "Lower", "Lowering", "Pads", "lowers"]
+
+EXACT_UNITS = 2**24  # float32 sums are exact in any order below this many units
+Pads = tuple[tuple[int, int], ...]  # (before, after) per spatial axis
+
+
+@dataclass
+class Lowering:
+    """The graph under construction, and what the reader should know about it."""
+
+    nodes: list[Node] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    padded: dict[str, tuple[Node, Pads]] = field(default_factory=dict)  # padded image -> image, zeros around it
+
+    def add(self, name: str, op: Op, inputs: Sequence[Node], shape: Sequence[int], domain: Domain, params: Any = None,
+            origin: str = "") -> Node:
+        """Append a node under a clean, unused name."""
+        name = clean_name(name, [n.name for n in self.nodes])
+        node = Node(name, op, tuple(n.name for n in inputs), tuple(map(int, shape)), domain, params, origin)
+        self.nodes.append(node)
+        return node
+
+    def gathered(self, node: Node, index: NDArray[np.int64], shape: Sequence[int], name: str, origin: str = "") -> Node:
+        """Elements of `node`, by flat index, in another shape; the node itself where nothing changes."""
+        if node.shape == tuple(shape) and np.array_equal(index, np.arange(node.size)):
+            return node
+        return self.add(name, Op.GATHER, [node], shape, node.domain, Index(np.asarray(index, np.int64)), origin)
+
+    def codes(self, value: Value, layer: str) -> Node:
+        """The integer node of a value whose tail computes nothing, or only changes the scale of its codes exactly."""
+        if value.floats:
+            value = self._rescaled(value, layer)
+        return self.gathered(value.node, value.source, value.shape, f"{layer}_in")
+
+    def summand(self, value: Value, layer: str) -> tuple[Node, Line | None]:
+        """What goes into a sum: codes, and where those are only up to one real scale and offset, these."""
+        try:
+            return self.codes(value, layer), None
+        except Refusal:
+            # One line for all elements, as Rescaling has; that of a batch norm, per channel, has no place in a sum.
+            if any(s.index is None and (s.affine is None or len(s.affine) > 1) for s in value.tail):
+                raise
+            (row,) = lines_of(value.reduced, value.tail).rows
+            node = self.gathered(value.node, value.source, value.shape, f"{layer}_in")
+            d = node.domain
+            scale = row.scale / d.alpha
+            return node, Line(scale, row.offset - scale * d.beta, Fraction(0), max(map(row.off_by, (d.lo, d.hi))))
+
+    def image(self, value: Value, layer: str) -> tuple[Node, Line | None, Pads]:
+        """As `summand`, without the zeros that a ZeroPadding put around it: in a sum these are absent taps."""
+        node, entry = self.summand(value, layer)
+        source, pads = self.padded.get(node.name, (node, ((0, 0),) * (len(node.shape) - 1)))
+        return source, entry, pads
+
+    def _rescaled(self, value: Value, layer: str) -> Value:
+        """A tail that is one exact dyadic m*x + n for every element: an integer node with another scale."""
+        node, one = value.node, value.reduced
+        if not value.real and node.domain.size * prod(one.shape) <= 2**26 and not any(
+                stage.head or stage.planes > 1 for stage in value.tail):
+            few = min(node.domain.size, 64)  # mostly enough to see that the line is not exact
+            line = _exact_line(one, few, layer) and _exact_line(one, node.domain.size, layer)
+            if line:
+                step, start, unit = line
+                lo, hi = sorted((start, start + step * (node.domain.size - 1)))
+                scaled = self.add(f"{value.floats[-1]}_scaled", Op.ADD, [node], node.shape, Domain(lo, hi, unit),
+                                  Sum(np.array([step]), start - step * node.domain.lo))
+                return Value(scaled, value.shape, tuple(stage for stage in value.tail if stage.index is not None))
+        floats = ", ".join(map(repr, value.floats))
+        raise Refusal(f"layer {layer!r}: its input is not quantised: {floats} yields floats; put "
+                      "a QActivation (binary, ternary, quantized_relu, ...) before this layer")
+
+    def apply(self, value: Value, rows: NDArray[np.int64], op: Op, domain: Domain, name: str,
+              params: Callable[[NDArray[np.int64]], Any], origin: str = "") -> Node:
+        """One op with a row of parameters per element of the value -> a node of the value's shape.
+
+        Rows of `value.reduced` are those of a channel. Where all positions of a channel (last axis) agree the op is
+        applied per channel, before or after the elements are moved, else per element of the flattened tensor.
+        """
+        node, source, shape = value.node, value.source, value.shape
+        if len(rows) < prod(shape):
+            moved = self.gathered(node, source, shape, f"{name}_in")
+            return self.add(name, op, [moved], shape, domain, params(rows), origin)
+        if node.size == len(rows) and len(np.unique(source)) == len(source):
+            home = np.empty_like(rows)
+            home[source] = rows
+            channel = _per_channel(home, node.shape[-1])
+            if channel is not None:
+                direct = node.shape == shape and np.array_equal(source, np.arange(node.size))
+                out = self.add(name if direct else f"{name}_codes", op, [node], node.shape, domain, params(channel),
+                               origin if direct else "")
+                return self.gathered(out, source, shape, name, origin)
+        channel = _per_channel(rows, shape[-1])
+        if channel is not None:
+            moved = self.gathered(node, source, shape, f"{name}_in")
+            return self.add(name, op, [moved], shape, domain, params(channel), origin)
+        flat = self.gathered(node, source, (len(rows),), f"{name}_flat")
+        out = self.add(f"{name}_codes", op, [flat], (len(rows),), domain, params(rows))
+        return self.gathered(out, np.arange(len(rows)), shape, name, origin)
+
+
+def _exact_line(value: Value, size: int, layer: str) -> tuple[int, int, Fraction] | None:
+    """(step, start, unit) with Keras' value = (start + step*k) * unit at the k-th of the lowest `size` codes, exactly,
+    for every element; None where there is no such line.
+    """
+    d = value.node.domain
+    if d.size > TABLE:
+        return None
+    reals = Tail(value, Levels(d, ()), layer).reals(np.arange(d.lo, d.lo + size)[:, None])
+    exact = dyadic(reals[:, 0]) if (reals == reals[:, :1]).all() else None
+    if exact is None or np.abs(exact[0]).max() >= EXACT_UNITS:
+        return None
+    integers, unit = exact
+    step = int(integers[1] - integers[0]) if size > 1 else 0
+    return (step, int(integers[0]), unit) if (np.diff(integers) == step).all() else None
+
+
+def _per_channel(rows: NDArray[np.int64], channels: int) -> NDArray[np.int64] | None:
+    """Rows per element -> rows per channel, or None where positions differ."""
+    stacked = rows.reshape(-1, channels, *rows.shape[1:])
+    return stacked[0].copy() if (stacked == stacked[:1]).all() else None
+
+
+Lower = Callable[[Lowering, Call, Sequence[Value]], Value]
+LOWERINGS: dict[type, Lower] = {}
+
+
+def lowers(*kinds: type) -> Callable[[Lower], Lower]:
+    """Register the lowering of Keras layer classes: (lowering, call, input values) -> output value.
+
+    The function may raise Refusal. A layer of your own that works element by element in inference needs one line:
+    `lowers(MyLayer)(flow.train.lower.elementwise)`; one that moves elements: `lowers(MyLayer)(flow.train.lower.moves)`.
+    """
+
+    def register(function: Lower) -> Lower:
+        for kind in kinds:
+            if LOWERINGS.get(kind, function) is not function:
+                raise InputError(f"a lowering of {kind.__name__} is registered already")
+            LOWERINGS[kind] = function
+        return function
+
+    return register

@@ -1,0 +1,284 @@
+"""Sums: dense layers and convolutions, from the codes and the weights that Keras multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+import numpy as np
+import qkeras
+import tensorflow as tf
+import tf_keras as keras
+from numpy.typing import NDArray
+
+from flow.ir import Domain, Node, Op, Weights, Window
+from flow.ir.verify import dot_domain
+from flow.train.activations import activate
+from flow.train.calls import Call
+from flow.train.levels import Refusal, dyadic, levels_of
+from flow.train.quantizers import Masked
+from flow.train.reals import sum_noise
+from flow.train.state import EXACT_UNITS, Lowering, Pads, lowers
+from flow.train.tails import Line, Stage, Value
+
+__all__ = [
+    "Kernel", "as_keras", "channels_last", "check_bound", "check_steady", "read_kernel", "weighted_sum", "window_of",
+]
+
+SMALLEST, LARGEST = Fraction(2) ** -100, Fraction(2) ** 100  # of a unit in this range: no denormals, no infinities
+MAX_LEVEL = 2**12  # weights wider than this are floats, not levels
+
+
+@lowers(qkeras.QDense, keras.layers.Dense)
+def _dense(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    layer, key = call.layer, call.key
+    x, entry = state.summand(values[0], key)
+    kernel = read_kernel(key, "kernel_quantizer", layer.kernel, getattr(layer, "kernel_quantizer_internal", None))
+    return _finished(state, call, weighted_sum(state, key, _sum_name(call), x, entry, kernel))
+
+
+@lowers(qkeras.QConv1D, qkeras.QConv2D, keras.layers.Conv1D, keras.layers.Conv2D)
+def _convolution(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """Kernel (*taps, channels/groups, filters), filters group by group; the order of WINDOW and of Weights."""
+    layer, key = call.layer, call.key
+    x, entry, pads = _image(state, call, values[0])
+    window = window_of(key, x, pads, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding, layer.groups)
+    kernel = read_kernel(key, "kernel_quantizer", layer.kernel, getattr(layer, "kernel_quantizer_internal", None),
+                         groups=layer.groups)
+    out = weighted_sum(state, key, _sum_name(call), x, entry, kernel, window)
+    return _finished(state, call, as_keras(call, values[0], out))
+
+
+@lowers(qkeras.QDepthwiseConv2D, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+def _depthwise(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    x, entry, pads = _image(state, call, values[0])
+    kernel = read_kernel(call.key, "depthwise_quantizer", call.layer.depthwise_kernel,
+                         getattr(call.layer, "depthwise_quantizer_internal", None), groups=x.shape[-1], axes=2)
+    out = weighted_sum(state, call.key, _sum_name(call), x, entry, kernel, _depthwise_window(call, x, pads))
+    return _finished(state, call, as_keras(call, values[0], out))
+
+
+@lowers(qkeras.QSeparableConv1D, qkeras.QSeparableConv2D, keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+def _separable(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    """A depthwise sum and a sum over its integers, nothing between; Keras adds both in float32."""
+    layer, key = call.layer, call.key
+    x, entry, pads = _image(state, call, values[0])
+    kernels = []
+    for part, groups, axes in (("depthwise", x.shape[-1], 2), ("pointwise", 1, 1)):
+        variable = getattr(layer, f"{part}_kernel")
+        # In one dimension Keras adds the second one before it quantises.
+        variable = variable if len(variable.shape) == 4 else tf.expand_dims(variable, 0)
+        kernels.append(read_kernel(key, f"{part}_quantizer", variable, getattr(
+            layer, f"{part}_quantizer_internal", None), groups=groups, axes=axes))
+    inner = weighted_sum(state, key, f"{key}_depthwise", x, entry, kernels[0], _depthwise_window(call, x, pads))
+    try:
+        sums, entry = state.summand(inner, key)
+    except Refusal as refusal:
+        raise Refusal(f"layer {key!r}: its depthwise kernel has a real scale of its own for each channel, which the "
+                      "pointwise sum cannot take out; use alpha=1 or another power of two") from refusal
+    out = weighted_sum(state, key, _sum_name(call), sums, entry, kernels[1])
+    return _finished(state, call, as_keras(call, values[0], out))
+
+
+def _image(state: Lowering, call: Call, value: Value) -> tuple[Node, Line | None, Pads]:
+    """The codes of an image, channels last, of the rank that the layer is for."""
+    layer = call.layer
+    channels_last(call)
+    if len(value.shape) != layer.rank + 1:
+        raise Refusal(f"layer {call.key!r}: reads shape {value.shape}; {type(layer).__name__} takes "
+                      f"{'(length, channels)' if layer.rank == 1 else '(rows, columns, channels)'}; use a Reshape")
+    return state.image(value, call.key)
+
+
+def channels_last(call: Call) -> None:
+    """Refuse channels_first, which TensorFlow itself computes on a CPU for few layers only."""
+    if getattr(call.layer, "data_format", "channels_last") != "channels_last":
+        raise Refusal(f"layer {call.key!r}: data_format is channels_first; build the model with channels_last, with a "
+                      "Permute before it if the data are stored so")
+
+
+def _depthwise_window(call: Call, x: Node, pads: Pads) -> Window:
+    layer = call.layer
+    return window_of(call.key, x, pads, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding,
+                     x.shape[-1])
+
+
+def window_of(key: str, x: Node, pads: Pads, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int],
+              padding: str, groups: int) -> Window:
+    """Keras' padding as numbers: `same` makes ceil(n/stride) outputs, the odd zero behind; `pads` are there already."""
+    size, around = x.shape[:-1], []
+    for n, pad, k, stride, step in zip(size, pads, kernel, strides, dilation):
+        whole, reach = n + sum(pad), (k - 1) * step
+        same = max((-(-whole // stride) - 1) * stride + reach + 1 - whole, 0)
+        zeros = {"valid": 0, "same": same, "causal": reach}[padding]
+        before = zeros if padding == "causal" else zeros // 2
+        around.append((pad[0] + before, pad[1] + zeros - before))
+    window = Window(tuple(map(int, kernel)), tuple(map(int, strides)), tuple(map(int, dilation)), tuple(around),
+                    int(groups), size)
+    if min(window.positions) < 1:
+        raise Refusal(f"layer {key!r}: its kernel {window.kernel} does not fit into an image of {size}; pool less "
+                      "before it, or pad")
+    return window
+
+
+def as_keras(call: Call, value: Value, out: Value) -> Value:
+    """`out`, whose shape must be the one that Keras gives."""
+    try:
+        shape = tuple(call(tf.zeros((1, *value.shape))).shape[1:])
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        raise Refusal(f"layer {call.key!r}: Keras itself cannot compute it: {str(error)[:200]}") from error
+    if shape != out.shape:
+        raise Refusal(f"layer {call.key!r}: makes {shape} of {value.shape}, not {out.shape}; use another padding")
+    return out
+
+
+def _sum_name(call: Call) -> str:
+    """The sum has the layer's name unless its activation will have it."""
+    return f"{call.key}_sum" if levels_of(call.key, call.layer.activation) is not None else call.key
+
+
+def weighted_sum(state: Lowering, key: str, name: str, x: Node, entry: Line | None, kernel: Kernel,
+                 window: Window | None = None, shrink: int = 1) -> Value:
+    """The sum of codes (with the line `entry` where they are no values yet) times a kernel, over taps of a window.
+
+    `shrink`, a power of two, divides it. A proven bound makes the sum exact; a real scale becomes a stage behind it.
+    """
+    weights, unit = kernel.weights, x.domain.unit * kernel.unit / shrink
+    a, b = x.domain.numerator
+    largest = max(abs(a * x.domain.lo + b), abs(a * x.domain.hi + b))
+    bound = largest * int(np.abs(weights.effective).sum(axis=0).max())
+    real = kernel.scale is not None or entry is not None
+    if not real:
+        check_bound(key, bound, unit)
+    state.notes.append(f"{key}: real-scaled, exact in real numbers; Keras' float32 sums are noise around them" if real
+                       else f"{key}: dyadic, sums stay within {bound} units of 2^24")
+    if real and window is not None and window.padded and entry is not None and entry.offset:
+        raise Refusal(f"layer {key!r}: pads an input that is shifted by a real number, so that its sums differ at the "
+                      "borders; use padding='valid', or a Rescaling without offset")
+    whole, taps = x, None
+    if window is not None and not (window.taps == 1 and set(window.strides) == {1} and not np.any(window.pads)):
+        taps, shape = window, (*window.positions, window.taps * x.shape[-1])
+        x = state.add(f"{name}_window", Op.WINDOW, [x], shape, x.domain, window)
+    domain = dot_domain(x.domain, weights, taps)
+    shape = (*x.shape[:-1], weights.levels.shape[1])
+    node = state.add(name, Op.DOT, [x], shape, Domain(domain.lo, domain.hi, unit), weights)
+    out = Value(node, shape)
+    return out.then(_real_scale(key, whole, kernel, entry, shrink)) if real else out
+
+
+def _finished(state: Lowering, call: Call, out: Value) -> Value:
+    """Bias and activation of a layer."""
+    layer, key = call.layer, call.key
+    if layer.use_bias:
+        quantizer = getattr(layer, "bias_quantizer_internal", None)
+        check_steady(key, "bias_quantizer", quantizer, layer.bias)
+        bias = tf.convert_to_tensor(quantizer(layer.bias) if quantizer is not None else layer.bias)
+        if not np.isfinite(bias.numpy()).all():
+            raise Refusal(f"layer {key!r}: its quantised bias is not finite; use another bias_quantizer")
+        exact = [Line(Fraction(1), v, abs(v)) for v in map(Fraction, bias.numpy().tolist())]
+        out = out.then(Stage(key, lambda t: keras.backend.bias_add(t, bias, data_format="channels_last"), exact,
+                             alike=True, rising=True))
+    return activate(state, key, layer.activation, out)
+
+
+def check_bound(key: str, bound: int, unit: Fraction) -> None:
+    """Refuse sums that float32 may not hold exactly."""
+    if not SMALLEST <= unit <= LARGEST:
+        raise Refusal(f"layer {key!r}: its sums count units of {float(unit):g}, where float32 flushes or overflows; "
+                      "use weights and input types near 1")
+    if unit.denominator & (unit.denominator - 1):
+        raise Refusal(f"layer {key!r}: its sums count units of {unit}, which float32 does not hold; use powers of two")
+    # A unit that is no power of two takes bits of its own.
+    bound *= unit.numerator // (unit.numerator & -unit.numerator)
+    if bound >= EXACT_UNITS:
+        raise Refusal(f"layer {key!r}: its sums can reach {bound} units, past the {EXACT_UNITS} that float32 adds "
+                      "exactly; use a narrower input type, fewer inputs or smaller weights")
+
+
+def check_steady(layer: str, what: str, quantizer: Any, weights: tf.Variable) -> None:
+    """Refuse a quantizer that is random at inference."""
+    inner = quantizer.quantizer if isinstance(quantizer, Masked) else quantizer
+    again = [] if quantizer is None else [np.asarray(quantizer(weights)) for _ in range(3)]
+    if isinstance(inner, qkeras.bernoulli) or any(not np.array_equal(a, again[0], equal_nan=True) for a in again):
+        raise Refusal(f"layer {layer!r}: its {what} is random at inference; use its deterministic form")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Integer levels times `unit` (a power of two) times, where the sum is real-scaled, `scale` per output channel.
+
+    `real` is what Keras multiplies with, float64, in the form of the levels (inputs/groups, outputs).
+    """
+
+    weights: Weights
+    unit: Fraction
+    scale: list[Fraction] | None
+    real: NDArray[np.float64]
+
+
+def read_kernel(layer: str, what: str, kernel: tf.Variable, quantizer: Any, groups: int = 1, axes: int = 1) -> Kernel:
+    """The weights that Keras multiplies with; its last `axes` axes are the outputs, those before them the inputs."""
+    check_steady(layer, what, quantizer, kernel)
+    real = np.asarray(quantizer(kernel) if quantizer is not None else kernel, np.float64)
+    mask = np.ones(real.shape, bool)
+    if isinstance(quantizer, Masked):
+        mask, quantizer = np.broadcast_to(quantizer.mask.numpy() != 0, real.shape), quantizer.quantizer
+        if not mask.any():
+            raise Refusal(f"layer {layer!r}: its mask keeps none of {mask.size} connections, so its output is constant;"
+                          " keep at least one, or remove the layer")
+    if not np.isfinite(real).all():
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(real))[0])
+        raise Refusal(f"layer {layer!r}: its quantised kernel holds {real[at]} at {at}; use another {what}")
+    scale = _channel_scale(quantizer, real.shape, axes)
+    form = (-1, prod(real.shape[-axes:]))
+    real, mask = real.reshape(form), mask.reshape(form)
+    exact = dyadic(real)
+    if exact is not None and np.abs(exact[0]).max(initial=0) <= MAX_LEVEL:
+        return Kernel(Weights(exact[0], mask, groups), exact[1], None, real)
+    levels = real / scale if scale is not None else np.full(real.shape, np.nan)
+    for bits in range(9):
+        codes = np.rint(levels * 2**bits)
+        if scale is not None and (np.abs(levels * 2**bits - codes) < 2.0**-12).all():
+            return Kernel(Weights(codes.astype(np.int64), mask, groups), Fraction(1, 2**bits),
+                          [Fraction(float(v)) for v in scale], real)
+    name = type(quantizer).__name__ if quantizer is not None else f"no {what}"
+    raise Refusal(f"layer {layer!r}: its weights ({name}) are not small integers times a power of two, nor times one "
+                  "scale a channel; use binary, ternary or quantized_bits")
+
+
+def _channel_scale(quantizer: Any, shape: tuple[int, ...], axes: int) -> NDArray[np.float32] | None:
+    """One positive scale per output (the last `axes` axes), or None; QKeras leaves that of its last call, this one."""
+    try:
+        scale = np.broadcast_to(np.asarray(getattr(quantizer, "scale", 0.0), np.float32), shape)
+    except ValueError:
+        return None
+    rows = scale.reshape(-1, prod(shape[-axes:]))
+    one = bool((rows == rows[:1]).all() and np.isfinite(rows).all() and (rows > 0).all())
+    return rows[0] if one else None
+
+
+def _real_scale(key: str, x: Node, kernel: Kernel, entry: Line | None, shrink: int) -> Stage:
+    """The stage between an integer sum and the real number that it stands for.
+
+    With x = s*v + o on the way in and w = c*l*unit, the sum of w*x is s*c*(unit*sum l*v) + o*c*unit*sum l. Where all
+    channels have one scale and no offset there is one line for all.
+    """
+    weights, channels = kernel.weights, kernel.real.shape[-1]
+    scale = kernel.scale or [Fraction(1)] * channels
+    entry = entry or Line(Fraction(1), Fraction(0), Fraction(0))
+    flat = weights.effective
+    d = x.domain
+    largest = max(abs(entry.scale * (d.alpha * c + d.beta) + entry.offset) for c in (d.lo, d.hi))
+    ideal = flat * np.array([float(c * kernel.unit) for c in scale])
+    noise = [n / shrink for n in sum_noise(kernel.real, ideal, float(largest), float(entry.noise))]
+    totals = [int(t) * c * kernel.unit / shrink for t, c in zip(flat.sum(axis=0), scale)]
+    lines = [Line(entry.scale * c, entry.offset * t, abs(entry.offset * t), n) for c, t, n in zip(scale, totals, noise)]
+    if len({(line.scale, line.offset) for line in lines}) == 1:
+        lines = [max(lines, key=lambda line: line.noise)]
+    mul, add = (tf.constant([float(v) for v in part], tf.float32)
+                for part in ([line.scale for line in lines], [line.offset for line in lines]))
+    rising = min(line.scale for line in lines) > 0
+    return Stage(key, lambda t: t * mul + add, lines, ideal=True, alike=True, rising=rising)

@@ -1,0 +1,189 @@
+"""Convolutions and pools, case by case: what the contract rows and the fuzzing do not name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+
+import flow
+
+import flow.train  # isort: skip
+import qkeras
+import tf_keras as keras
+
+from flow.ir import Op
+from flow.train.reference import check_equal, keras_activations
+from tests.contracts import conv, dense, shake
+
+ACTS = {"binary": "binary(alpha=1)", "ternary": "ternary(alpha=1)", "relu": "quantized_relu(3,1)"}
+SUMS: dict[str, Callable[..., keras.layers.Layer]] = {
+    "conv": lambda q, **o: conv(5, 3, kernel_quantizer=q, **o),
+    "depthwise": lambda q, **o: qkeras.QDepthwiseConv2D(3, depthwise_quantizer=q, use_bias=False, **o),
+    "grouped": lambda q, **o: conv(6, 3, kernel_quantizer=q, groups=2, **o),
+    "separable": lambda q, **o: qkeras.QSeparableConv2D(5, 3, depthwise_quantizer=q, pointwise_quantizer=q,
+                                                        use_bias=False, **o),
+}
+
+
+def act(text: str) -> keras.layers.Layer:
+    return qkeras.QActivation(text)
+
+
+def norm(h: object) -> object:
+    return keras.layers.BatchNormalization()(h)
+
+
+def equal(model: keras.Model, count: int = 100, input_type: str = "fixed<4,2>") -> flow.ir.Graph:
+    """Keras = graph at every activation."""
+    graph = flow.lower(shake(model), input_type)
+    d, rng = graph.input.domain, np.random.default_rng(0)
+    x = rng.integers(d.lo, d.hi, (count, *graph.input.shape), endpoint=True) * float(d.alpha)
+    assert sum(check_equal(graph, model, x).values()) > 0
+    return graph
+
+
+@pytest.mark.parametrize("kind", SUMS)
+def test_every_cell(kind):
+    """{binary, ternary, relu} x {valid, same} x {stride 1, 2}, binary and ternary weights."""
+    x = keras.Input((7, 6, 4))
+    ends = []
+    for text, padding, strides in product(ACTS.values(), ("valid", "same"), (1, 2)):
+        quantizer = (qkeras.binary, qkeras.ternary)[len(ends) % 2](alpha=1)
+        ends.append(act(text)(norm(SUMS[kind](quantizer, padding=padding, strides=strides)(act(text)(x)))))
+    equal(keras.Model(x, ends))
+
+
+@pytest.mark.parametrize("kind", ACTS)
+def test_pools_and_merges_after_every_activation(kind):
+    x = keras.Input((5, 7, 3))
+    a, b = (act(ACTS[kind])(norm(conv(4, 3, padding="same")(x))) for _ in range(2))
+    pools = [keras.layers.MaxPooling2D(2, padding="same"), keras.layers.AveragePooling2D(2),
+             keras.layers.AveragePooling2D(3, padding="same", strides=2), keras.layers.GlobalAveragePooling2D()]
+    merged = [keras.layers.Add()([a, b]), keras.layers.Subtract()([a, b]), keras.layers.Concatenate()([a, b])]
+    ends = [act("quantized_bits(4,1,alpha=1)")(norm(h)) for h in [pool(a) for pool in pools] + merged]
+    after = [act("binary(alpha=1)")(norm(conv(3, 2)(h))) for h in [*merged, pools[0](a), pools[1](b)]]
+    after.append(act("binary(alpha=1)")(norm(dense(6)(pools[3](a)))))  # 35 positions: real-scaled
+    equal(keras.Model(x, [*ends, *after]))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (4, 4), (5, 7), (8, 16), (13, 11)])
+def test_global_pools_of_any_area(size):
+    x = keras.Input((*size, 3))
+    h = keras.layers.GlobalAveragePooling2D()(act("quantized_relu(3,1)")(x))
+    graph = equal(keras.Model(x, act("ternary(alpha=1)")(norm(dense(5)(h)))))
+    exact = (size[0] * size[1]) & (size[0] * size[1] - 1) == 0
+    assert any("real-scaled" in note for note in graph.notes) == (not exact)
+
+
+def test_padding_of_bipolar_data_is_absent():
+    """A corner of ones under a kernel of ones: four present taps, five absent ones, and never -1."""
+    x = keras.Input((3, 3, 1))
+    layer = conv(1, 3, padding="same")
+    model = keras.Model(x, layer(act("binary(alpha=1)")(x)))
+    layer.kernel.assign(np.ones((3, 3, 1, 1)))
+    graph = flow.lower(model, "fixed<2,2>")
+    sums = graph(np.ones((1, 3, 3, 1), np.int64))[0, ..., 0]
+    assert sums.tolist() == [[4, 6, 4], [6, 9, 6], [4, 6, 4]]
+    assert (graph.output.domain.lo, graph.output.domain.hi) == (-9, 9)
+
+
+def test_zero_padding_folds_into_the_convolution():
+    x = keras.Input((4, 5, 2))
+    h = keras.layers.ZeroPadding2D(((1, 0), (0, 2)))(keras.layers.ZeroPadding2D(1)(act("binary(alpha=1)")(x)))
+    graph = equal(keras.Model(x, act("binary(alpha=1)")(conv(3, 3, strides=2, padding="same")(h))))
+    assert [n.op for n in graph].count(Op.WINDOW) == 1
+    scaled = keras.layers.ZeroPadding2D(1)(keras.layers.Rescaling(1 / 255)(x))
+    graph = equal(keras.Model(x, act("binary(alpha=1)")(conv(3, 3)(scaled))))
+    assert [n.op for n in graph].count(Op.WINDOW) == 1
+
+
+def test_maxima_of_sums_stand_before_what_rises():
+    x = keras.Input((6, 6, 2))
+    layer, pool = conv(4, 3, use_bias=True), keras.layers.MaxPooling2D(2)
+    equal(keras.Model(x, act("ternary(alpha=1)")(norm(keras.layers.ReLU(2)(pool(layer(x)))))))
+    model = keras.Model(x, act("ternary(alpha=1)")(pool(norm(conv(4, 3)(x)))))
+    shake(model)
+    with pytest.raises(flow.LoweringError, match="takes the maximum of floats .* put the QActivation before the pool"):
+        flow.lower(model, "fixed<4,2>")
+    layer = model.layers[2]
+    layer.gamma.assign(np.abs(layer.gamma.numpy()))
+    graph = flow.lower(model, "fixed<4,2>")
+    data = np.random.default_rng(0).integers(-8, 8, (200, 6, 6, 2)) / 4
+    assert check_equal(graph, model, data)
+
+
+def test_outputs_of_images_keep_their_bound():
+    x = keras.Input((5, 4, 2))
+    model = shake(keras.Model(x, norm(conv(3, 3, padding="same")(x))))
+    graph, data = flow.lower(model, "fixed<4,2>"), np.random.default_rng(0).integers(-8, 8, (200, 5, 4, 2)) / 4
+    key = model.layers[-1].name
+    theirs = keras_activations(model, [key], data)[key]
+    error = np.abs(graph.decode(graph(graph.encode(data))) - theirs).max()
+    assert error <= 0.51 * float(graph.output.domain.alpha) + 2.0**-20 * np.abs(theirs).max()
+
+
+def test_large_images_lower_in_seconds():
+    x = keras.Input((96, 96, 8))
+    h = act("binary(alpha=1)")(norm(conv(64, 3, padding="same")(x)))
+    h = act("quantized_relu(4,2)")(norm(conv(64, 3, padding="same", strides=2)(keras.layers.MaxPooling2D(2)(h))))
+    model = shake(keras.Model(x, dense(10)(keras.layers.GlobalAveragePooling2D()(h))))
+    start = time.monotonic()
+    graph = flow.lower(model, "ufixed<8,0>")
+    assert time.monotonic() - start < 30  # about one on a quiet machine
+    assert check_equal(graph, model, np.random.default_rng(0).integers(0, 256, (1, 96, 96, 8)) / 256)
+
+
+# --- refused, with layer and remedy ---------------------------------------------------------------------------------
+
+
+def refused(h: object, x: object, message: str, input_type: str = "fixed<4,2>") -> None:
+    with pytest.raises(flow.LoweringError, match=message):
+        flow.lower(keras.Model(x, h), input_type)
+
+
+def test_what_cannot_be_exact_is_refused():
+    x = keras.Input((6, 6, 4))
+    one = conv(2, 1)
+    border = keras.layers.AveragePooling2D(3, padding="same", strides=1)(x)
+    refused(one(border), x, "is not quantised: 'average_pooling")
+    h = keras.layers.Rescaling(1 / 255, 0.1)(x)
+    refused(conv(2, 3, padding="same", name="c")(h), x, "layer 'c': pads an input that is shifted .* padding='valid'",
+            "fixed<8,4>")
+    branches = [keras.layers.AveragePooling2D(3)(act("binary(alpha=1)")(x)) for _ in range(2)]
+    refused(keras.layers.Add(name="sum")(branches), x, "layer 'sum': merges float branches .* quantise each branch")
+    three = [act("ternary(alpha=1)")(x) for _ in range(2)]
+    refused(flow.train.LogicOr(name="or")(three), x, "layer 'or': its inputs take .* one binary activation")
+    mixed = [act("binary(alpha=1)")(x), act("binary(use_01=True, alpha=1)")(x)]
+    refused(flow.train.LogicAnd(name="and")(mixed), x, "layer 'and': .* the same two values")
+    separable = qkeras.QSeparableConv2D(3, 3, depth_multiplier=2, name="s", use_bias=False,
+                                        depthwise_quantizer=qkeras.binary(alpha="auto"),
+                                        pointwise_quantizer=qkeras.binary(alpha=1))
+    refused(separable(act("binary(alpha=1)")(x)), x, "layer 's': its depthwise kernel has a real scale of its own")
+    refused(act("binary(alpha=1)")(conv(2, 3, rank=1, name="c1")(x)), x, "layer 'c1': reads shape .* use a Reshape")
+
+
+@pytest.mark.parametrize("layer", [
+    conv(2, 3, data_format="channels_first", name="c"),
+    keras.layers.MaxPooling2D(2, data_format="channels_first", name="c"),
+    keras.layers.GlobalAveragePooling2D(data_format="channels_first", name="c"),
+    keras.layers.ZeroPadding2D(1, data_format="channels_first", name="c"),
+], ids=lambda layer: type(layer).__name__)
+def test_channels_first_is_refused(layer):
+    x = keras.Input((4, 6, 6))
+    refused(act("binary(alpha=1)")(layer(x)), x, "layer 'c': data_format is channels_first; build the model with")
+
+
+def test_the_bound_of_float32_is_proven_for_both_sums_of_a_separable_convolution():
+    def net(bits: int, channels: int) -> tuple[keras.Model, str]:
+        x = keras.Input((4, 4, channels))
+        h = SUMS["separable"](qkeras.binary(alpha=1), name="s")(x)
+        return keras.Model(x, act("binary(alpha=1)")(h)), f"ufixed<{bits},{bits}>"
+
+    flow.lower(*net(16, 20))
+    for bits, channels in ((22, 1), (16, 60)):
+        with pytest.raises(flow.LoweringError, match="layer 's': its sums can reach"):
+            flow.lower(*net(bits, channels))
