@@ -37,12 +37,15 @@ def check_head(case: Case, graph: Graph, x: np.ndarray) -> None:
     calls = model_calls(case.model).calls
     dropped = any("softmax dropped" in note for note in graph.notes)
     key = calls[-2 if dropped else -1].key
+    x = x[~doubtful(graph, graph.encode(x))]
+    if not len(x):
+        return
     theirs = keras_activations(case.model, [key], x)[key].astype(np.float64)
     ours = graph.decode(flow.run(graph, graph.encode(x)))
     exact = graph.output.op not in (Op.AFFINE, Op.LUT) or not any("rounded" in note for note in graph.notes)
     noise = 0.0 if exact else np.abs(theirs).max(initial=1.0) * 2.0**-19
     bound = 0.0 if exact else float(graph.output.domain.alpha) * 0.51
-    worst = np.abs(ours - theirs).max()
+    worst = np.abs(ours - theirs).max(initial=0)
     if worst > bound + noise:
         raise FlowError(f"output differs from Keras by {worst}, bound {bound} + {noise}")
 
