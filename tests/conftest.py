@@ -38,13 +38,14 @@ def shared() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarray]:
-    """Build a project and simulate it with g++; one compilation a graph and backend and session."""
+    """Build a project and simulate it with g++; one compilation a graph, backend, io_type and session."""
     folder = tmp_path_factory.mktemp("projects")
 
-    def simulate(graph: Graph, codes: np.ndarray | None = None, backend: str = "Vitis") -> np.ndarray:
-        project = folder / f"{backend}-{graph.digest[:16]}"
+    def simulate(graph: Graph, codes: np.ndarray | None = None, backend: str = "Vitis",
+                 io_type: str = "io_parallel") -> np.ndarray:
+        project = folder / f"{backend}-{io_type}-{graph.digest[:16]}"
         if not project.exists():
-            flow.build(graph, flow.BuildConfig(output_dir=project, backend=backend))
+            flow.build(graph, flow.BuildConfig(output_dir=project, backend=backend, io_type=io_type))
         return flow.simulate(project, codes)
 
     return simulate
@@ -52,12 +53,15 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndar
 
 def union(graphs: dict[str, Graph]) -> Graph:
     """Several graphs side by side in one, so that one compilation serves them all; names get the key as a prefix."""
-    nodes, outputs = [], []
+    nodes, outputs, taken = [], [], set()
     for key, graph in graphs.items():
-        prefix = f"{clean_name(key)}__"
+        names = {}
         for node in graph:
-            nodes.append(replace(node, name=prefix + node.name, inputs=tuple(prefix + name for name in node.inputs)))
-        outputs += [prefix + name for name in graph.outputs]
+            text = f"{clean_name(key)}__{node.name}"
+            names[node.name] = text if len(text) <= 64 else clean_name(text, taken)
+            taken.add(names[node.name])
+            nodes.append(replace(node, name=names[node.name], inputs=tuple(names[name] for name in node.inputs)))
+        outputs += [names[name] for name in graph.outputs]
     return Graph(tuple(nodes), tuple(outputs))
 
 

@@ -135,14 +135,15 @@ def test_a_training_step_changes_weights_and_stays_exact(name):
 
 @pytest.mark.hls
 @pytest.mark.parametrize("part", range(6))
-def test_c_simulation_is_the_graph(part, simulated):
+@pytest.mark.parametrize("io_type", ["io_parallel", "io_stream"])
+def test_c_simulation_is_the_graph(io_type, part, simulated):
     """Every sixth row, in one project; a difference names the row in front of the node."""
     graphs, codes = {}, []
     for name in list(NETWORKS)[part::6]:
         model = NETWORKS[name]()
         graphs[name] = flow.lower(model, INPUT_TYPE)
         codes += tf.nest.flatten(graphs[name].encode(inputs(model)))
-    simulated(union(graphs), codes)
+    simulated(union(graphs), codes, io_type=io_type)
 
 
 @pytest.mark.parametrize("name", KERNELS)
