@@ -12,13 +12,14 @@ from tests.fuzz import run
 @pytest.mark.parametrize("seed", range(1000, 1040, 10))
 def test_random_networks(seed, capsys):
     totals = run(10, 500, seed, csim=1)
-    assert totals["codes"] > 50_000 and totals["csim_outputs"] > 0
+    assert totals["codes"] > 50_000 and totals["csim_io_parallel"] > 0 and totals["csim_io_stream"] > 0
     assert totals["near"] >= 0.05 * totals["sums"]
 
 
 @pytest.mark.fuzz
+@pytest.mark.hls
 @pytest.mark.parametrize("seed", range(5000, 5020, 10))
 def test_random_convolutional_networks(seed):
-    totals = run(10, 100, seed, csim=0, family="cnn")
-    assert totals["codes"] > 50_000
+    totals = run(10, 100, seed, csim=1, family="cnn")
+    assert totals["codes"] > 50_000 and totals["csim_io_stream"] > 0
     assert totals["near"] >= 0.05 * totals["sums"]
