@@ -16,9 +16,10 @@ test: $(VENV)/.ready
 quick: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not hls and not training and not files and not fuzz"
 
-# The long randomised run, with its histogram.
+# The long randomised runs, with their histograms.
 fuzz: $(VENV)/.ready
 	$(BIN)/python -W ignore -m tests.fuzz --networks 300 --inputs 1000 --seed 0 --csim 20
+	$(BIN)/python -W ignore -m tests.fuzz --family cnn --networks 100 --inputs 100 --seed 0 --csim 10
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
