@@ -20,6 +20,7 @@ from flow.train.tails import TABLE, Line, Tail, Value
 
 __all__ = ["EXACT_UNITS", "LOWERINGS", "Lower", "Lowering", "Pads", "lowers"]
 
+COARSE = 2**8  # units of an exact line per code, at most
 EXACT_UNITS = 2**24  # float32 sums are exact in any order below this many units
 Pads = tuple[tuple[int, int], ...]  # (before, after) per spatial axis
 
@@ -79,9 +80,10 @@ class Lowering:
                 stage.head or stage.planes > 1 for stage in value.tail):
             few = min(node.domain.size, 64)  # mostly enough to see that the line is not exact
             line = _exact_line(one, few, layer) and _exact_line(one, node.domain.size, layer)
-            if line:
-                step, start, unit = line
-                lo, hi = sorted((start, start + step * (node.domain.size - 1)))
+            step, start, unit = line or (0, 0, Fraction(1))
+            lo, hi = sorted((start, start + step * (node.domain.size - 1)))
+            # Few codes can lie on a line of 24-bit numbers by coincidence: that line is not what the layer means.
+            if line and max(-lo, hi) <= COARSE * node.domain.size:
                 scaled = self.add(f"{value.floats[-1]}_scaled", Op.ADD, [node], node.shape, Domain(lo, hi, unit),
                                   Sum(np.array([step]), start - step * node.domain.lo))
                 return Value(scaled, value.shape, tuple(stage for stage in value.tail if stage.index is not None))
