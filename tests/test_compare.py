@@ -10,7 +10,7 @@ import qkeras
 import tf_keras as keras
 
 from flow.builder import trace_project
-from tests.contracts import dense, several, shake
+from tests.contracts import conv, dense, several, shake
 
 pytestmark = [pytest.mark.hls, pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -93,3 +93,17 @@ def test_command(built, bnnflow, tmp_path):
     net2.save(tmp_path / "other.h5")
     done = bnnflow("compare", "other.h5", project, "x.npy")
     assert done.returncode == 1 and "differ first at node 'a1'" in done.stderr
+
+
+def test_a_convolution_as_streams(tmp_path):
+    """What a kernel computes on the way to another node is not compared with the C simulation; the codes are."""
+    x = keras.Input((5, 6, 2))
+    h = qkeras.QActivation("binary(alpha=1)", name="a1")(conv(4, 3, padding="same", name="c1")(x))
+    h = keras.layers.MaxPooling2D(2, name="pool")(h)
+    net = shake(keras.Model(x, dense(3, name="d")(keras.layers.Flatten()(h))))
+    graph = flow.lower(net, "ufixed<4,0>")
+    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
+    result = flow.compare(net, tmp_path / "prj", np.random.default_rng(0).integers(0, 16, (20, 5, 6, 2)) / 16)
+    rows = {row.node: row for row in result.rows}
+    assert result.equal and rows["c1"].csim_differ is None and rows["a1"].csim_differ == 0
+    assert rows["pool"].csim_differ == rows["pool"].keras_differ == 0
