@@ -49,12 +49,12 @@ template <typename CONFIG_T> struct flow_pass {
     static const int elements = (CONFIG_T::n_in + CONFIG_T::n_fold - 1) / CONFIG_T::n_fold;
 };
 
-// Bit k of a ROM of 64-bit words holds element k; fields are `width` bits wide and do not cross words.
-inline unsigned long long flow_field(const unsigned long long rom[], int index, int width) {
+// Field `index` of the words from `first` on; fields are `width` bits wide and do not cross words.
+inline unsigned long long flow_field(const unsigned long long rom[], int first, int index, int width) {
     #pragma HLS INLINE
     const int per_word = 64 / width;
     const unsigned long long all = width == 64 ? ~0ULL : (1ULL << (width % 64)) - 1;
-    return (rom[index / per_word] >> (index % per_word * width)) & all;
+    return (rom[first + index / per_word] >> (index % per_word * width)) & all;
 }
 
 } // namespace nnet

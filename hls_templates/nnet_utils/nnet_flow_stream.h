@@ -151,7 +151,7 @@ Row:
             flow_absent<CONFIG_T>(pixel);
             if (r >= CONFIG_T::p_rows && r < end_row && c >= CONFIG_T::p_cols && c < end_col) {
                 data_T in = data.read();
-                flow_pack<typename data_T::value_type, CONFIG_T>(in.data, pixel);
+                flow_pack<typename data_T::value_type, CONFIG_T>(in.data, 0, pixel);
             }
         Shift:
             for (int i = 0; i < sizes::span_rows; i++) {

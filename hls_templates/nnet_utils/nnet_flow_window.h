@@ -79,9 +79,9 @@ inline unsigned long long flow_ones(int width) {
     return width >= 64 ? ~0ULL : (1ULL << width) - 1;
 }
 
-// The words of a pixel.
+// The words of the pixel whose codes begin at `first`.
 template <class data_T, typename CONFIG_T>
-void flow_pack(const data_T data[CONFIG_T::n_chan], unsigned long long pixel[flow_sizes<CONFIG_T>::pixel]) {
+void flow_pack(const data_T data[], int first, unsigned long long pixel[flow_sizes<CONFIG_T>::pixel]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
 Clear:
@@ -92,7 +92,7 @@ Clear:
 Pack:
     for (int c = 0; c < CONFIG_T::n_chan; c++) {
         #pragma HLS UNROLL
-        unsigned long long code = (unsigned long long)flow_code(data[c]).to_int64() & flow_ones(CONFIG_T::field);
+        unsigned long long code = (unsigned long long)flow_code(data[first + c]).to_int64() & flow_ones(CONFIG_T::field);
         pixel[c / sizes::per_word] |= code << (c % sizes::per_word * CONFIG_T::field);
     }
 }
@@ -134,7 +134,7 @@ Clear:
             for (int i = 0; i < sizes::fields; i++) {
                 #pragma HLS UNROLL
                 const int tap = i / sizes::share, c = g * sizes::share + i % sizes::share;
-                unsigned long long code = flow_field(taps + tap * sizes::pixel, c, CONFIG_T::field);
+                unsigned long long code = flow_field(taps, tap * sizes::pixel, c, CONFIG_T::field);
                 word[g * sizes::words + i / sizes::per_word] |= code << (i % sizes::per_word * CONFIG_T::field);
             }
         }
@@ -149,7 +149,8 @@ Clear:
 // and adds nothing, but b per level: there is an offset for each class of borders.
 template <class res_T, typename CONFIG_T>
 void flow_count(const unsigned long long word[], int pass, int border, res_T res[],
-                const unsigned long long sign[], const unsigned long long mask[], const int offset[]) {
+                const unsigned long long sign[CONFIG_T::n_out * flow_sizes<CONFIG_T>::words],
+                const unsigned long long mask[CONFIG_T::n_out * flow_sizes<CONFIG_T>::words], const int offset[]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
     #pragma HLS ARRAY_PARTITION variable=sign cyclic factor=sizes::banks
@@ -172,8 +173,8 @@ Neuron:
 
 // Any codes (code_t), any integer levels: sum = gain * (level * code, summed) + offset. Levels are `level_bits` wide.
 template <class res_T, typename CONFIG_T>
-void flow_mac(const unsigned long long word[], int pass, int border, res_T res[], const unsigned long long levels[],
-              const int offset[]) {
+void flow_mac(const unsigned long long word[], int pass, int border, res_T res[],
+              const unsigned long long levels[CONFIG_T::n_out * CONFIG_T::level_words], const int offset[]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
     #pragma HLS ARRAY_PARTITION variable=levels cyclic factor=sizes::lanes * CONFIG_T::level_words
@@ -186,8 +187,8 @@ Neuron:
         for (int i = 0; i < sizes::fields; i++) {
             #pragma HLS UNROLL
             ap_int<CONFIG_T::level_bits> level =
-                flow_field(levels + j * CONFIG_T::level_words, i, CONFIG_T::level_bits);
-            typename CONFIG_T::code_t code = flow_field(word + g * sizes::words, i, CONFIG_T::field);
+                flow_field(levels, j * CONFIG_T::level_words, i, CONFIG_T::level_bits);
+            typename CONFIG_T::code_t code = flow_field(word, g * sizes::words, i, CONFIG_T::field);
             acc += level * code;
         }
         typename CONFIG_T::sum_t sum = CONFIG_T::gain * acc + offset[border * CONFIG_T::n_out + j];
@@ -204,11 +205,11 @@ Neuron:
     for (int n = 0; n < sizes::lanes; n++) {
         #pragma HLS UNROLL
         const int j = pass * sizes::lanes + n;
-        typename CONFIG_T::code_t most = flow_field(word + j * sizes::words, 0, CONFIG_T::field);
+        typename CONFIG_T::code_t most = flow_field(word, j * sizes::words, 0, CONFIG_T::field);
     Tap:
         for (int i = 1; i < sizes::fields; i++) {
             #pragma HLS UNROLL
-            typename CONFIG_T::code_t code = flow_field(word + j * sizes::words, i, CONFIG_T::field);
+            typename CONFIG_T::code_t code = flow_field(word, j * sizes::words, i, CONFIG_T::field);
             most = code > most ? code : most;
         }
         flow_set(res[j], most);
@@ -226,7 +227,7 @@ void flow_positions(const data_T data[CONFIG_T::n_rows * CONFIG_T::n_cols * CONF
 Pixel:
     for (int p = 0; p < CONFIG_T::n_rows * CONFIG_T::n_cols; p++) {
         #pragma HLS UNROLL
-        flow_pack<data_T, CONFIG_T>(data + p * CONFIG_T::n_chan, image[p]);
+        flow_pack<data_T, CONFIG_T>(data, p * CONFIG_T::n_chan, image[p]);
     }
     // n_fold passes: over the outputs of every position, or over blocks of whole positions.
     const int block = CONFIG_T::n_fold > sizes::positions ? 1 : sizes::positions / CONFIG_T::n_fold;
@@ -256,7 +257,15 @@ Fold:
             unsigned long long word[CONFIG_T::n_group * sizes::words];
             #pragma HLS ARRAY_PARTITION variable=word complete
             flow_collect<CONFIG_T>(taps, word);
-            CONFIG_T::cell(word, f % sizes::passes, CONFIG_T::border(row, col), res + at * CONFIG_T::n_out);
+            res_T out[CONFIG_T::n_out];
+            #pragma HLS ARRAY_PARTITION variable=out complete
+            CONFIG_T::cell(word, f % sizes::passes, CONFIG_T::border(row, col), out);
+        Lane:
+            for (int n = 0; n < sizes::lanes; n++) {
+                #pragma HLS UNROLL
+                const int j = f % sizes::passes * sizes::lanes + n;
+                flow_set(res[at * CONFIG_T::n_out + j], flow_code(out[j]));
+            }
         }
     }
 }
