@@ -151,6 +151,28 @@ def test_outputs_of_images_keep_their_bound():
     assert error <= 0.51 * float(graph.output.domain.alpha) + 2.0**-20 * np.abs(theirs).max()
 
 
+@pytest.mark.parametrize("after", [keras.layers.GlobalMaxPooling2D, keras.layers.GlobalAveragePooling2D,
+                                   keras.layers.Flatten, lambda: keras.layers.Reshape((2, 8)),
+                                   lambda: keras.layers.Permute((2, 1, 3))])
+def test_a_pool_or_a_move_behind_a_batch_norm(after):
+    """As the output, and before a quantiser; the batch norm keeps its rank."""
+    x = keras.Input((4, 4, 2))
+    layer = keras.layers.BatchNormalization(scale=False)
+    h = layer(conv(4, 3, kernel_quantizer=qkeras.ternary(alpha=1))(x))
+    if isinstance(after(), keras.layers.GlobalAveragePooling2D):
+        h = act("quantized_bits(6,3,alpha=1)")(h)
+    outputs = [after()(h), act("quantized_bits(4,1,alpha=1)")(after()(h))]
+    model = keras.Model(x, outputs)
+    layer.set_weights([np.linspace(-1, 1, 4), np.linspace(-2, 3, 4), np.linspace(0.5, 2, 4)])
+    graph = flow.lower(model, "fixed<4,4>")
+    codes = np.random.default_rng(0).integers(-8, 8, (200, 4, 4, 2))
+    assert check_equal(graph, model, codes.astype(float))
+    key = model.layers[-1].name if outputs[0] is model.outputs[-1] else outputs[0].node.layer.name
+    theirs = keras_activations(model, [key], codes.astype(float))[key]
+    ours = graph.decode(graph(codes))[0]
+    assert np.abs(ours - theirs).max() < 1e-4 and ours.shape == theirs.shape
+
+
 def test_large_images():
     x = keras.Input((96, 96, 8))
     h = act("binary(alpha=1)")(norm(conv(64, 3, padding="same")(x)))

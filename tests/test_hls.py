@@ -20,6 +20,7 @@ import flow
 from flow import builder
 from flow.backends.hls_ops import EMIT_HLS, pack_fields, passes
 from flow.backends.project import Project
+from flow.backends.units import UNITS
 from flow.errors import InputError, Mismatch, ToolError
 from flow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Weights
 from flow.ir.vectors import default_vectors
@@ -94,7 +95,8 @@ def test_loops_of_any_reuse_factor_in_c(first, tmp_path):
     """The same with every node in a loop, each sum and maximum with one of the reuse factors that it can have."""
     graphs = {f"seed{seed}": random_graph(seed) for seed in range(first, first + 20)}
     graph, rng = union(graphs), np.random.default_rng(first)
-    layers = {node.name: {"reuse_factor": int(rng.choice(passes(node) or range(1, 9)))} for node in graph}
+    layers = {unit.result.name: {"reuse_factor": int(rng.choice(passes(unit.result) or range(1, 9)))}
+              for unit in UNITS["io_parallel"](graph) if unit.emissions and unit.result.name in graph.by_name}
     flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", layers=layers))
     flow.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, 0)])
 
@@ -177,6 +179,9 @@ def test_one_layer_apart(tmp_path):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"strategy": "resource", "reuse_factor": 7}, "reuse_factor 7 does not share its .* outputs evenly; use 1, "),
+    ({"layers": {"int": {"reuse_factor": 2}}}, "layers names 'int', which is no kernel of its own"),
+    ({"io_type": "io_stream", "layers": {"template": {"reuse_factor": 2}}},
+     "layers names 'template', which is computed by the kernel of 'wires'; name that node"),
     ({"layers": {"nope": {"reuse_factor": 2}}}, "layers names 'nope', which is no node; the nodes are int, "),
 ])
 def test_folding_refused_at_build(options, message, tmp_path):
@@ -201,6 +206,7 @@ def test_files_are_the_same_every_time(tmp_path):
     ({"strategy": "fast"}, "strategy='fast': use 'Latency' or 'Resource'"), ({"layers": 3}, "layers=3"),
     ({"layers": {"d": {"reuse": 3}}}, r"layers\['d'\]: no option 'reuse'"), ({"layers": {"d": 1}}, "'d' needs"),
     ({"layers": {"d": {"reuse_factor": True}}}, r"layers\['d'\]: reuse_factor=True: a whole number"),
+    ({"output_dir": None}, "output_dir=None: use a path"), ({"part": None}, "part=None"),
     ({"reuse_factor": 0}, "reuse_factor=0"), ({"reuse_factor": 1.5}, "reuse_factor"),
     ({"project_name": "int"}, "C\\+\\+ name"), ({"project_name": "a b"}, "C\\+\\+ name"),
 ])

@@ -105,6 +105,8 @@ def test_slack_is_saved_and_counts_in_the_digest(tmp_path):
     (lambda: [keras.layers.RepeatVector(2, name="r"), keras.layers.ReLU(), qkeras.QActivation("binary(alpha=1)",
                                                                                               name="a")], None),
     (lambda: [qkeras.QDense(3, kernel_quantizer="binary(alpha=1)", name="d2")], "layer .d2.: its input is not"),
+    (lambda: [keras.layers.Reshape((4, 1)), keras.layers.ReLU(), keras.layers.Cropping1D(1, name="r"),
+              qkeras.QActivation("binary(alpha=1)", name="a")], "layer 'a': 'r' stands before it on a real-scaled sum"),
     (lambda: [keras.layers.ReLU(), keras.layers.RepeatVector(2, name="r"), qkeras.QActivation("binary(alpha=1)",
                                                                                               name="a")],
      "layer 'a': 'r' stands before it on a real-scaled sum"),
@@ -121,6 +123,45 @@ def test_what_may_stand_on_a_real_scaled_sum(layers, message):
         return
     with pytest.raises(LoweringError, match=message):
         flow.lower(model, "fixed<4,4>")
+
+
+@pytest.mark.parametrize("gamma", [1e-38, -1e-38, 1e-37, 1e5])
+def test_what_underflows_is_in_doubt(gamma):
+    """TensorFlow flushes denormals; no relative bound covers that."""
+    x = keras.Input((16,))
+    dense = qkeras.QDense(4, kernel_quantizer="binary(alpha='auto')", use_bias=False)
+    norm = keras.layers.BatchNormalization(center=False)
+    model = keras.Model(x, qkeras.QActivation("binary(alpha=1)")(norm(dense(x))))
+    norm.gamma.assign([gamma] * 4)
+    dense.kernel.assign(np.random.default_rng(0).normal(0, 0.7, (16, 4)))
+    check_equal(flow.lower(model, "fixed<8,1>"), model, np.random.default_rng(0).integers(-128, 128, (500, 16)) / 128)
+
+
+@pytest.mark.parametrize("factor", [1e-37, 1e-36, 1e3])
+def test_scales_at_the_ends_of_float32(factor):
+    x = keras.Input((8,))
+    dense = qkeras.QDense(6, kernel_quantizer="binary(alpha=1)", use_bias=False)
+    model = keras.Model(x, qkeras.QActivation("binary(alpha=1)")(dense(keras.layers.Rescaling(factor)(x))))
+    check_equal(flow.lower(model, "fixed<8,-1>"), model, np.random.default_rng(0).integers(-128, 128, (500, 8)) / 512)
+
+
+def test_values_past_float32_are_refused():
+    x = keras.Input((8,))
+    h = qkeras.QDense(6, kernel_quantizer="ternary(alpha=1)", use_bias=False)(keras.layers.Rescaling(1e37)(x))
+    model = keras.Model(x, qkeras.QActivation("quantized_relu(2,2)", name="a")(keras.layers.ReLU(6.0)(h)))
+    with pytest.raises(LoweringError, match="layer 'a': values up to .* past what float32 holds safely"):
+        flow.lower(model, "ufixed<8,8>")
+
+
+def test_elements_with_fewer_codes_than_others():
+    """relu, then a batch norm: each channel starts at another level."""
+    x = keras.Input((8,))
+    norm = keras.layers.BatchNormalization()
+    h = norm(keras.layers.ReLU()(qkeras.QDense(3, kernel_quantizer="binary(alpha='auto')", use_bias=False)(x)))
+    model = keras.Model(x, qkeras.QActivation("quantized_relu(4,2)")(h))
+    norm.beta.assign([0.0, 0.5, -0.5])
+    codes = np.random.default_rng(0).integers(-8, 8, (400, 8))
+    assert check_equal(flow.lower(model, "fixed<4,4>"), model, codes.astype(float))
 
 
 def test_a_kernel_on_no_grid_is_refused():

@@ -197,6 +197,12 @@ def check(graph: Graph, config: BuildConfig, units: Sequence[Unit]) -> None:
                  for node in graph.inputs if node.name in graph.outputs]
     problems += [f"layers names {name!r}, which is no node; the nodes are {', '.join(n.name for n in graph)}"
                  for name in config.layers if name not in graph.by_name]
+    heads = {unit.nodes[0].name: unit.nodes for unit in units if unit.emissions}
+    for name in graph.by_name:
+        if name in config.layers and name not in heads:
+            within = next((head for head, nodes in heads.items() if name in {n.name for n in nodes}), None)
+            problems.append(f"layers names {name!r}, which is " + (
+                f"computed by the kernel of {within!r}; name that node" if within else "no kernel of its own"))
     for node in graph:
         wanted, possible = config.reuse_of(node.name), passes(node)
         loops = config.strategy_of(node.name) == "resource" and config.io_type == "io_parallel"

@@ -54,7 +54,7 @@ STRATEGY = "use 'Latency' or 'Resource'"
 
 
 def _is_reuse(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**20
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 1 <= int(value) <= 2**20
 
 
 def _is_strategy(value: object) -> bool:
@@ -68,7 +68,8 @@ class BuildConfig:
     `strategy` "Latency" unrolls every node; with a `reuse_factor` above 1 a new input is taken every so many cycles.
     "Resource" makes loops: every node computes its outputs in `reuse_factor` passes, which must divide the outputs of
     every sum. `layers` overrides both for nodes of the graph: {node: {"reuse_factor": 4, "strategy": "Resource"}}.
-    One Resource node makes the top function DATAFLOW, else it is one pipeline.
+    One Resource node makes the top function DATAFLOW, else it is one pipeline. In io_stream every kernel takes a pixel
+    each `reuse_factor` cycles, whatever the strategy.
 
     `encoder`: "inside" builds the thermometer's comparators, "outside" takes its planes as the project's input (the
     levels belong in the ADC) and writes them to `thermometer.csv`.
@@ -94,9 +95,11 @@ class BuildConfig:
 
         need(str(self.backend) in ("Vitis", "Vivado"), "backend", "use 'Vitis' or 'Vivado'")
         need(self.io_type in ("io_parallel", "io_stream"), "io_type", "use 'io_parallel' or 'io_stream'")
-        need(bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{2,63}", str(self.part))), "part",
+        need(isinstance(self.output_dir, (str, os.PathLike)), "output_dir", "use a path")
+        need(isinstance(self.part, str) and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{2,63}", self.part)), "part",
              "letters, digits and dashes only, as in xcvu9p-flga2104-2-e")
-        number = isinstance(self.clock_period, (int, float)) and not isinstance(self.clock_period, bool)
+        kinds = (int, float, np.integer, np.floating)
+        number = isinstance(self.clock_period, kinds) and not isinstance(self.clock_period, bool)
         need(number and 0.1 <= self.clock_period <= 1000, "clock_period", "a number of ns from 0.1 to 1000")
         need(_is_reuse(self.reuse_factor), "reuse_factor", REUSE)
         need(_is_strategy(self.strategy), "strategy", STRATEGY)
@@ -113,6 +116,9 @@ class BuildConfig:
         need(_is_top(self.project_name), "project_name",
              "must be a C++ name: a letter, then letters, digits or _, not a keyword")
 
+
+        object.__setattr__(self, "reuse_factor", int(self.reuse_factor))  # NumPy's numbers do not go into YAML
+        object.__setattr__(self, "clock_period", float(self.clock_period))
 
     def strategy_of(self, node: str) -> str:
         """"latency" or "resource"."""

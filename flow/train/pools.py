@@ -51,8 +51,11 @@ def _shaped(state: Lowering, call: Call, value: Value) -> Value:
     """A global pool loses its spatial axes unless it keeps them."""
     if not isinstance(call.layer, _GLOBAL_AVERAGE + _GLOBAL_MAX) or call.layer.keepdims:
         return value
-    shape = value.shape[-1:]
-    return Value(state.gathered(value.node, np.arange(value.node.size), shape, f"{call.key}_flat"), shape, value.tail)
+    shape, index = value.shape[-1:], np.arange(value.node.size)
+    if value.tail:  # it keeps its rank, and the axes are lost behind it
+        flat = Stage(call.key, lambda t: tf.reshape(t, (-1, *shape)), index=index)
+        return value.then(flat, shape)
+    return Value(state.gathered(value.node, index, shape, f"{call.key}_flat"), shape)
 
 
 @lowers(*_AVERAGE, *_GLOBAL_AVERAGE)

@@ -26,6 +26,8 @@ __all__ = ["Lines", "lines_of", "real_steps", "sum_noise"]
 Float = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 ROUNDING = Fraction(1, 2**24)  # relative error of one float32 operation
+TINY = Fraction(1, 2**100)  # more than what TensorFlow, which flushes denormals, loses below 2^-126 in any stage
+LARGEST = 2.0**100  # of the values in a tail: far from float32's infinity
 SAFE = 16  # roundings of a bias or batch norm, the reciprocal root's among them, with room to spare
 
 
@@ -42,6 +44,7 @@ class Row:
         """One more line: what was off is scaled, and computing it rounds a few times."""
         few = SAFE * ROUNDING
         noise = abs(line.scale) * (self.noise + few * abs(self.offset)) + few * line.size + line.noise
+        noise += TINY if line.scale * self.scale else 0
         return Row(self.scale * line.scale, self.offset * line.scale + line.offset, noise, self.relative + few)
 
     def off_by(self, code: int) -> Fraction:
@@ -82,7 +85,9 @@ def sum_noise(weights: Float64, ideal: Float64, largest: float, off: float) -> l
     """
     nu = (len(weights) + SAFE) * float(ROUNDING)
     size, apart = np.abs(weights).sum(axis=0), np.abs(weights - ideal).sum(axis=0)
-    return [Fraction(1.01 * (nu / (1 - nu) * largest * s + largest * a + off * s)) for s, a in zip(size, apart)]
+    flushed = len(weights) * (1 + largest) * 2.0**-120
+    return [Fraction(1.01 * (nu / (1 - nu) * largest * s + largest * a + off * s) + flushed)
+            for s, a in zip(size, apart)]
 
 
 def real_steps(tail: Tail) -> Steps:
@@ -90,25 +95,24 @@ def real_steps(tail: Tail) -> Steps:
     stages = tail.value.tail
     first = next(i for i, stage in enumerate(stages) if stage.affine is None and stage.index is None)
     lines, rest = lines_of(tail.value, stages[:first]), stages[first:]
-    for stage in rest:
-        if stage.shaky or stage.planes > 1 or (stage.index is not None and not _permutes(stage.index)):
-            raise Refusal(f"layer {tail.layer!r}: {stage.layer!r} stands before it on a real-scaled sum; only batch "
-                          "norm, relu and what moves elements may; quantise before it, or use a power-of-two alpha")
     home = np.arange(len(lines.which))  # of every element of the value, where it is in the tensor that `rest` gets
     for stage in rest:
+        moves = stage.index is not None and not (len(stage.index) == len(home) == len(np.unique(stage.index)))
+        if stage.shaky or stage.planes > 1 or moves:
+            raise Refusal(f"layer {tail.layer!r}: {stage.layer!r} stands before it on a real-scaled sum; only batch "
+                          "norm, relu and what moves all elements may; quantise before it, or use a power-of-two alpha")
         home = home if stage.index is None else home[stage.index]
     which = lines.which[home]
     reach = max(abs(row.scale * end + row.offset) + row.off_by(end) for row in lines.rows for end in (tail.lo, tail.hi))
+    if reach > LARGEST:
+        raise Refusal(f"layer {tail.layer!r}: values up to {float(min(reach, Fraction(10) ** 300)):.3g} reach it, past "
+                      "what float32 holds safely; use scales near 1")
     thresholds = _Thresholds(tail, stages[:first], rest, home, float(reach))
     keys = np.column_stack([which, thresholds.low, thresholds.high, thresholds.bits])
     _, first_seen, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     rows = [_cuts(tail, lines.rows[which[i]], thresholds, int(i)) for i in first_seen]
     start, sign, cuts, slack = (np.array([row[k] for row in rows], np.int64)[inverse.ravel()] for k in range(4))
     return Steps(start, sign, cuts.reshape(len(cuts), -1), slack.reshape(len(cuts), -1, 2))
-
-
-def _permutes(index: Int) -> bool:
-    return len(np.unique(index)) == len(index)
 
 
 class _Thresholds:
@@ -135,7 +139,9 @@ class _Thresholds:
             passed = (self._places(_float(middle)) - self.low) * self.sign > k
             above, below = np.where(passed, middle, above), np.where(passed, below, middle)
         self.bits = above.T
-        self.passed, self.failed = _float(above).T, _float(above - 1).T
+        # An element with fewer codes than others never passes the last thresholds.
+        self.passed = np.where(k < np.abs(self.high - self.low), _float(above), np.float32(np.inf)).T
+        self.failed = _float(above - 1).T
         self._check(end)
 
     def _places(self, x: Float) -> Int:

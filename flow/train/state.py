@@ -102,7 +102,8 @@ class Lowering:
         if len(rows) < prod(shape):
             moved = self.gathered(node, source, shape, f"{name}_in")
             return self.add(name, op, [moved], shape, domain, params(rows), origin)
-        if node.size == len(rows) and len(np.unique(source)) == len(source):
+        last = op is Op.AFFINE  # nothing reads it, so elements are moved before it
+        if not last and node.size == len(rows) and len(np.unique(source)) == len(source):
             home = np.empty_like(rows)
             home[source] = rows
             channel = _per_channel(home, node.shape[-1])
@@ -115,6 +116,9 @@ class Lowering:
         if channel is not None:
             moved = self.gathered(node, source, shape, f"{name}_in")
             return self.add(name, op, [moved], shape, domain, params(channel), origin)
+        if last and len(shape) > 1:
+            raise Refusal(f"layer {name!r}: an output of shape {shape} whose scale differs from position to position; "
+                          "end the model with a Flatten, or before the batch norm")
         flat = self.gathered(node, source, (len(rows),), f"{name}_flat")
         out = self.add(f"{name}_codes", op, [flat], (len(rows),), domain, params(rows))
         return self.gathered(out, np.arange(len(rows)), shape, name, origin)
