@@ -7,7 +7,8 @@ network at 96x96x3 in io_stream, a binary 3x3x64x64 convolution on 8x8 in io_par
 vectors, flow's default ones, or random ones with --vectors N; the time for the images is that of the compiled program,
 and in brackets that of `flow.simulate` with the graph that it is compared with. Every output of the images is compared
 with the graph, the graph with Keras at every activation on a few; a difference raises. g++ runs from a process without
-TensorFlow, because the peak memory of a child is at least that of its parent.
+TensorFlow, because the peak memory of a child is at least that of its parent. On a busy machine OPENBLAS_NUM_THREADS=1
+makes "write" ten times faster: the graph's many small products lose their time in threads that wait for each other.
 """
 
 from __future__ import annotations
