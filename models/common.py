@@ -1,4 +1,6 @@
-"""What the networks of the hls4ml binary/ternary paper (Ngadiuba et al., arXiv 2003.06308) share."""
+"""What the networks share: files of arrays, and the kinds and layers of the hls4ml binary/ternary paper (Ngadiuba et
+al., arXiv 2003.06308).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from qkeras import QActivation, QDense, binary, ternary
 
 from flow.errors import InputError
 
-__all__ = ["KINDS", "arrays", "dense_layers"]
+__all__ = ["KINDS", "Rows", "arrays", "dense_layers", "read_array"]
 
 # name: (kernel quantizer, activation); hybrid networks keep several bits in their activations.
 # binary_tanh and quantized_tanh pass no gradient where they saturate, as in the paper; binary(alpha=1) and
@@ -58,7 +60,7 @@ def arrays(name: str, source: str, rows: Rows, download: Callable[[], Sequence[N
         where = str(Path(folder) / name)
         if not Path(where).is_file():
             raise InputError(f"no {where}; put {source} there as {name} ({', '.join(rows)}), or unset FLOW_DATA")
-        found = {key: _read(where, key) for key in rows}
+        found = {key: read_array(where, key) for key in rows}
     else:
         where = f"download of {source}"
         try:
@@ -73,7 +75,8 @@ def arrays(name: str, source: str, rows: Rows, download: Callable[[], Sequence[N
     return list(found.values())
 
 
-def _read(file: str, key: str) -> NDArray[Any]:
+def read_array(file: str, key: str) -> NDArray[Any]:
+    """One array of a .npz file; raises InputError where it is missing or damaged."""
     try:
         with np.load(file, allow_pickle=False) as stored:
             return stored[key]
@@ -82,8 +85,9 @@ def _read(file: str, key: str) -> NDArray[Any]:
 
 
 def _rows(where: str, values: NDArray[Any], row: tuple[int, ...], kinds: tuple[type, ...]) -> NDArray[Any]:
-    """`values` as (n, *row); images may come as (n, height, width)."""
+    """`values` as (n, *row); rows of one axis may come with more, as images (n, height, width), others as they are."""
     whole = values.size > 0 and values.ndim > 0 and values.size == len(values) * int(np.prod(row))
+    whole = whole and (len(row) < 2 or values.shape[1:] == row)
     if not whole or not any(np.issubdtype(values.dtype, kind) for kind in kinds):
         raise InputError(f"{where} is {values.shape} {values.dtype}; needs {('n', *row)} "
                          f"{' or '.join(kind.__name__ for kind in kinds)}")

@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "builder": ({"ir", "backends", "tools", "errors", ""}, {"numpy"}),
     "__init__": ({"errors", "ir", "train", "backends", "builder", "comparison"}, {"numpy"}),
     "cli": ({"", "errors", "tools", "ir", "train", "models", "backends"}, {"numpy", "typer", "rich", "tensorflow"}),
-    "models": ({"models", "train", "errors"}, {"numpy", "tf_keras", "qkeras", "sklearn"}),
+    "models": ({"models", "train", "errors"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "sklearn"}),
 }
 FILES = [*sorted((ROOT / "flow").rglob("*.py")), *sorted((ROOT / "models").glob("*.py"))]
 

@@ -1,0 +1,140 @@
+"""Time and memory of big networks: lowering, writing, g++, and images through the C simulation.
+
+    python scripts/bench_scale.py [--networks cnv glt96 conv] [--images 100] [--vectors 0] [--out FOLDER]
+
+Prints one row a network, with random weights and batch norms of both signs: CNV w1a1 at 32x32x3 and the thermometer
+network at 96x96x3 in io_stream, a binary 3x3x64x64 convolution on 8x8 in io_parallel. "write" includes the test bench's
+vectors, flow's default ones, or random ones with --vectors N; the time for the images is that of the compiled program,
+and in brackets that of `flow.simulate` with the graph that it is compared with. Every output of the images is compared
+with the graph, the graph with Keras at every activation on a few; a difference raises. g++ runs from a process without
+TensorFlow, because the peak memory of a child is at least that of its parent. On a busy machine OPENBLAS_NUM_THREADS=1
+makes "write" ten times faster: the graph's many small products lose their time in threads that wait for each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import flow
+from flow import tools
+
+NETWORKS = {  # name: (title, input type, io_type)
+    "cnv": ("CNV w1a1, 32x32x3", "ufixed<8,0>", "io_stream"),
+    "glt96": ("thermometer network, 96x96x3", "ufixed<8,0>", "io_stream"),
+    "conv": ("one 3x3x64x64 layer on 8x8", "fixed<2,2>", "io_parallel"),
+}
+COMPARED = 4  # images that Keras sees
+
+
+def network(name: str) -> Any:
+    """A Keras model with random weights and batch norms of both signs."""
+    import tf_keras as keras
+    from flow.models import cnv, glt
+
+    model = {"cnv": cnv.build, "glt96": lambda: glt.build("stl10"), "conv": _layer}[name]()
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            n = layer.gamma.shape[0]
+            layer.set_weights([rng.normal(0, 1, n), rng.normal(0, 1, n), rng.normal(0, 3, n), rng.uniform(1, 90, n)])
+    return model
+
+
+def _layer() -> Any:
+    """Codes that are binarised, 8x8x64, into a `same` convolution of 64 filters, batch norm, binary activation."""
+    import tf_keras as keras
+    from qkeras import QActivation, QConv2D, binary
+
+    x = keras.Input((8, 8, 64))
+    h = QActivation("binary(alpha=1)")(x)
+    h = QConv2D(64, 3, padding="same", kernel_quantizer=binary(alpha=1), use_bias=False)(h)
+    return keras.Model(x, QActivation("binary(alpha=1)")(keras.layers.BatchNormalization()(h)))
+
+
+def write(name: str, project: Path, vectors: int) -> tuple[float, float, int]:
+    """Lower and write a network; seconds of each, and how many codes of the graph were compared with Keras."""
+    import flow.train  # isort: skip
+    from flow.train.reference import check_equal
+
+    _, input_type, io_type = NETWORKS[name]
+    model = network(name)
+    start = time.time()
+    graph = flow.lower(model, input_type)
+    lowered = time.time()
+    given = random_codes(graph, vectors, seed=1) if vectors else None
+    flow.build(graph, flow.BuildConfig(output_dir=project, io_type=io_type), given)
+    written = time.time()
+    x = random_codes(graph, COMPARED, seed=2) * float(graph.input.domain.alpha)
+    return lowered - start, written - lowered, sum(check_equal(graph, model, x).values())
+
+
+def random_codes(graph: Any, count: int, seed: int) -> Any:
+    d = graph.input.domain
+    return np.random.default_rng(seed).integers(d.lo, d.hi, (count, *graph.input.shape), endpoint=True)
+
+
+def simulate(project: Path, images: int) -> tuple[float, float, float, float, int]:
+    """Seconds of g++, its peak in MB, seconds of the program on the images and of all, outputs compared."""
+    from flow.backends.project import Project
+
+    os.environ["XDG_CACHE_HOME"] = str(project.parent)  # compiled simulations are kept: not this one's
+    calls: list[tuple[float, float]] = []
+    call = tools.call
+
+    def timed(*arguments: Any, **options: Any) -> int:
+        start = time.time()
+        code = call(*arguments, **options)
+        calls.append((time.time() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024))
+        return code
+
+    tools.call = timed
+    graph = Project.open(project).graph()
+    flow.simulate(project, random_codes(graph, 1, seed=3))
+    start = time.time()
+    outputs = flow.simulate(project, random_codes(graph, images, seed=4))
+    (seconds, peak), _, (run, _) = calls
+    return seconds, peak, run, time.time() - start, outputs.size
+
+
+def row(name: str, images: int, vectors: int, out: Path) -> str:
+    def apart(function: Any, *arguments: Any) -> Any:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(function, *arguments).result()
+
+    project = out / name
+    lowered, written, compared = apart(write, name, project, vectors)
+    compiled, peak, run, whole, outputs = apart(simulate, project, images)
+    title, _, io_type = NETWORKS[name]
+    cells = [f"{title}, {io_type}", f"{lowered:.1f}", f"{written:.1f}", f"{compiled:.1f}", f"{peak:.0f}",
+             f"{run:.1f} ({whole:.1f})", f"{outputs:,} outputs, 0 differ; {compared:,} codes as Keras, 0 differ"]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--vectors", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        out = (args.out or Path(scratch)).absolute()
+        print("| network | lower s | write s | g++ s | g++ peak MB | "
+              f"{args.images} images in C, s | outputs equal |")
+        print("|---" * 7 + "|")
+        for name in args.networks:
+            print(row(name, args.images, args.vectors, out), flush=True)
+
+
+if __name__ == "__main__":
+    main()
