@@ -54,7 +54,8 @@ def _dot(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
         value = np.ascontiguousarray(value.reshape(-1, p.groups, len(levels)).transpose(1, 0, 2))
         levels = np.ascontiguousarray(levels.reshape(len(levels), p.groups, -1).transpose(1, 0, 2))
         return (value @ levels).transpose(1, 0, 2).reshape(len(x), *node.shape).astype(np.int64)
-    return (value @ levels).reshape(len(x), *node.shape).astype(np.int64)
+    # One product: a stack of them is one call a row of the image, and threads that wait for each other.
+    return (value.reshape(-1, len(levels)) @ levels).reshape(len(x), *node.shape).astype(np.int64)
 
 
 def _max(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
