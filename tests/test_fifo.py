@@ -12,7 +12,7 @@ from flow.backends.fifo import check_depths, depths
 from flow.backends.hls import _layers
 from flow.backends.units import UNITS
 from flow.errors import InputError
-from flow.ir import BIPOLAR, Domain, Graph, Node, Op, Steps, Sum, Weights, Window
+from flow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Sum, Weights, Window
 from flow.ir.verify import dot_domain
 from tests.conftest import union
 from tests.random_graphs import random_graph
@@ -81,6 +81,18 @@ def test_depths_are_in_the_project_and_chains_are_not_stored(tmp_path):
     together = flow.simulate(tmp_path / "prj", codes)
     for order in ([0, 1], [1, 0]):
         assert np.array_equal(flow.simulate(tmp_path / "prj", codes[order]), together[order])
+
+
+@pytest.mark.hls
+@pytest.mark.parametrize("options", [{"io_type": "io_stream"}, {"strategy": "Resource"}])
+def test_an_output_that_is_read_beside_a_node_with_its_copys_name(options, tmp_path):
+    x = Node("x", Op.INPUT, (), (2, 2, 3), BIPOLAR)
+    other = Node("a_result", Op.GATHER, ("x",), (2, 2, 3), BIPOLAR, Index(np.arange(12)[::-1].copy()))
+    a = Node("a", Op.GATHER, ("a_result",), (2, 2, 3), BIPOLAR, Index(np.roll(np.arange(12), 5)))
+    b = Node("b", Op.GATHER, ("a",), (12,), BIPOLAR, Index(np.arange(12)))
+    graph = Graph((x, other, a, b), ("a", "b"))
+    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", **options))
+    flow.simulate(tmp_path / "prj")
 
 
 @pytest.mark.hls

@@ -29,7 +29,7 @@ from flow.backends.hls_ops import Emission, passes, rom_text
 from flow.backends.project import BuildConfig, write_vectors
 from flow.backends.units import UNITS, Unit, copied, forked
 from flow.errors import InputError
-from flow.ir import Domain, Graph, Node, Op, Steps
+from flow.ir import Domain, Graph, Node, Op, Steps, clean_name
 from flow.ir.vectors import default_vectors
 
 __all__ = ["FlowModelGraph", "check", "to_hls4ml"]
@@ -350,7 +350,8 @@ def _layers(graph: Graph, config: BuildConfig, units: Sequence[Unit],
         outputs[node.name] = name
         if node.name in graph.outputs and len(tensors[node.name]) > 1:
             outputs[node.name] = f"{name}_result"
-            add("FlowGather", outputs[node.name], copied(node, stream))
+            copy = clean_name(f"{node.name}_result", [*graph.by_name, *(unit.result.name for unit in units)])
+            add("FlowGather", outputs[node.name], copied(node, copy, stream))
     return layers, [outputs[name] for name in graph.outputs]
 
 

@@ -175,9 +175,9 @@ def forked(node: Node, stream: bool) -> Emission:
     return Emission("flow_fork", "nnet_flow_gather.h", {"n_in": str(node.size)})
 
 
-def copied(node: Node, stream: bool) -> Unit:
+def copied(node: Node, name: str, stream: bool) -> Unit:
     """The node again under another name: an output that is read inside, too."""
-    copy = Node(f"{node.name}_result", Op.GATHER, (node.name,), node.shape, node.domain, Index(np.arange(node.size)))
+    copy = Node(name, Op.GATHER, (node.name,), node.shape, node.domain, Index(np.arange(node.size)))
     known = {node.name: node}
     emissions = _streamed([copy], known) if stream else _emit(copy, [node])
     return Unit(copy, [node.name], emissions, (copy,))
