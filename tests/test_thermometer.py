@@ -94,3 +94,16 @@ def test_lowered_cuts_are_the_ceilings(input_type, per_channel):
 def test_refuses(arguments):
     with pytest.raises(InputError, match="thermometer"):
         LearnedThermometer(*arguments)
+
+
+def test_planes_of_an_image_that_coincide_are_merged():
+    """Nine thresholds on a grid of four codes: at most five different planes a colour, at every pixel."""
+    x = keras.Input((3, 2, 2))
+    layer = LearnedThermometer(9, 0.0, 4.0)
+    model = keras.Model(x, layer(x))
+    graph = flow.lower(model, "ufixed<2,2>")
+    planes = next(node for node in graph if node.op is flow.ir.Op.STEP)
+    assert planes.shape[:2] == (3, 2) and planes.shape[2] <= 10 and graph.output.shape == (3, 2, 18)
+    assert any("of 18 planes coincide with another and are merged" in note for note in graph.notes)
+    codes = np.random.default_rng(0).integers(0, 4, (50, 3, 2, 2))
+    assert np.array_equal(graph.decode(graph(codes)), model.predict(codes.astype(float), verbose=0))

@@ -249,7 +249,7 @@ def _dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
         )), border, borders)
     width = _signed_bits(int(levels.min()), int(levels.max()))
     # Partial sums of level*code, of a*that, and the result all fit in this.
-    reach = max(abs(source.domain.lo), abs(source.domain.hi)) * int(np.abs(levels).sum(axis=0).max()) * abs(a)
+    reach = max(abs(source.domain.lo), abs(source.domain.hi)) * p.reach * abs(a)
     offset = b * present.astype(object)
     reach += int(np.abs(offset).max())
     members |= {"gain": str(a), "level_bits": str(width), "level_words": str(-(-fields.shape[1] // (WORD // width)))}

@@ -45,7 +45,7 @@ def _dot(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
     levels = p.effective
     # Products of integers in floats are exact, in any order, while every partial sum stays below 2^24 or 2^53.
     largest = max(abs(a * source.domain.lo + b), abs(a * source.domain.hi + b))
-    reach = max(largest, 1) * int(np.abs(levels).sum(axis=0, dtype=object).max(initial=1))
+    reach = max(largest, 1) * max(p.reach, 1)
     kind: Any = np.float32 if reach < 2**24 else np.float64 if reach < 2**53 else np.int64
     value, levels = (a * x + b).astype(kind), levels.astype(kind)
     if isinstance(source.params, Window) and source.params.padded:

@@ -124,6 +124,11 @@ class Weights:
         """The levels with absent connections as 0: what the sum uses."""
         return np.where(self.mask, self.levels, 0)
 
+    @cached_property
+    def reach(self) -> int:
+        """The largest sum of |level| of an output."""
+        return int(np.abs(self.effective).sum(axis=0, dtype=object).max(initial=0))
+
 
 @dataclass(frozen=True, eq=False)
 class Sum:

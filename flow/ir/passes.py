@@ -53,31 +53,38 @@ def _through(node: Node, done: dict[str, Node]) -> Node:
 
 
 def merge_planes(graph: Graph) -> Graph:
-    """Channels of a STEP that compare the same element with the same cuts are computed once, then copied (wires)."""
+    """Channels of a STEP that compare the same element with the same cuts are computed once, then copied (wires).
+
+    In an image every pixel must take its channels from the same places of a pixel, as a thermometer's planes do.
+    """
     nodes: list[Node] = []
     notes: list[str] = []
     by_name = graph.by_name
     for node in graph.nodes:
         source = by_name[node.inputs[0]] if node.inputs else None
         steps = node.params
-        if not (isinstance(steps, Steps) and source and isinstance(source.params, Index) and len(node.shape) == 1):
+        if not (isinstance(steps, Steps) and source and isinstance(source.params, Index)):
             nodes.append(node)
             continue
+        flat = source.params.flat.reshape(-1, node.shape[-1])  # (pixels, channels)
         slack = np.zeros((len(steps.start), 0)) if steps.slack is None else steps.slack.reshape(len(steps.start), -1)
-        rows = np.column_stack([source.params.flat, steps.start, steps.sign, steps.cuts, slack])
+        rows = np.column_stack([flat[0], steps.start, steps.sign, steps.cuts, slack])
         _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-        if len(first) == len(rows):
+        alike = (flat - flat[:, :1] == flat[0] - flat[0, 0]).all()
+        if len(first) == len(rows) or not alike:
             nodes.append(node)
             continue
         order = np.argsort(first)  # keep the planes in their order of first appearance
         keep, rank = first[order], np.argsort(order)
         taken = {*by_name, *(n.name for n in nodes)}
-        wires = Node(clean_name(f"{node.name}_in", taken), Op.GATHER, source.inputs, (len(keep),), source.domain,
-                     Index(source.params.flat[keep]))
-        planes = Node(clean_name(f"{node.name}_planes", taken), Op.STEP, (wires.name,), (len(keep),), node.domain,
+        shape = (*node.shape[:-1], len(keep))
+        wires = Node(clean_name(f"{node.name}_in", taken), Op.GATHER, source.inputs, shape, source.domain,
+                     Index(flat[:, keep].ravel()))
+        planes = Node(clean_name(f"{node.name}_planes", taken), Op.STEP, (wires.name,), shape, node.domain,
                       Steps(steps.start[keep], steps.sign[keep], steps.cuts[keep],
                             None if steps.slack is None else steps.slack[keep]))
-        copies = replace(node, op=Op.GATHER, inputs=(planes.name,), params=Index(rank[inverse.ravel()]))
+        back = np.arange(len(flat))[:, None] * len(keep) + rank[inverse.ravel()]
+        copies = replace(node, op=Op.GATHER, inputs=(planes.name,), params=Index(back.ravel()))
         nodes += [wires, planes, copies]
         notes.append(f"{node.name}: {len(rows) - len(keep)} of {len(rows)} planes coincide with another and are merged")
     return Graph(tuple(nodes), graph.outputs, (*graph.notes, *notes))

@@ -149,7 +149,7 @@ def weighted_sum(state: Lowering, key: str, name: str, x: Node, entry: Line | No
     weights, unit = kernel.weights, x.domain.unit * kernel.unit / shrink
     a, b = x.domain.numerator
     largest = max(abs(a * x.domain.lo + b), abs(a * x.domain.hi + b))
-    bound = largest * int(np.abs(weights.effective).sum(axis=0).max())
+    bound = largest * weights.reach
     real = kernel.scale is not None or entry is not None
     if not real:
         check_bound(key, bound, unit)
