@@ -124,7 +124,8 @@ class ImageMaker(Maker):
         if kind.startswith("zeros"):
             pads = tuple(tuple(rng.integers(0, 3, 2).tolist()) for _ in size)
             h = layer_of("ZeroPadding", rank)(pads if rank == 2 else pads[0])(h)
-            return layer_of("MaxPooling", rank)(1 + (kind == "zeros_max"), strides=1)(h), top, step
+            size = 2 if kind == "zeros_max" and min(h.shape[1:-1]) > 1 else 1
+            return layer_of("MaxPooling", rank)(size, strides=1)(h), top, step
         if kind == "crop" and min(size) > 2:
             return layer_of("Cropping", rank)(1)(h), top, step
         if kind == "upsample" and max(size) < 6:
