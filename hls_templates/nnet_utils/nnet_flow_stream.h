@@ -65,20 +65,25 @@ Pixel:
     }
 }
 
-// Elements that move between pixels: the whole tensor is stored first.
-template <class data_T, class res_T, typename CONFIG_T>
-void flow_shuffle(hls::stream<data_T> &data, hls::stream<res_T> &res,
-                  const int index[CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
-    typename data_T::value_type all[CONFIG_T::n_first * CONFIG_T::c_first];
+// A whole tensor of a stream -> all[first..].
+template <int n_pixel, int n_chan, class data_T, class code_T>
+void flow_store(hls::stream<data_T> &data, int first, code_T all[]) {
+    #pragma HLS INLINE
 Store:
-    for (int p = 0; p < CONFIG_T::n_first; p++) {
+    for (int p = 0; p < n_pixel; p++) {
         #pragma HLS PIPELINE
         data_T in = data.read();
-        for (int c = 0; c < CONFIG_T::c_first; c++) {
+        for (int c = 0; c < n_chan; c++) {
             #pragma HLS UNROLL
-            all[p * CONFIG_T::c_first + c] = in[c];
+            flow_set(all[first + p * n_chan + c], flow_code(in[c]));
         }
     }
+}
+
+// Stored elements -> the pixels of a stream.
+template <class res_T, typename CONFIG_T, class code_T>
+void flow_pick(const code_T all[], hls::stream<res_T> &res, const int index[CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
+    #pragma HLS INLINE
 Pixel:
     for (int p = 0; p < CONFIG_T::n_pixel; p++) {
         #pragma HLS PIPELINE
@@ -91,40 +96,24 @@ Pixel:
     }
 }
 
+// Elements that move between pixels: the whole tensor is stored first.
+template <class data_T, class res_T, typename CONFIG_T>
+void flow_shuffle(hls::stream<data_T> &data, hls::stream<res_T> &res,
+                  const int index[CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
+    typename res_T::value_type all[CONFIG_T::n_first * CONFIG_T::c_first];
+    flow_store<CONFIG_T::n_first, CONFIG_T::c_first>(data, 0, all);
+    flow_pick<res_T, CONFIG_T>(all, res, index);
+}
+
 // The same from two tensors, one after the other.
 template <class data0_T, class data1_T, class res_T, typename CONFIG_T>
 void flow_shuffle_two(hls::stream<data0_T> &data0, hls::stream<data1_T> &data1, hls::stream<res_T> &res,
                       const int index[CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
     const int n_first = CONFIG_T::n_first * CONFIG_T::c_first;
     typename res_T::value_type all[n_first + CONFIG_T::n_second * CONFIG_T::c_second];
-First:
-    for (int p = 0; p < CONFIG_T::n_first; p++) {
-        #pragma HLS PIPELINE
-        data0_T in = data0.read();
-        for (int c = 0; c < CONFIG_T::c_first; c++) {
-            #pragma HLS UNROLL
-            flow_set(all[p * CONFIG_T::c_first + c], flow_code(in[c]));
-        }
-    }
-Second:
-    for (int p = 0; p < CONFIG_T::n_second; p++) {
-        #pragma HLS PIPELINE
-        data1_T in = data1.read();
-        for (int c = 0; c < CONFIG_T::c_second; c++) {
-            #pragma HLS UNROLL
-            flow_set(all[n_first + p * CONFIG_T::c_second + c], flow_code(in[c]));
-        }
-    }
-Pixel:
-    for (int p = 0; p < CONFIG_T::n_pixel; p++) {
-        #pragma HLS PIPELINE
-        res_T out;
-        for (int c = 0; c < CONFIG_T::n_chan; c++) {
-            #pragma HLS UNROLL
-            flow_set(out[c], flow_code(all[index[p * CONFIG_T::n_chan + c]]));
-        }
-        res.write(out);
-    }
+    flow_store<CONFIG_T::n_first, CONFIG_T::c_first>(data0, 0, all);
+    flow_store<CONFIG_T::n_second, CONFIG_T::c_second>(data1, n_first, all);
+    flow_pick<res_T, CONFIG_T>(all, res, index);
 }
 
 // Sums and maxima over windows: the last rows are kept as packed words, one pixel comes in a step, absent ones around
