@@ -34,8 +34,8 @@ def __getattr__(name: str) -> Any:
 
 
 def lower(model: Any, input_type: str = "fixed<16,6>", output_type: str | None = None) -> Graph:
-    """Keras model or path -> integer graph that computes the same codes; see `flow.train.lower.lower`."""
-    from flow.train.lower import lower
+    """Keras model or path -> integer graph that computes the same codes; see `flow.lowering.lower.lower`."""
+    from flow.lowering.lower import lower
 
     return lower(model, input_type, output_type)
 

@@ -226,9 +226,9 @@ def demo(output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="pr
     """Train the digits network, convert it, simulate its C++, and compare Keras, graph and C simulation."""
     config = flow.BuildConfig(output_dir=output_dir, backend=backend)
     _import_keras()
+    from flow.lowering.reference import check_equal
     from flow.models import digits
     from flow.train.fit import accuracy, fit
-    from flow.train.reference import check_equal
 
     arrays = digits.data()
     model = digits.build()

@@ -14,9 +14,9 @@ from flow.builder import trace_project
 from flow.errors import InputError
 from flow.ir import Node
 from flow.ir.evaluate import doubtful, trace
-from flow.train.calls import Call, model_calls
-from flow.train.reading import read_model
-from flow.train.reference import keras_activations, keras_codes
+from flow.lowering.calls import Call, model_calls
+from flow.lowering.reading import read_model
+from flow.lowering.reference import keras_activations, keras_codes
 
 __all__ = ["Comparison", "Row", "compare"]
 

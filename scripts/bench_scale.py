@@ -64,7 +64,7 @@ def _layer() -> Any:
 def write(name: str, project: Path, vectors: int) -> tuple[float, float, int]:
     """Lower and write a network; seconds of each, and how many codes of the graph were compared with Keras."""
     import flow.train  # isort: skip
-    from flow.train.reference import check_equal
+    from flow.lowering.reference import check_equal
 
     _, input_type, io_type = NETWORKS[name]
     model = network(name)

@@ -72,7 +72,7 @@ def reference(path: Path, codes: np.ndarray) -> tuple[Any, np.ndarray, np.ndarra
     import nairods
 
     import flow
-    from flow.train.reference import keras_activations
+    from flow.lowering.reference import keras_activations
 
     model = nairods.network(path)
     last = model.layers[-1].name

@@ -24,8 +24,8 @@ import numpy as np
 from flow.models import glt, mnist
 
 import flow
+from flow.lowering.reference import check_equal
 from flow.train.fit import Arrays, accuracy, fit
-from flow.train.reference import check_equal
 
 
 def mnist_networks(args: argparse.Namespace) -> Iterator[tuple[str, Any, str]]:

@@ -22,7 +22,7 @@ import h5py
 import qkeras
 import tf_keras as keras
 
-from flow.train.reference import check_equal, keras_activations
+from flow.lowering.reference import check_equal, keras_activations
 
 
 def network(path: Path) -> keras.Model:

@@ -25,8 +25,8 @@ from flow.ir.vectors import near_cuts
 
 from tests import random_cnns, random_networks, rational  # isort: skip
 from tests.random_networks import Case  # isort: skip
-from flow.train.calls import model_calls  # isort: skip
-from flow.train.reference import check_equal, keras_activations  # isort: skip
+from flow.lowering.calls import model_calls  # isort: skip
+from flow.lowering.reference import check_equal, keras_activations  # isort: skip
 
 
 IO_TYPES = ("io_parallel", "io_stream")

@@ -17,7 +17,7 @@ from flow.train import Masked  # isort: skip  (before QKeras)
 import qkeras
 import tf_keras as keras
 
-from flow.train.calls import model_calls
+from flow.lowering.calls import model_calls
 
 Reals = np.ndarray  # of Fractions
 

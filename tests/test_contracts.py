@@ -12,11 +12,11 @@ import qkeras
 import tensorflow as tf
 import tf_keras as keras
 
-from flow.train.calls import model_calls
-from flow.train.levels import levels_of
-from flow.train.lower import LOWERINGS
-from flow.train.reading import custom_objects, read_model
-from flow.train.reference import check_equal, keras_activations
+from flow.lowering.calls import model_calls
+from flow.lowering.levels import levels_of
+from flow.lowering.lower import LOWERINGS
+from flow.lowering.reading import custom_objects, read_model
+from flow.lowering.reference import check_equal, keras_activations
 from tests.conftest import union
 from tests.contracts import ACTIVATIONS, HEADS, KERNELS, LAYERS, MODELS, dense, shake
 

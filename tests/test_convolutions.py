@@ -15,7 +15,7 @@ import qkeras
 import tf_keras as keras
 
 from flow.ir import Op
-from flow.train.reference import check_equal, keras_activations
+from flow.lowering.reference import check_equal, keras_activations
 from tests.conftest import union
 from tests.contracts import conv, dense, shake
 

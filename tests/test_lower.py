@@ -13,8 +13,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from flow.ir import Op, Steps
-from flow.train import tails
-from flow.train.reference import check_equal, keras_activations
+from flow.lowering import tails
+from flow.lowering.reference import check_equal, keras_activations
 from tests.contracts import dense, shake
 
 

@@ -12,8 +12,8 @@ from flow.models import cnv, digits, glt, jets, mnist
 from flow.models.common import KINDS
 
 from flow.errors import InputError
+from flow.lowering.reference import check_equal
 from flow.train.fit import accuracy, fit
-from flow.train.reference import check_equal
 
 
 @pytest.mark.training

@@ -11,7 +11,7 @@ import flow
 from flow.errors import LoweringError
 from flow.ir import Op, Steps
 from flow.ir.evaluate import doubtful, trace
-from flow.train.reference import check_equal, keras_codes
+from flow.lowering.reference import check_equal, keras_codes
 
 import qkeras  # isort: skip
 import tf_keras as keras  # isort: skip

@@ -16,7 +16,7 @@ import flow.train  # isort: skip
 import qkeras
 import tf_keras as keras
 
-from flow.train.reference import check_equal
+from flow.lowering.reference import check_equal
 from tests.contracts import conv, dense, half_mask, shake
 
 pytestmark = pytest.mark.hls

@@ -1,4 +1,4 @@
-"""Training and lowering: our Keras layers and quantizers, and the way from a Keras model to the integer graph.
+"""Training: Keras layers, quantizers, callbacks and losses of ours, and a training run.
 
 QKeras 0.9 needs the legacy Keras (tf-keras), which TensorFlow chooses when it is imported. Importing this package asks
 for it, so import `flow.train` before TensorFlow and QKeras, or set TF_USE_LEGACY_KERAS=1.

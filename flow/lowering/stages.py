@@ -12,10 +12,10 @@ import qkeras
 import tensorflow as tf
 import tf_keras as keras
 
-from flow.train.calls import Call
-from flow.train.levels import Refusal
-from flow.train.state import EXACT_UNITS, Lowering, lowers
-from flow.train.tails import Line, Stage, Value
+from flow.lowering.calls import Call
+from flow.lowering.levels import Refusal
+from flow.lowering.state import EXACT_UNITS, Lowering, lowers
+from flow.lowering.tails import Line, Stage, Value
 
 __all__ = ["elementwise", "moves"]
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from flow.ir import Node, Steps
-from flow.train.levels import Levels, Refusal
+from flow.lowering.levels import Levels, Refusal
 
 __all__ = ["Line", "Stage", "Tail", "Value"]
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow.ir import Affine, Domain, Index, Node, Op, Table
-from flow.train.levels import Levels, Refusal, dyadic
-from flow.train.reals import Lines, lines_of
-from flow.train.state import Lowering
-from flow.train.tails import SHAKE, TABLE, Tail, Value
+from flow.lowering.levels import Levels, Refusal, dyadic
+from flow.lowering.reals import Lines, lines_of
+from flow.lowering.state import Lowering
+from flow.lowering.tails import SHAKE, TABLE, Tail, Value
 
 __all__ = ["output"]
 

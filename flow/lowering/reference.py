@@ -18,7 +18,7 @@ import tf_keras as keras
 from flow.errors import Mismatch
 from flow.ir import Graph, Node
 from flow.ir.evaluate import doubtful, trace
-from flow.train.calls import model_calls
+from flow.lowering.calls import model_calls
 
 __all__ = ["check_equal", "keras_activations", "keras_codes"]
 

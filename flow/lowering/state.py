@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from flow.errors import InputError
 from flow.ir import Domain, Index, Node, Op, Sum, clean_name
-from flow.train.calls import Call
-from flow.train.levels import Levels, Refusal, dyadic
-from flow.train.reals import lines_of
-from flow.train.tails import TABLE, Line, Tail, Value
+from flow.lowering.calls import Call
+from flow.lowering.levels import Levels, Refusal, dyadic
+from flow.lowering.reals import lines_of
+from flow.lowering.tails import TABLE, Line, Tail, Value
 
 __all__ = ["EXACT_UNITS", "LOWERINGS", "Lower", "Lowering", "Pads", "lowers"]
 
@@ -153,8 +153,8 @@ LOWERINGS: dict[type, Lower] = {}
 def lowers(*kinds: type) -> Callable[[Lower], Lower]:
     """Register the lowering of Keras layer classes: (lowering, call, input values) -> output value.
 
-    The function may raise Refusal. A layer of your own that works element by element in inference needs one line:
-    `lowers(MyLayer)(flow.train.lower.elementwise)`; one that moves elements: `lowers(MyLayer)(flow.train.lower.moves)`.
+    The function may raise Refusal. A layer of your own that works element by element in inference needs one line,
+    `lowers(MyLayer)(flow.lowering.lower.elementwise)`; one that moves elements, with `moves` in its place.
     """
 
     def register(function: Lower) -> Lower:

@@ -14,12 +14,12 @@ import tf_keras as keras
 
 from flow.ir import Domain, Node, Op, Weights, Window
 from flow.ir.verify import dot_domain
-from flow.train.activations import activate
-from flow.train.calls import Call
-from flow.train.levels import Refusal, levels_of
-from flow.train.state import Lowering, Pads, lowers
-from flow.train.sums import Kernel, as_keras, channels_last, check_steady, weighted_sum, window_of
-from flow.train.tails import Line, Stage, Value
+from flow.lowering.activations import activate
+from flow.lowering.calls import Call
+from flow.lowering.levels import Refusal, levels_of
+from flow.lowering.state import Lowering, Pads, lowers
+from flow.lowering.sums import Kernel, as_keras, channels_last, check_steady, weighted_sum, window_of
+from flow.lowering.tails import Line, Stage, Value
 
 _AVERAGE = (keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, qkeras.QAveragePooling2D)
 _GLOBAL_AVERAGE = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D,

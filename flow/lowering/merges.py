@@ -10,12 +10,12 @@ import numpy as np
 import tf_keras as keras
 
 from flow.ir import Domain, Index, Node, Op, Steps, Sum, Table
-from flow.train.calls import Call
+from flow.lowering.calls import Call
+from flow.lowering.levels import Refusal
+from flow.lowering.state import Lowering, lowers
+from flow.lowering.sums import check_bound
+from flow.lowering.tails import TABLE, Value
 from flow.train.layers import ChannelSelect, LogicAnd, LogicOr
-from flow.train.levels import Refusal
-from flow.train.state import Lowering, lowers
-from flow.train.sums import check_bound
-from flow.train.tails import TABLE, Value
 
 __all__ = []
 

@@ -13,12 +13,12 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from flow.ir import Domain, Node, Op, Steps, Table
-from flow.train.calls import Call
+from flow.lowering.calls import Call
+from flow.lowering.levels import Levels, Refusal, levels_of
+from flow.lowering.reals import real_steps
+from flow.lowering.state import Lowering, lowers
+from flow.lowering.tails import TABLE, Stage, Tail, Value
 from flow.train.layers import LearnedThermometer
-from flow.train.levels import Levels, Refusal, levels_of
-from flow.train.reals import real_steps
-from flow.train.state import Lowering, lowers
-from flow.train.tails import TABLE, Stage, Tail, Value
 
 __all__ = ["activate", "close"]
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from flow.ir import Domain, Node, Op, Weights, Window
 from flow.ir.verify import dot_domain
-from flow.train.activations import activate
-from flow.train.calls import Call
-from flow.train.levels import Refusal, dyadic, levels_of
+from flow.lowering.activations import activate
+from flow.lowering.calls import Call
+from flow.lowering.levels import Refusal, dyadic, levels_of
+from flow.lowering.reals import sum_noise
+from flow.lowering.state import EXACT_UNITS, Lowering, Pads, lowers
+from flow.lowering.tails import Line, Stage, Value
 from flow.train.quantizers import Masked
-from flow.train.reals import sum_noise
-from flow.train.state import EXACT_UNITS, Lowering, Pads, lowers
-from flow.train.tails import Line, Stage, Value
 
 __all__ = [
     "Kernel", "as_keras", "channels_last", "check_bound", "check_steady", "read_kernel", "weighted_sum", "window_of",

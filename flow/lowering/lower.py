@@ -21,14 +21,14 @@ import tf_keras as keras
 from flow.errors import InputError, LoweringError
 from flow.ir import Domain, Graph, Op, fixed
 from flow.ir.passes import optimise
-from flow.train import merges, pools  # noqa: F401  (they register their layers)
-from flow.train.calls import Call, model_calls
-from flow.train.levels import Refusal
-from flow.train.outputs import output
-from flow.train.reading import read_model, unsupported_layer
-from flow.train.stages import elementwise, moves
-from flow.train.state import LOWERINGS, Lowering, lowers
-from flow.train.tails import Value
+from flow.lowering import merges, pools  # noqa: F401  (they register their layers)
+from flow.lowering.calls import Call, model_calls
+from flow.lowering.levels import Refusal
+from flow.lowering.outputs import output
+from flow.lowering.reading import read_model, unsupported_layer
+from flow.lowering.stages import elementwise, moves
+from flow.lowering.state import LOWERINGS, Lowering, lowers
+from flow.lowering.tails import Value
 
 __all__ = ["LOWERINGS", "elementwise", "lower", "lowers", "moves"]
 

@@ -51,7 +51,7 @@ def unsupported_layer(name: str, kind: str) -> str:
     if kind == "Lambda":
         return (f"layer {name!r} (Lambda): runs Python code from the model file, which is never executed here; "
                 "replace it by a supported layer")
-    from flow.train.lower import LOWERINGS
+    from flow.lowering.lower import LOWERINGS
 
     known = ", ".join(sorted(cls.__name__ for cls in LOWERINGS))
     return f"layer {name!r} ({kind}): not supported; replace or remove it. Supported: {known}"
@@ -175,7 +175,7 @@ def _class_problem(item: dict[str, Any], layer: str, key: str) -> str | None:
     """Why this object may not be built: Keras finds a class by class_name, registered_name and module, so all three
     must agree with the one known class of that name.
     """
-    from flow.train.lower import LOWERINGS
+    from flow.lowering.lower import LOWERINGS
 
     kind, module, registered = item["class_name"], item.get("module"), item.get("registered_name")
     if not isinstance(kind, str):

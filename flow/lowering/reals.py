@@ -18,8 +18,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from flow.ir import Steps
-from flow.train.levels import Refusal
-from flow.train.tails import CHUNK, Int, Line, Stage, Tail, Value
+from flow.lowering.levels import Refusal
+from flow.lowering.tails import CHUNK, Int, Line, Stage, Tail, Value
 
 __all__ = ["Lines", "lines_of", "real_steps", "sum_noise"]
 
