@@ -10,7 +10,8 @@ import numpy as np
 import qkeras
 import tf_keras as keras
 
-from flow.train import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
+from flow.train import Binarize, Binary, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
+from flow.train.proximal import PAIRS
 
 
 def half_mask(shape: tuple[int, ...]) -> np.ndarray:
@@ -22,6 +23,13 @@ def masked(quantizer: Any) -> Masked:
     layer = Masked(quantizer)
     layer.set_mask(half_mask((12, 9)))
     return layer
+
+
+def finished(part: Any) -> Any:
+    """A scheduled part of ours at the end of its training."""
+    part.build((12, 9))
+    part.progress.assign(1.0)
+    return part
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ KERNELS = {
     "quantized_po2": Kernel(lambda: qkeras.quantized_po2(3), (-1, -0.5, -0.25, 0.25, 0.5, 1, -2, 2)),
     "masked_binary": Kernel(lambda: masked(qkeras.binary(alpha=1)), (-1, 0, 1)),
     "masked_ternary": Kernel(lambda: masked("ternary(alpha=1)"), (-1, 0, 1)),
+    **{f"binary_{name}": Kernel(lambda name=name: finished(Binary(name)), (-1, 1)) for name in PAIRS},
+    "masked_binary_bnn++": Kernel(lambda: masked(finished(Binary("bnn++"))), (-1, 0, 1)),
 }
 
 
@@ -84,6 +94,8 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "thermometer_image": ((3, 2, 2), lambda: [LearnedThermometer(2), keras.layers.Flatten()]),
     "dense": ((6,), lambda: [dense(5)]),
     "dense_bias": ((6,), lambda: [dense(5, use_bias=True)]),
+    **{f"binarize_{name}": ((6,), lambda name=name: [dense(5), keras.layers.BatchNormalization(),
+                                                     finished(Binarize(name)), dense(4)]) for name in PAIRS},
     "dense_rank3": ((3, 4), lambda: [dense(5)]),
     "dense_activation": ((6,), lambda: [dense(5, activation="binary(alpha=1)")]),
     "batchnorm": ((6,), lambda: [dense(5), keras.layers.BatchNormalization()]),

@@ -19,6 +19,7 @@ from flow.lowering.reals import real_steps
 from flow.lowering.state import Lowering, lowers
 from flow.lowering.tails import TABLE, Stage, Tail, Value
 from flow.train.layers import LearnedThermometer
+from flow.train.proximal import Binarize
 
 __all__ = ["activate", "close"]
 
@@ -26,7 +27,7 @@ __all__ = ["activate", "close"]
 STEADY = frozenset(
     """binary ternary stochastic_binary stochastic_ternary quantized_relu quantized_bits quantized_tanh
     quantized_sigmoid quantized_hswish binary_tanh binary_sigmoid hard_tanh hard_sigmoid relu relu6 leaky_relu
-    linear""".split()
+    linear Binarize""".split()
 )
 
 
@@ -38,6 +39,13 @@ def _qactivation(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
 @lowers(keras.layers.Activation)
 def _activation(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     return activate(state, call.key, call.layer.activation, values[0])
+
+
+@lowers(Binarize)
+def _binarize(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
+    if call.layer.unfinished:
+        raise Refusal(f"layer {call.key!r}: {call.layer.unfinished}")
+    return activate(state, call.key, call.layer, values[0])
 
 
 def activate(state: Lowering, key: str, activation: Any, value: Value) -> Value:

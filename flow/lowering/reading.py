@@ -19,8 +19,8 @@ import tf_keras as keras
 from tf_keras.src.engine import functional as _functional
 
 from flow.errors import InputError, LoweringError, existing
-from flow.train.layers import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
-from flow.train.quantizers import Masked
+from flow.train import LAYERS as OUR_LAYERS
+from flow.train import QUANTIZERS as OUR_QUANTIZERS
 
 __all__ = ["custom_objects", "read_model", "unsupported_layer"]
 
@@ -42,8 +42,7 @@ def custom_objects() -> dict[str, Any]:
     objects: dict[str, Any] = {}
     qkeras.utils._add_supported_quantized_objects(objects)
     functions = {name: getattr(qkeras.quantizers, name) for name in QUANTIZERS}
-    ours = (Masked, LearnedThermometer, LogicOr, LogicAnd, ChannelSelect)
-    return {**functions, **objects, **{cls.__name__: cls for cls in ours}}
+    return {**functions, **objects, **{cls.__name__: cls for cls in (*OUR_LAYERS, *OUR_QUANTIZERS)}}
 
 
 def unsupported_layer(name: str, kind: str) -> str:
@@ -268,7 +267,8 @@ _MODEL_CLASSES: dict[str, Any] = {"Functional": _functional.Functional, "Model":
                                   "Sequential": keras.Sequential}
 _SUPPORT: dict[str, Any] = {
     **_classes(keras.initializers), **_classes(keras.constraints), **_classes(keras.regularizers),
-    **{name: getattr(qkeras.quantizers, name) for name in QUANTIZERS}, "Masked": Masked,
+    **{name: getattr(qkeras.quantizers, name) for name in QUANTIZERS},
+    **{cls.__name__: cls for cls in OUR_QUANTIZERS},
     "QInitializer": qkeras.qlayers.QInitializer, "Clip": qkeras.qlayers.Clip,
     "Policy": keras.mixed_precision.Policy,
 }

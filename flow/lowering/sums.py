@@ -221,6 +221,8 @@ class Kernel:
 
 def read_kernel(layer: str, what: str, kernel: tf.Variable, quantizer: Any, groups: int = 1, axes: int = 1) -> Kernel:
     """The weights that Keras multiplies with; its last `axes` axes are the outputs, those before them the inputs."""
+    if why := getattr(quantizer, "unfinished", ""):
+        raise Refusal(f"layer {layer!r}: {why}")
     check_steady(layer, what, quantizer, kernel)
     real = np.asarray(quantizer(kernel) if quantizer is not None else kernel, np.float64)
     mask = np.ones(real.shape, bool)

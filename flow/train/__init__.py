@@ -21,6 +21,15 @@ if not issubclass(qkeras.QDense, keras.layers.Layer):
     )
 
 from flow.train.layers import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
-from flow.train.quantizers import Masked
+from flow.train.proximal import Binarize
+from flow.train.quantizers import Binary, Masked
+from flow.train.schedules import Progress, harden
 
-__all__ = ["ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr", "Masked"]
+# What a model file may hold of ours.
+LAYERS = (Binarize, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr)
+QUANTIZERS = (Binary, Masked)
+
+__all__ = [
+    "LAYERS", "QUANTIZERS", "Binarize", "Binary", "ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr",
+    "Masked", "Progress", "harden",
+]

@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras
 from qkeras.quantizers import get_quantizer
 
 from flow.errors import InputError
+from flow.train.proximal import Scheduled
 
-__all__ = ["Masked"]
+__all__ = ["Binary", "Kernel", "KernelQuantizer", "Masked", "kernels_of", "snap"]
+
+
+class KernelQuantizer(keras.layers.Layer):
+    """What QKeras' layers read of a kernel quantizer; a class of ours adds `call(weights)` and its own weights.
+
+    Exact lowering needs values that are integers times a power of two (`snap`).
+    """
+
+    alpha: Any = None  # no scale of QKeras' own
+    bits: int = 1
+
+    @property
+    def unfinished(self) -> str:
+        """Why the weights are no levels yet, or ""; see Scheduled."""
+        return ""
+
+    def max(self) -> float:
+        """The latent weights are clipped to [-max, max]; QKeras makes a constraint and an initializer of it."""
+        return 1.0
+
+
+def snap(values: tf.Tensor, bits: int = 6, axis: Any = None) -> tf.Tensor:
+    """Round to integers below 2^bits times one power of two, over all or along `axis`; straight-through gradient.
+
+    So that what is learned as a real number trains as it ships.
+    """
+    largest = tf.reduce_max(tf.abs(values), axis=axis, keepdims=axis is not None)
+    unit = 2.0 ** (tf.math.ceil(tf.math.log(tf.maximum(largest, 2.0**-20)) / tf.math.log(2.0)) - bits)
+    snapped = tf.round(values / unit) * unit
+    return values + tf.stop_gradient(snapped - values)
 
 
 @keras.utils.register_keras_serializable(package="bnnflow")
-class Masked(keras.layers.Layer):
+class Binary(Scheduled, KernelQuantizer):
+    """Weights in {-1, +1} with any pair of forward and backward quantizers (`flow.train.proximal.PAIRS`)."""
+
+    def call(self, weights: Any) -> Any:
+        """Binarise."""
+        return self.binarize(weights)
+
+
+@keras.utils.register_keras_serializable(package="bnnflow")
+class Masked(KernelQuantizer):
     """A kernel quantizer with a pruning mask: `quantizer(w) * mask`, so a pruned connection stays 0.
 
     QKeras' own `binary` sends pruned zeros to +1 (w = 0 is the high level), which loses the mask.
@@ -38,6 +80,8 @@ class Masked(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Make the mask weight; `input_shape` is the kernel's shape."""
         self.mask = self.add_weight(name="mask", shape=input_shape, initializer="ones", trainable=False)
+        if isinstance(self.quantizer, keras.layers.Layer) and not self.quantizer.built:
+            self.quantizer.build(input_shape)
         super().build(input_shape)
         if self._pending is not None:
             self.set_mask(self._pending)
@@ -66,7 +110,12 @@ class Masked(keras.layers.Layer):
         return float(self.quantizer.max()) if hasattr(self.quantizer, "max") else 1.0
 
     @property
-    def bits(self) -> int:
+    def unfinished(self) -> str:
+        """That of the wrapped quantizer."""
+        return str(getattr(self.quantizer, "unfinished", ""))
+
+    @property
+    def bits(self) -> int:  # type: ignore[override]
         """Bits of a weight of the wrapped quantizer."""
         return int(getattr(self.quantizer, "bits", 1))
 
@@ -78,3 +127,21 @@ class Masked(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments; the mask itself is a weight."""
         return {**super().get_config(), "quantizer": keras.utils.legacy.serialize_keras_object(self.quantizer)}
+
+
+class Kernel(NamedTuple):
+    """A quantised kernel of a model: the layer, its latent weights, what quantises them."""
+
+    layer: keras.layers.Layer
+    weights: tf.Variable
+    quantizer: Any
+
+
+def kernels_of(model: keras.Model) -> Iterator[Kernel]:
+    """Every kernel of a model (nested ones too) that has a quantizer, in the order of its layers."""
+    for layer in model._flatten_layers(include_self=False):
+        for part in ("kernel", "depthwise", "pointwise"):
+            quantizer = getattr(layer, f"{part}_quantizer_internal", None)
+            weights = getattr(layer, part if part == "kernel" else f"{part}_kernel", None)
+            if quantizer is not None and weights is not None:
+                yield Kernel(layer, weights, quantizer)
