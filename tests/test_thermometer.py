@@ -71,6 +71,34 @@ def test_gradients_are_the_documented_triangle():
     assert np.allclose(gradient[:, 0], slope.sum(axis=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("progress, halvings", [(0.0, 0), (0.3, 0), (0.34, 1), (0.67, 2), (1.0, 2)])
+def test_the_triangle_narrows_with_the_training(progress, halvings):
+    layer = built(4, 1)
+    layer.progress.assign(progress)
+    x = tf.Variable(np.linspace(0, 1, 101)[:, None].astype(np.float32))
+    with tf.GradientTape() as tape:
+        y = layer(x)
+    width = 0.5 / 2**halvings
+    distance = np.abs(x.numpy() - layer.thresholds().numpy())
+    slope = np.maximum(0, 1 - distance / width) / width
+    assert np.allclose(tape.gradient(y, x).numpy()[:, 0], slope.sum(axis=1), rtol=1e-4, atol=1e-5)
+
+
+def test_fixed_starts():
+    x = np.random.default_rng(0).normal([0.5, 0.4], [0.1, 0.02], (4000, 2))
+    layer = built(3, 2, per_channel=True, learned=False)
+    assert not layer.trainable_weights
+    layer.adapt(x, "uniform")
+    assert np.allclose(layer.thresholds(), [[0.25, 0.5, 0.75]] * 2, atol=1e-4)
+    layer.adapt(x, "gaussian")
+    deviations = np.array([-0.67449, 0, 0.67449])
+    assert np.allclose(layer.thresholds(), x.mean(axis=0)[:, None] + x.std(axis=0)[:, None] * deviations, atol=2e-3)
+    with pytest.raises(InputError, match="start 'log'; use one of uniform, gaussian, quantile"):
+        layer.adapt(x, "log")
+    with pytest.raises(InputError, match="finite data of 2 channels"):
+        layer.adapt(x[:, :1], "gaussian")
+
+
 @pytest.mark.parametrize("input_type", ["ufixed<8,0>", "ufixed<3,0>", "fixed<6,2>"])
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_lowered_cuts_are_the_ceilings(input_type, per_channel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,16 @@ import tensorflow as tf
 import tf_keras as keras
 
 from flow.errors import InputError
+from flow.train.schedules import Annealed
 
 __all__ = ["ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr"]
 
 # Thresholds are multiples of (high - low) * 2^-16 in the forward pass. So the last bits of softmax and cumsum, which
 # differ between eager and graph execution, never decide on which side of an input code a threshold lies.
 GRID_BITS = 16
-FLOOR = 1e-3  # smallest relative gap of a quantile start; without it coinciding quantiles give log(0)
+FLOOR = 1e-3  # smallest relative gap of a start; without it coinciding quantiles give log(0)
+HALVINGS = 2  # of the surrogate's half-width, evenly over the training
+STARTS = ("uniform", "gaussian", "quantile")
 
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -40,7 +44,7 @@ def _compare(x: tf.Tensor, thresholds: tf.Tensor, width: tf.Tensor) -> Any:
 
 
 @keras.utils.register_keras_serializable(package="bnnflow")
-class LearnedThermometer(keras.layers.Layer):
+class LearnedThermometer(Annealed):
     """Compare every input with T learned, ordered thresholds: (..., C) float -> (..., C*T) in {-1, +1}.
 
     Plane k of channel c is output channel c*T + k and is +1 where x >= t[c, k]. Thresholds are
@@ -48,7 +52,9 @@ class LearnedThermometer(keras.layers.Layer):
     ordered inside (low, high) by construction, then rounded to a grid of (high - low) * 2^-16, straight-through.
 
     Our own form of a generic learned thermometer (Nguyen and Guicquero, arXiv 2505.13462, whose text gives no
-    parametrisation); the fixed starts follow DWN's uniform and distributive thermometers.
+    parametrisation). The gradient's triangle starts with a half-width of 2 (high - low)/T, which is halved twice over
+    the training (`flow.train.Progress`). With `learned=False`, and `adapt` where data decide, it is one of the fixed
+    thermometers of DWN (uniform, Gaussian, distributive).
     """
 
     def __init__(self, planes: int, low: float = 0.0, high: float = 1.0, per_channel: bool = False,
@@ -72,19 +78,35 @@ class LearnedThermometer(keras.layers.Layer):
                                     trainable=self.learned)
         super().build(input_shape)
 
-    def adapt(self, x: np.ndarray) -> None:
-        """Quantile start: thresholds at the i/(T+1) quantiles of the distinct values of `x` (n, ..., C), per channel
-        or over all. Distinct values, because in sparse images most pixels are one value and quantiles coincide.
+    def adapt(self, x: np.ndarray, start: str = "quantile") -> None:
+        """Place the thresholds by the data x (n, ..., C), per channel or over all, with i = 1..T (STARTS).
+
+        uniform: evenly in [low, high]; gaussian: mean + std * Phi^-1(i/(T+1)); quantile: the i/(T+1) quantiles of the
+        distinct values, because in sparse images most pixels are one value and plain quantiles coincide. Thresholds
+        keep a distance of at least 0.1 % of the range. Raises InputError for another start or other channels.
         """
         x = np.asarray(x, np.float64)
+        if start not in STARTS:
+            raise InputError(f"thermometer {self.name!r}: start {start!r}; use one of {', '.join(STARTS)}")
         if not self.built:
             self.build((None, *x.shape[1:]))
         columns = x.reshape(-1, x.shape[-1]).T if self.per_channel else x.reshape(1, -1)
-        steps = np.arange(1, self.planes + 1) / (self.planes + 1)
-        t = np.stack([np.quantile(np.unique(column), steps) for column in columns])
+        if len(columns) != self.gaps.shape[0] or not x.size or not np.isfinite(x).all():
+            raise InputError(f"thermometer {self.name!r}: needs finite data of {self.gaps.shape[0]} channels to start "
+                             f"from, got {x.shape}")
+        t = np.stack([self._placed(column, start) for column in columns])
         edges = np.concatenate([np.full((len(t), 1), self.low), t, np.full((len(t), 1), self.high)], axis=1)
         gaps = np.maximum(np.diff(np.clip(edges, self.low, self.high), axis=1) / (self.high - self.low), FLOOR)
         self.gaps.assign(np.log(gaps / gaps.sum(axis=1, keepdims=True)).astype(np.float32))
+
+    def _placed(self, x: np.ndarray, start: str) -> np.ndarray:
+        """Thresholds (T,) for values (n,)."""
+        shares = np.arange(1, self.planes + 1) / (self.planes + 1)
+        if start == "uniform":
+            return np.asarray(self.low + (self.high - self.low) * shares)
+        if start == "gaussian":
+            return np.asarray(x.mean() + x.std() * np.array([NormalDist().inv_cdf(p) for p in shares]))
+        return np.asarray(np.quantile(np.unique(x), shares))
 
     def thresholds(self) -> tf.Tensor:
         """The thresholds in use, ascending: float32 (channels or 1, T)."""
@@ -95,7 +117,8 @@ class LearnedThermometer(keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Compare; hard forward, triangular surrogate backward."""
-        width = tf.constant(2.0 * (self.high - self.low) / self.planes, x.dtype)
+        halvings = tf.floor(tf.minimum(self.progress, 0.999) * (HALVINGS + 1))
+        width = 2.0 * (self.high - self.low) / self.planes * 2.0**-halvings
         planes = _compare(x[..., None], self.thresholds(), width)
         shape = tf.concat([tf.shape(x)[:-1], [x.shape[-1] * self.planes]], axis=0)
         return tf.ensure_shape(tf.reshape(planes, shape), self.compute_output_shape(x.shape))

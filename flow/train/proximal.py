@@ -16,6 +16,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from flow.errors import InputError
+from flow.train.schedules import Annealed
 
 __all__ = ["HARD_FROM", "PAIRS", "Binarize", "Pair", "Scheduled", "pair_of"]
 
@@ -128,21 +129,12 @@ def pair_of(name: str) -> Pair:
     return PAIRS[name]
 
 
-class Scheduled(keras.layers.Layer):
-    """A layer or quantizer of ours that binarises with a pair (PAIRS) and follows the training's progress.
-
-    `progress` is a scalar weight from 0 to 1, saved with the model; `flow.train.Progress` moves it, `flow.train.harden`
-    ends it.
-    """
+class Scheduled(Annealed):
+    """A layer or quantizer of ours that binarises with a pair (PAIRS), whose mu follows the training's progress."""
 
     def __init__(self, gradient: str = "ste", **kwargs: Any):
         super().__init__(**kwargs)
         self.gradient, self._pair = gradient, pair_of(gradient)
-
-    def build(self, input_shape: Any) -> None:
-        """Make `progress`."""
-        self.progress = self.add_weight(name="progress", shape=(), initializer="zeros", trainable=False)
-        super().build(input_shape)
 
     @property
     def unfinished(self) -> str:

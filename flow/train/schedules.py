@@ -7,19 +7,29 @@ from typing import Any
 
 import tf_keras as keras
 
-from flow.train.proximal import Scheduled
-
-__all__ = ["Progress", "harden", "scheduled_of", "set_progress"]
+__all__ = ["Annealed", "Progress", "annealed_of", "harden", "set_progress"]
 
 
-def scheduled_of(model: keras.Model) -> Iterator[Scheduled]:
+class Annealed(keras.layers.Layer):
+    """A layer or quantizer of ours that follows the training's progress.
+
+    `progress` is a scalar weight from 0 to 1, saved with the model; `Progress` moves it, `harden` ends it.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Make `progress`."""
+        self.progress = self.add_weight(name="progress", shape=(), initializer="zeros", trainable=False)
+        super().build(input_shape)
+
+
+def annealed_of(model: keras.Model) -> Iterator[Annealed]:
     """Every part of a model that follows the training's progress."""
-    return (part for part in model._flatten_layers(include_self=False) if isinstance(part, Scheduled) and part.built)
+    return (part for part in model._flatten_layers(include_self=False) if isinstance(part, Annealed) and part.built)
 
 
 def set_progress(model: keras.Model, progress: float) -> None:
-    """Move everything scheduled in a model to a share (0..1) of its training."""
-    for part in scheduled_of(model):
+    """Move everything annealed in a model to a share (0..1) of its training."""
+    for part in annealed_of(model):
         part.progress.assign(progress)
 
 
@@ -33,7 +43,7 @@ def harden(model: keras.Model) -> keras.Model:
 
 
 class Progress(keras.callbacks.Callback):
-    """Moves what is scheduled with the optimizer's steps, out of `steps` in all, so that a resumed run goes on."""
+    """Moves what is annealed with the optimizer's steps, out of `steps` in all, so that a resumed run goes on."""
 
     def __init__(self, steps: int):
         super().__init__()
