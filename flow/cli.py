@@ -21,7 +21,8 @@ from rich.table import Table
 
 import flow
 from flow import tools
-from flow.errors import FlowError, InputError, Mismatch, existing
+from flow.errors import FlowError, InputError, Mismatch
+from flow.files import existing, whole_file
 from flow.ir import Graph, Weights
 
 __all__ = ["app", "main"]
@@ -152,6 +153,39 @@ def lower(model: Model,
     for note in graph.notes:
         out.print(f"note: {escape(note)}", highlight=False)
     out.print(f"{output}: digest {graph.digest[:16]}", highlight=False)
+
+
+@app.command()
+def quantize(model: Annotated[Path, typer.Argument(help="a trained Keras model (.keras, .h5) with float kernels")],
+             output: Annotated[Path, typer.Option("--output", "-o", help="model to write")] = Path("quantized.keras"),
+             domain: Annotated[str, typer.Option(help="alpha-beta: two values a layer")] = "alpha-beta",
+             zeros: Annotated[float | None, typer.Option(help="share of each layer's weights at alpha, 0 to 1; by "
+                                                              "default the one with the least error")] = None,
+             keep: Annotated[list[str] | None, typer.Option(help="layer to leave as it is; repeat it")] = None,
+             bits: Annotated[int, typer.Option(help="alpha and beta are integers to 2^bits times a power of two")] = 5
+             ) -> None:
+    """Turn float kernels into the nearest two-valued ones, in closed form and without training."""
+    if domain != "alpha-beta":
+        raise InputError(f"--domain {domain!r}; use alpha-beta")
+    if output.suffix not in (".keras", ".h5"):
+        raise InputError(f"{output}: write a .keras or .h5 file")
+    existing(model, "model")
+    _import_keras()
+    from flow.lowering.reading import read_model
+    from flow.train.alphabeta import two_valued
+
+    with doing(f"quantizing {model.name}"):
+        source = read_model(model)
+        copy, found = two_valued(source, zeros, keep or (), bits)
+        with whole_file(output) as path:
+            copy.save(path)
+    table = Table("layer", "weights", "at beta", "alpha", "beta", "error, share of sum w^2", box=None, pad_edge=False)
+    for name, values in found.items():
+        power = float(np.sum(source.get_layer(name).kernel.numpy().astype(np.float64) ** 2)) or 1.0
+        table.add_row(escape(name), f"{values.ones.size:,}", f"{values.ones.mean():.2%}", f"{values.alpha:.6g}",
+                      f"{values.beta:.6g}", f"{values.error / power:.4f}")
+    out.print(table)
+    out.print(f"{output}: train it on, or `bnnflow build {output}`", highlight=False)
 
 
 @app.command()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
-__all__ = ["FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "existing"]
+__all__ = ["FlowError", "InputError", "LoweringError", "Mismatch", "ToolError"]
 
 
 class FlowError(Exception):
@@ -38,15 +36,3 @@ class ToolError(FlowError):
     """An external tool is missing or failed; the message says which and what to do."""
 
     exit_code = 3
-
-
-def existing(path: str | os.PathLike[str], what: str) -> Path:
-    """`path` as a Path; raises InputError where there is nothing, or where the system cannot even look."""
-    source = Path(path)
-    try:
-        if source.exists():
-            return source
-        reason = ""
-    except OSError as error:
-        reason = f": {error.strerror}"
-    raise InputError(f"no {what} file {str(source)[:200]}{reason}")

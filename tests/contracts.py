@@ -10,7 +10,7 @@ import numpy as np
 import qkeras
 import tf_keras as keras
 
-from flow.train import Binarize, Binary, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
+from flow.train import AlphaBeta, Binarize, Binary, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
 from flow.train.proximal import PAIRS
 
 
@@ -53,6 +53,8 @@ KERNELS = {
     "masked_binary": Kernel(lambda: masked(qkeras.binary(alpha=1)), (-1, 0, 1)),
     "masked_ternary": Kernel(lambda: masked("ternary(alpha=1)"), (-1, 0, 1)),
     **{f"binary_{name}": Kernel(lambda name=name: finished(Binary(name)), (-1, 1)) for name in PAIRS},
+    "alpha_beta": Kernel(lambda: AlphaBeta(tau=0.5, phi=-0.25), (-0.75, 0.25)),
+    "masked_alpha_beta": Kernel(lambda: masked(AlphaBeta(tau=0.3, phi=0.1)), (-0.203125, 0, 0.40625)),
     "masked_binary_bnn++": Kernel(lambda: masked(finished(Binary("bnn++"))), (-1, 0, 1)),
 }
 

@@ -14,16 +14,17 @@ from tests.conftest import ROOT, plain_environment
 # room: (rooms of ours it may import, outside packages it may import beyond the standard library)
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
+    "files": ({"errors"}, set()),
     "tools": ({"errors"}, set()),
-    "ir": ({"ir", "errors"}, {"numpy"}),
-    "train": ({"train", "errors"}, {"numpy", "tensorflow", "tf_keras", "qkeras"}),
-    "lowering": ({"lowering", "train", "ir", "errors"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "h5py"}),
+    "ir": ({"ir", "errors", "files"}, {"numpy"}),
+    "train": ({"train", "errors", "files"}, {"numpy", "tensorflow", "tf_keras", "qkeras"}),
+    "lowering": ({"lowering", "train", "ir", "errors", "files"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "h5py"}),
     "backends": ({"backends", "ir", "tools", "errors"}, {"numpy"}),
     "backends.hls": ({"backends", "ir", "tools", "errors"}, {"numpy", "hls4ml", "yaml"}),
     "comparison": ({"ir", "lowering", "train", "backends", "builder", "errors"}, {"numpy", "tf_keras"}),
     "builder": ({"ir", "backends", "tools", "errors", ""}, {"numpy"}),
     "__init__": ({"errors", "ir", "lowering", "train", "backends", "builder", "comparison"}, {"numpy"}),
-    "cli": ({"", "errors", "tools", "ir", "lowering", "train", "models", "backends"},
+    "cli": ({"", "errors", "files", "tools", "ir", "lowering", "train", "models", "backends"},
             {"numpy", "typer", "rich", "tensorflow"}),
     "models": ({"models", "train", "errors"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "sklearn"}),
 }

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import zipfile
 from dataclasses import fields
 from fractions import Fraction
@@ -16,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flow.errors import InputError, existing
+from flow.errors import InputError
+from flow.files import existing, whole_file
 from flow.ir.domain import Domain
 from flow.ir.graph import PARAMS, Graph, Node, Op, Params
 
@@ -65,17 +65,8 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> Path:
         "bnnflow_graph": FORMAT, "nodes": rows, "outputs": list(graph.outputs), "notes": list(graph.notes),
         "origins": [node.origin for node in graph.nodes], "digest": graph.digest,
     }
-    handle = None
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **{"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays})  # type: ignore[arg-type]
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except OSError as error:
-        if handle is not None:
-            Path(name).unlink(missing_ok=True)
-        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+    with whole_file(target) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **{"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays})  # type: ignore[arg-type]
     return target
 
 

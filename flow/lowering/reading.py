@@ -18,7 +18,8 @@ import qkeras
 import tf_keras as keras
 from tf_keras.src.engine import functional as _functional
 
-from flow.errors import InputError, LoweringError, existing
+from flow.errors import InputError, LoweringError
+from flow.files import existing
 from flow.train import LAYERS as OUR_LAYERS
 from flow.train import QUANTIZERS as OUR_QUANTIZERS
 

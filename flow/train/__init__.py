@@ -20,6 +20,7 @@ if not issubclass(qkeras.QDense, keras.layers.Layer):
         "import flow.train first, or set TF_USE_LEGACY_KERAS=1"
     )
 
+from flow.train.alphabeta import AlphaBeta, Budget
 from flow.train.layers import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
 from flow.train.proximal import Binarize
 from flow.train.quantizers import Binary, Masked
@@ -27,9 +28,9 @@ from flow.train.schedules import Progress, harden
 
 # What a model file may hold of ours.
 LAYERS = (Binarize, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr)
-QUANTIZERS = (Binary, Masked)
+QUANTIZERS = (AlphaBeta, Binary, Masked)
 
 __all__ = [
-    "LAYERS", "QUANTIZERS", "Binarize", "Binary", "ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr",
-    "Masked", "Progress", "harden",
+    "LAYERS", "QUANTIZERS", "AlphaBeta", "Binarize", "Binary", "Budget", "ChannelSelect", "LearnedThermometer",
+    "LogicAnd", "LogicOr", "Masked", "Progress", "harden",
 ]

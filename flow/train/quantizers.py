@@ -36,14 +36,16 @@ class KernelQuantizer(keras.layers.Layer):
 
 
 def snap(values: tf.Tensor, bits: int = 6, axis: Any = None) -> tf.Tensor:
-    """Round to integers below 2^bits times one power of two, over all or along `axis`; straight-through gradient.
+    """Round to integers of up to 2^bits times one power of two, over all or along `axis`; straight-through gradient.
 
     So that what is learned as a real number trains as it ships.
     """
     largest = tf.reduce_max(tf.abs(values), axis=axis, keepdims=axis is not None)
-    unit = 2.0 ** (tf.math.ceil(tf.math.log(tf.maximum(largest, 2.0**-20)) / tf.math.log(2.0)) - bits)
-    snapped = tf.round(values / unit) * unit
-    return values + tf.stop_gradient(snapped - values)
+    # The power of two at or above the largest, by the bits of its float32: a logarithm may round to another one.
+    stored = tf.bitcast(tf.maximum(tf.stop_gradient(largest), 2.0**-60), tf.int32)
+    exponent = tf.bitwise.right_shift(stored + 0x7FFFFF, 23) - bits
+    unit = tf.bitcast(tf.bitwise.left_shift(exponent, 23), tf.float32)
+    return values + tf.stop_gradient(tf.round(values / unit) * unit - values)
 
 
 @keras.utils.register_keras_serializable(package="bnnflow")

@@ -1,0 +1,47 @@
+"""Files: looked up with a clear message, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from flow.errors import InputError
+
+__all__ = ["existing", "whole_file"]
+
+
+def existing(path: str | os.PathLike[str], what: str) -> Path:
+    """`path` as a Path; raises InputError where there is nothing, or where the system cannot even look."""
+    source = Path(path)
+    try:
+        if source.exists():
+            return source
+        reason = ""
+    except OSError as error:
+        reason = f": {error.strerror}"
+    raise InputError(f"no {what} file {str(source)[:200]}{reason}")
+
+
+@contextlib.contextmanager
+def whole_file(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `target`, of the same suffix, that is moved there when all went well and removed if not.
+
+    Raises InputError where the place is not writable.
+    """
+    place = Path(target)
+    partial = None
+    try:
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.stem}.", suffix=place.suffix)
+        os.close(handle)
+        partial = Path(name)
+        yield partial
+        partial.chmod(0o644)
+        os.replace(partial, place)
+    except OSError as error:
+        raise InputError(f"cannot write {place}: {error.strerror or error}") from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
