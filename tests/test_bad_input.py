@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import zipfile
@@ -20,7 +21,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from flow.errors import InputError, LoweringError
-from tests.contracts import dense, half_mask
+from tests.contracts import conv, dense, half_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -92,6 +93,23 @@ def edited(source: Path, target: Path, old: str, new: str) -> Path:
     text = model_config(source)
     assert old in text
     return with_config(source, target, text.replace(old, new))
+
+
+@pytest.mark.parametrize(("old", "new", "reason"), [
+    ('"groups": 2', '"groups": 4', "by the number of groups. Received: groups=4, filters=6"),
+    ('"pool_size": [2, 2]', '"pool_size": [8, 8]', "1, 1, 4"),  # the shape that is left of the image
+])
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_shapes_that_do_not_fit_in_a_file(old, new, reason, suffix, tmp_path):
+    """From Python Keras refuses them itself; a file with them gets one message with Keras' reason."""
+    x = keras.Input((8, 8, 4))
+    h = keras.layers.MaxPooling2D(2, name="pool")(qkeras.QActivation("binary(alpha=1)")(x))
+    model = keras.Model(x, conv(6, 3, groups=2, name="last")(h))
+    model.save(tmp_path / f"net{suffix}")
+    flow.lower(tmp_path / f"net{suffix}", "ufixed<4,0>")
+    bad = edited(tmp_path / f"net{suffix}", tmp_path / f"bad{suffix}", old, new)
+    with pytest.raises(InputError, match="Keras cannot read this model: .*last.*" + re.escape(reason)):
+        flow.lower(bad)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])

@@ -223,6 +223,15 @@ def test_arrays_past_the_vendors_limit(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_pixels_past_the_vendors_limit(tmp_path):
+    x = Node("x", Op.INPUT, (), (2, 4097), BIPOLAR)
+    out = Node("y", Op.GATHER, ("x",), (2, 1), BIPOLAR, Index(np.array([0, 4097])))
+    with pytest.raises(InputError, match="node 'x': a pixel of 4097 codes is 4097 bits wide, a stream at most 4096"):
+        flow.build(Graph((x, out), ("y",)), flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
+    assert not list(tmp_path.iterdir())
+
+
+
 # --- hls4ml ---------------------------------------------------------------------------------------------------------
 
 

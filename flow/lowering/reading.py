@@ -88,7 +88,9 @@ def read_model(path: str | os.PathLike[str]) -> keras.Model:
         if "QActivation" in text:
             hint = (" A QActivation that holds a quantizer object cannot be read back from .keras: write it as a string"
                     " such as QActivation('binary(alpha=1)'), or save as .h5.")
-        raise InputError(f"{source}: Keras cannot read this model: {text[:400]}{hint}") from error
+        # Keras names the layer first and the reason last, with the whole configuration between.
+        text = text if len(text) <= 600 else f"{text[:200]} ... {text[-400:]}"
+        raise InputError(f"{source}: Keras cannot read this model: {text}{hint}") from error
 
 
 def _config(source: Path) -> dict[str, Any]:
