@@ -16,6 +16,8 @@ class FlowError(Exception):
 class InputError(FlowError, ValueError):
     """A model, file, array or option that cannot be used; the message names it, the value and the remedy."""
 
+    __init__ = Exception.__init__  # TensorFlow makes errors that pass through a layer anew, by this constructor only
+
 
 class LoweringError(InputError):
     """A model that has no exact hardware meaning; carries all problems found, one line each."""

@@ -11,6 +11,7 @@ import qkeras
 import tf_keras as keras
 
 from flow.train import AlphaBeta, Binarize, Binary, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
+from flow.train.codebooks import KernelCodebook, SubBit
 from flow.train.proximal import PAIRS
 
 
@@ -138,6 +139,13 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "conv2d_dilated": ((6, 7, 2), lambda: [conv(3, 3, dilation_rate=2, padding="same")]),
     "conv2d_pointwise": ((3, 4, 5), lambda: [conv(3, 1, activation="binary(alpha=1)")]),
     "conv2d_after_activation": ((4, 4, 2), lambda: [qkeras.QActivation("binary(alpha=1)"), conv(3, 3, padding="same")]),
+    "conv2d_codebook": ((5, 4, 3), lambda: [conv(8, 3, kernel_quantizer=KernelCodebook(4, seed=1))]),
+    "conv2d_codebook_groups": ((4, 5, 4), lambda: [conv(6, 3, groups=2, padding="same", kernel_quantizer=KernelCodebook(
+        8, candidates=16, gradient="bireal", seed=2))]),
+    "conv2d_subbit": ((5, 4, 3), lambda: [conv(8, 3, padding="same", kernel_quantizer=SubBit(4, seed=3))]),
+    "conv2d_subbit_masked": ((4, 4, 2), lambda: [conv(4, 3, kernel_quantizer=Masked(SubBit(2, seed=4)))]),
+    "depthwise_codebook": ((4, 5, 3), lambda: [qkeras.QDepthwiseConv2D(
+        3, depth_multiplier=2, depthwise_quantizer=KernelCodebook(3, seed=5), use_bias=False)]),
     "plain_conv1d": ((7, 2), lambda: [keras.layers.Conv1D(3, 3, padding="same")]),
     "plain_conv2d": ((4, 5, 2), lambda: [keras.layers.Conv2D(3, 2)]),
     "depthwise": ((4, 5, 3), lambda: [qkeras.QDepthwiseConv2D(

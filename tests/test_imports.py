@@ -17,7 +17,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"errors"}, set()),
     "tools": ({"errors"}, set()),
     "ir": ({"ir", "errors", "files"}, {"numpy"}),
-    "train": ({"train", "errors", "files"}, {"numpy", "tensorflow", "tf_keras", "qkeras"}),
+    "train": ({"train", "errors", "files"}, {"numpy", "scipy", "tensorflow", "tf_keras", "qkeras"}),
     "lowering": ({"lowering", "train", "ir", "errors", "files"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "h5py"}),
     "backends": ({"backends", "ir", "tools", "errors"}, {"numpy"}),
     "backends.hls": ({"backends", "ir", "tools", "errors"}, {"numpy", "hls4ml", "yaml"}),

@@ -21,6 +21,7 @@ if not issubclass(qkeras.QDense, keras.layers.Layer):
     )
 
 from flow.train.alphabeta import AlphaBeta, Budget
+from flow.train.codebooks import KernelCodebook, SubBit
 from flow.train.layers import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
 from flow.train.proximal import Binarize
 from flow.train.quantizers import Binary, Masked
@@ -28,9 +29,9 @@ from flow.train.schedules import Progress, harden
 
 # What a model file may hold of ours.
 LAYERS = (Binarize, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr)
-QUANTIZERS = (AlphaBeta, Binary, Masked)
+QUANTIZERS = (AlphaBeta, Binary, KernelCodebook, Masked, SubBit)
 
 __all__ = [
-    "LAYERS", "QUANTIZERS", "AlphaBeta", "Binarize", "Binary", "Budget", "ChannelSelect", "LearnedThermometer",
-    "LogicAnd", "LogicOr", "Masked", "Progress", "harden",
+    "LAYERS", "QUANTIZERS", "AlphaBeta", "Binarize", "Binary", "Budget", "ChannelSelect", "KernelCodebook",
+    "LearnedThermometer", "LogicAnd", "LogicOr", "Masked", "Progress", "SubBit", "harden",
 ]
