@@ -38,7 +38,10 @@ def random_window(rng: np.random.Generator, shape: tuple[int, ...], groups: int,
 def random_weights(rng: np.random.Generator, inputs: int, outputs: int, groups: int, wide: bool) -> Weights:
     """Few-valued or, if `wide`, sometimes integer levels, most connections there."""
     form = (inputs // groups, outputs * groups)
-    levels = rng.choice([[-1, 1], [-1, 0], [-3, 3], [0, 1], [-7, 5], [0, 0]][int(rng.integers(6))], form)
+    kinds = [[-1, 1], [-1, 0], [-3, 3], [0, 1], [-7, 5], [2, 5], [-4, 0, 1], [0, 0]]
+    levels = rng.choice(kinds[int(rng.integers(len(kinds)))], form)
+    if wide and rng.random() < 0.1:  # every output its own two
+        levels = levels * rng.integers(1, 4, form[1]) + rng.integers(-2, 3, form[1])
     if wide and rng.random() < 0.3:
         levels = rng.integers(-9, 10, form)
     return Weights(levels.astype(np.int64), rng.random(form) < rng.choice([0.2, 0.9, 1.0]), groups)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flow.backends.emission import WORD, Cell, Emission, Roms, code_type, int32, ints, pack_fields, signed_bits
+from flow.backends.emission import WORD, Cell, Emission, Roms, code_type, int32, ints, pack_fields, signed_bits, wide
 from flow.ir import Domain, Node, Op, Weights, Window
 from flow.ir.graph import Int
 from flow.ir.verify import at_borders
@@ -15,6 +17,7 @@ from flow.ir.verify import at_borders
 __all__ = ["dot", "maximum", "passes"]
 
 WINDOWS = "nnet_flow_window.h"
+FEW = 2  # values besides the base that flow_values counts
 
 
 def _image(node: Node, source: Node, groups: int) -> dict[str, str]:
@@ -55,43 +58,126 @@ def _integer(domain: Domain) -> str:
     return f"ap_{'' if domain.signed else 'u'}int<{domain.bits}>"
 
 
+@dataclass(frozen=True)
+class _Taps:
+    """A sum for its kernels: `levels` (outputs, taps of an output), of `groups`; `members` of its configuration.
+
+    `constant` (classes of borders or 1, outputs) is what the domain's beta adds, `gain` its alpha, both in its unit.
+    """
+
+    node: Node
+    levels: Int
+    groups: int
+    members: dict[str, str]
+    gain: int
+    constant: Int
+
+
 def dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
-    """Bits times -g, 0, +g are counted (XNOR and popcount); anything else is multiplied and added."""
+    """Codes of one bit are counted where an output has few levels; anything else is multiplied and added."""
     (source,), p = sources, node.params
     assert isinstance(p, Weights)
-    levels = p.effective
-    fields, groups = _fields(levels, source, p.groups)
+    levels, groups = _fields(p.effective, source, p.groups)
     a, b = source.domain.numerator
-    members = _image(node, source, groups)
-    present, border = levels.sum(axis=0)[None], "0"
+    present, border = p.effective.sum(axis=0)[None], "0"
     borders: Roms = ()
     if isinstance(source.params, Window) and source.params.padded and b:
-        present = at_borders(levels, p.groups, source.params)
+        present = at_borders(p.effective, p.groups, source.params)
         border, borders = _borders(node, source.params)
-    used = np.unique(np.abs(levels[levels != 0]))
-    if source.domain.lo >= 0 and source.domain.hi <= 1 and used.size <= 1:
-        g = int(used[0]) if used.size else 1
-        # sum g*s*(a*c + b) = g*a*(agreeing - negative taps) + b*(sum of g*s over the taps inside the image)
-        signs = np.sign(fields)
-        offset = b * present.astype(object) - g * a * (signs < 0).sum(axis=1).astype(object)
-        members |= {"gain": str(g * a)}
-        widest = signed_bits(min(node.domain.lo, int(offset.min())), max(node.domain.hi, int(offset.max())))
-        widest = max(widest, (g * a * fields.shape[1]).bit_length() + 1)
-        return _positions(node, Emission("flow_count", WINDOWS, members, {"sum_t": f"ap_int<{widest + 1}>"}, (
-            ("unsigned long long", "sign", pack_fields((signs > 0).astype(np.int64), 1)),
-            ("unsigned long long", "mask", pack_fields((signs != 0).astype(np.int64), 1)),
-            ("int", "offset", int32(offset, node)),
-        )), border, borders)
-    width = signed_bits(int(levels.min()), int(levels.max()))
+    taps = _Taps(node, levels, groups, _image(node, source, groups), a, b * present.astype(object))
+    one_bit = source.domain.lo >= 0 and source.domain.hi <= 1
+    core = (_counted(taps) if one_bit else None) or _multiplied(taps, source.domain)
+    return _positions(node, core, border, borders)
+
+
+def _counted(taps: _Taps) -> Emission | None:
+    """The popcounts of codes of one bit: XNOR where the levels are -g, 0, g, else those of each value.
+
+    None where an output has too many levels.
+    """
+    if np.unique(np.abs(taps.levels[taps.levels != 0])).size <= 1:
+        return _xnor(taps)
+    values = _values(taps.levels)
+    return None if values is None else _valued(taps, values)
+
+
+def _xnor(taps: _Taps) -> Emission:
+    """sum g*s*(a*c + b) = g*a*(agreeing - negative taps) + b*(sum of g*s over the taps inside the image)."""
+    signs, domain = np.sign(taps.levels), taps.node.domain
+    gain = int(np.abs(taps.levels).max(initial=0) or 1) * taps.gain
+    offset = taps.constant - gain * (signs < 0).sum(axis=1).astype(object)
+    widest = signed_bits(min(domain.lo, int(offset.min())), max(domain.hi, int(offset.max())))
+    widest = max(widest, (gain * signs.shape[1]).bit_length() + 1)
+    return Emission("flow_count", WINDOWS, taps.members | {"gain": str(gain)}, {"sum_t": f"ap_int<{widest + 1}>"}, (
+        ("unsigned long long", "sign", pack_fields((signs > 0).astype(np.int64), 1)),
+        ("unsigned long long", "mask", pack_fields((signs != 0).astype(np.int64), 1)),
+        ("int", "offset", int32(offset, taps.node)),
+    ))
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Levels as `base` (owners,) and `value` (owners, values) added to it where `mask` (outputs, values, taps) is True.
+
+    One owner for all outputs, or each output its own.
+    """
+
+    base: Int
+    value: Int
+    mask: NDArray[np.bool_]
+
+
+def _values(levels: Int) -> _Values | None:
+    """Levels (outputs, taps) as the commonest and few others; None where an output has more."""
+    owners = levels.reshape(1, -1) if np.unique(levels).size <= FEW + 1 else levels
+    found = [np.unique(owned, return_counts=True) for owned in owners]
+    if max(len(kinds) for kinds, _ in found) > FEW + 1:
+        return None
+    base = np.array([kinds[counts.argmax()] for kinds, counts in found])
+    value = np.zeros((len(owners), max(1, *(len(kinds) - 1 for kinds, _ in found))), np.int64)
+    for k, (kinds, _) in enumerate(found):
+        value[k, : len(kinds) - 1] = kinds[kinds != base[k]] - base[k]
+    mask = (levels[:, None, :] == (base[:, None] + value)[:, :, None]) & (value != 0)[:, :, None]
+    return _Values(base, value, mask)
+
+
+def _valued(taps: _Taps, values: _Values) -> Emission:
+    """sum l*(a*c + b) = a*base*#(c) + a*value*#(c where l = base + value), summed + b*(sum of l inside the image)."""
+    outputs, count, fields = values.mask.shape
+    members = taps.members | {"n_value": str(count), "n_gain": str(len(values.base))}
+    return Emission("flow_values", WINDOWS, members, {"sum_t": _sum_type(taps, values)}, (
+        ("unsigned long long", "mask", pack_fields(values.mask.reshape(outputs * count, fields).astype(np.int64), 1)),
+        *_weighed(taps, values),
+    ))
+
+
+def _sum_type(taps: _Taps, values: _Values) -> str:
+    """Holds every partial sum."""
+    base, value, ones = (np.abs(x).astype(object) for x in (values.base, values.value, values.mask.sum(axis=2)))
+    reach = taps.gain * int((base * taps.levels.shape[1] + (value * ones).sum(axis=1)).max())
+    return f"ap_int<{(reach + int(np.abs(taps.constant).max())).bit_length() + 1}>"
+
+
+def _weighed(taps: _Taps, values: _Values) -> Roms:
+    """What popcounts are multiplied with, and what is added."""
+    factors = (("base", values.base), ("value", values.value))
+    return (*(("long long", name, wide(taps.gain * factor)) for name, factor in factors),
+            ("int", "offset", int32(taps.constant, taps.node)))
+
+
+def _multiplied(taps: _Taps, domain: Domain) -> Emission:
+    """Level times code, tap by tap."""
+    width = signed_bits(int(taps.levels.min()), int(taps.levels.max()))
     # Partial sums of level*code, of a*that, and the result all fit in this.
-    reach = max(abs(source.domain.lo), abs(source.domain.hi)) * p.reach * abs(a)
-    offset = b * present.astype(object)
-    reach += int(np.abs(offset).max())
-    members |= {"gain": str(a), "level_bits": str(width), "level_words": str(-(-fields.shape[1] // (WORD // width)))}
-    types = {"sum_t": f"ap_int<{reach.bit_length() + 1}>", "code_t": _integer(source.domain)}
-    return _positions(node, Emission("flow_mac", WINDOWS, members, types, (
-        ("unsigned long long", "levels", pack_fields(fields, width)), ("int", "offset", int32(offset, node)),
-    )), border, borders)
+    reach = max(abs(domain.lo), abs(domain.hi)) * int(np.abs(taps.levels).sum(axis=1).max()) * taps.gain
+    reach += int(np.abs(taps.constant).max())
+    words = -(-taps.levels.shape[1] // (WORD // width))
+    members = taps.members | {"gain": str(taps.gain), "level_bits": str(width), "level_words": str(words)}
+    types = {"sum_t": f"ap_int<{reach.bit_length() + 1}>", "code_t": _integer(domain)}
+    return Emission("flow_mac", WINDOWS, members, types, (
+        ("unsigned long long", "levels", pack_fields(taps.levels, width)),
+        ("int", "offset", int32(taps.constant, taps.node)),
+    ))
 
 
 def _positions(node: Node, core: Emission, border: str = "0", borders: Roms = ()) -> list[Emission]:

@@ -50,6 +50,7 @@ struct flow_window_config : flow_config {
     static const int n_out = 1;                          // outputs of a position; n_fold shares n_out * positions
     static const int field = 1;                          // bits of a code in a word
     static const int gain = 1;
+    static const int n_value = 1, n_gain = 1;            // of flow_values: an output's values; n_out where each has its own
     static const long long fill = 0;
 };
 
@@ -167,6 +168,57 @@ Neuron:
             agree += flow_popcount<64>::of(~(word[g * sizes::words + k] ^ sign[w]) & mask[w]);
         }
         typename CONFIG_T::sum_t sum = CONFIG_T::gain * (int)agree + offset[border * CONFIG_T::n_out + j];
+        flow_set(res[j], sum);
+    }
+}
+
+// Ones among the words of every group.
+template <typename CONFIG_T> void flow_ones_of(const unsigned long long word[], unsigned ones[CONFIG_T::n_group]) {
+    #pragma HLS INLINE
+    typedef flow_sizes<CONFIG_T> sizes;
+Group:
+    for (int g = 0; g < CONFIG_T::n_group; g++) {
+        #pragma HLS UNROLL
+        ones[g] = 0;
+    Word:
+        for (int k = 0; k < sizes::words; k++) {
+            #pragma HLS UNROLL
+            ones[g] += flow_popcount<64>::of(word[g * sizes::words + k]);
+        }
+    }
+}
+
+// Codes of one bit, few levels: sum = base * #(ones) + value * #(ones whose level is base + value), summed + offset.
+// The first popcount is that of all outputs of a group. An output has a row of `mask` for each of its values. The domain's
+// a is in base and values; an absent tap is c = 0 and adds nothing, but b per level: offset.
+template <class res_T, typename CONFIG_T>
+void flow_values(const unsigned long long word[], int pass, int border, res_T res[],
+                 const unsigned long long mask[CONFIG_T::n_out * CONFIG_T::n_value * flow_sizes<CONFIG_T>::words],
+                 const long long base[CONFIG_T::n_gain], const long long value[CONFIG_T::n_gain * CONFIG_T::n_value],
+                 const int offset[]) {
+    #pragma HLS INLINE
+    typedef flow_sizes<CONFIG_T> sizes;
+    #pragma HLS ARRAY_PARTITION variable=mask cyclic factor=sizes::banks * CONFIG_T::n_value
+    unsigned ones[CONFIG_T::n_group];
+    #pragma HLS ARRAY_PARTITION variable=ones complete
+    flow_ones_of<CONFIG_T>(word, ones);
+Neuron:
+    for (int n = 0; n < sizes::lanes; n++) {
+        #pragma HLS UNROLL
+        const int j = pass * sizes::lanes + n, g = j / sizes::per_group, own = j % CONFIG_T::n_gain;
+        typename CONFIG_T::sum_t sum = base[own] * ones[g] + offset[border * CONFIG_T::n_out + j];
+    Value:
+        for (int v = 0; v < CONFIG_T::n_value; v++) {
+            #pragma HLS UNROLL
+            unsigned part = 0;
+        Word:
+            for (int k = 0; k < sizes::words; k++) {
+                #pragma HLS UNROLL
+                const int w = (j * CONFIG_T::n_value + v) * sizes::words + k;
+                part += flow_popcount<64>::of(word[g * sizes::words + k] & mask[w]);
+            }
+            sum += value[own * CONFIG_T::n_value + v] * part;
+        }
         flow_set(res[j], sum);
     }
 }
