@@ -72,6 +72,16 @@ class _Taps:
     gain: int
     constant: Int
 
+    @property
+    def gains(self) -> int:
+        """Magnitudes of the levels that are not 0."""
+        return int(np.unique(np.abs(self.levels[self.levels != 0])).size)
+
+    @property
+    def all_bits(self) -> int:
+        """Bits of the popcounts that all outputs of a group have in common."""
+        return int(self.groups * self.levels.shape[1])
+
 
 def dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
     """Codes of one bit are counted where an output has few levels; anything else is multiplied and added."""
@@ -91,14 +101,17 @@ def dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
 
 
 def _counted(taps: _Taps) -> Emission | None:
-    """The popcounts of codes of one bit: XNOR where the levels are -g, 0, g, else those of each value.
-
-    None where an output has too many levels.
+    """The popcounts of codes of one bit: XNOR where the levels are -g, 0, g, else those of each value; by a codebook
+    where that puts fewer bits into adders. None where an output has too many levels.
     """
-    if np.unique(np.abs(taps.levels[taps.levels != 0])).size <= 1:
-        return _xnor(taps)
-    values = _values(taps.levels)
-    return None if values is None else _valued(taps, values)
+    values, book = _values(taps.levels), _codebook(taps)
+    if values is None:
+        return None
+    plain = taps.gains <= 1
+    bits = np.count_nonzero(taps.levels) if plain else values.mask.sum() + taps.all_bits
+    if book is not None and book.bits < bits:
+        return _shared(taps, book)
+    return _xnor(taps) if plain else _valued(taps, values)
 
 
 def _xnor(taps: _Taps) -> Emission:
@@ -127,13 +140,13 @@ class _Values:
     mask: NDArray[np.bool_]
 
 
-def _values(levels: Int) -> _Values | None:
-    """Levels (outputs, taps) as the commonest and few others; None where an output has more."""
+def _values(levels: Int, lowest: bool = False) -> _Values | None:
+    """Levels (outputs, taps) as the commonest, or the lowest, and few others; None where an output has more."""
     owners = levels.reshape(1, -1) if np.unique(levels).size <= FEW + 1 else levels
     found = [np.unique(owned, return_counts=True) for owned in owners]
     if max(len(kinds) for kinds, _ in found) > FEW + 1:
         return None
-    base = np.array([kinds[counts.argmax()] for kinds, counts in found])
+    base = np.array([kinds[0 if lowest else counts.argmax()] for kinds, counts in found])
     value = np.zeros((len(owners), max(1, *(len(kinds) - 1 for kinds, _ in found))), np.int64)
     for k, (kinds, _) in enumerate(found):
         value[k, : len(kinds) - 1] = kinds[kinds != base[k]] - base[k]
@@ -148,6 +161,49 @@ def _valued(taps: _Taps, values: _Values) -> Emission:
     return Emission("flow_values", WINDOWS, members, {"sum_t": _sum_type(taps, values)}, (
         ("unsigned long long", "mask", pack_fields(values.mask.reshape(outputs * count, fields).astype(np.int64), 1)),
         *_weighed(taps, values),
+    ))
+
+
+@dataclass(frozen=True)
+class _Codebook:
+    """Two values by output, the `patterns` (int64, bit t for tap t) of a channel's taps that have the second, and each
+    output's `index` (outputs, channels) into them; `bits` that go into adders at a position.
+    """
+
+    values: _Values
+    patterns: Int
+    index: Int
+    bits: int
+
+
+def _codebook(taps: _Taps) -> _Codebook | None:
+    """The patterns of kernels over all outputs and channels; None where levels are more than two, or a pattern no word.
+
+    A popcount puts into adders the bits of its taps: with XNOR all, else those that have the second value. Shared,
+    those of every pattern at every channel, then for each output and channel a number as wide as the pattern's count.
+    """
+    values = _values(taps.levels, lowest=True)
+    size = int(taps.members.get("k_rows", 1)) * int(taps.members.get("k_cols", 1))
+    if values is None or values.mask.shape[1] > 1 or not 1 < size < WORD:
+        return None
+    outputs, fields = taps.levels.shape
+    second = values.mask.reshape(outputs, size, fields // size).astype(np.int64)
+    patterns, index = np.unique((second << np.arange(size)[:, None]).sum(axis=1), return_inverse=True)
+    index = index.reshape(outputs, -1)
+    ones = np.array([size if taps.levels.all() and taps.gains == 1 else int(p).bit_count() for p in patterns])
+    widths = np.array([int(n).bit_length() for n in ones])
+    counted = int(ones.sum()) * taps.groups * index.shape[1]
+    return _Codebook(values, patterns, index, counted + int(widths[index].sum()) + taps.all_bits)
+
+
+def _shared(taps: _Taps, book: _Codebook) -> Emission:
+    """The sum of `_valued`, its second popcount channel by channel from those of a codebook."""
+    width = max(1, (len(book.patterns) - 1).bit_length())
+    members = taps.members | {"n_pattern": str(len(book.patterns)), "n_gain": str(len(book.values.base)),
+                              "index_bits": str(width), "index_words": str(-(-book.index.shape[1] // (WORD // width)))}
+    return Emission("flow_shared", WINDOWS, members, {"sum_t": _sum_type(taps, book.values)}, (
+        ("unsigned long long", "pattern", [f"0x{int(pattern):x}ULL" for pattern in book.patterns]),
+        ("unsigned long long", "index", pack_fields(book.index, width)), *_weighed(taps, book.values),
     ))
 
 
