@@ -38,10 +38,23 @@ def random_window(rng: np.random.Generator, shape: tuple[int, ...], groups: int,
 def random_weights(rng: np.random.Generator, inputs: int, outputs: int, groups: int, wide: bool) -> Weights:
     """Few-valued or, if `wide`, sometimes integer levels, most connections there."""
     form = (inputs // groups, outputs * groups)
-    levels = rng.choice([[-1, 1], [-1, 0], [-3, 3], [0, 1], [-7, 5], [0, 0]][int(rng.integers(6))], form)
+    kinds = [[-1, 1], [-1, 0], [-3, 3], [0, 1], [-7, 5], [2, 5], [-4, 0, 1], [0, 0]]
+    levels = rng.choice(kinds[int(rng.integers(len(kinds)))], form)
+    if wide and rng.random() < 0.1:  # every output its own two
+        levels = levels * rng.integers(1, 4, form[1]) + rng.integers(-2, 3, form[1])
     if wide and rng.random() < 0.3:
         levels = rng.integers(-9, 10, form)
     return Weights(levels.astype(np.int64), rng.random(form) < rng.choice([0.2, 0.9, 1.0]), groups)
+
+
+def codebook_levels(rng: np.random.Generator, form: tuple[int, int], taps: int, count: int,
+                    pair: list[int]) -> np.ndarray:
+    """Levels of `form` (taps * channels of a group, outputs): every kernel is one of `count` patterns of a pair."""
+    book = rng.permutation(2**taps - 1 if taps < 20 else 2**19)[:count] + 1
+    patterns = np.array(pair)[book[:, None] >> np.arange(taps) & 1]
+    picked = rng.integers(0, count, (form[0] // taps, form[1]))
+    picked.flat[:count] = np.arange(count)[: picked.size]
+    return patterns[picked].transpose(2, 0, 1).reshape(form)
 
 
 def random_graph(seed: int) -> Graph:
@@ -82,6 +95,10 @@ def random_graph(seed: int) -> Graph:
             if window is not None:
                 taps = window.taps * channels
                 weights = random_weights(rng, taps, int(rng.integers(1, 5)), groups, d.bits < 12)
+                if window.taps > 2 and rng.random() < 0.3:
+                    form = (taps // groups, groups * int(rng.integers(8, 20)))
+                    levels = codebook_levels(rng, form, window.taps, 3, [[-1, 1], [-7, 5]][int(rng.integers(2))])
+                    weights = Weights(levels, np.ones(form, bool), groups)
                 sums = dot_domain(d, weights, window)
                 if sums.bits <= 31:
                     add(Op.WINDOW, [last], (*window.positions, taps), d, window)

@@ -18,7 +18,9 @@ import pytest
 
 import flow
 from flow import builder
-from flow.backends.hls_ops import EMIT_HLS, pack_fields, passes
+from flow.backends.emission import pack_fields
+from flow.backends.hls_ops import EMIT_HLS
+from flow.backends.hls_window import passes
 from flow.backends.project import Project
 from flow.backends.units import UNITS
 from flow.errors import InputError, Mismatch, ToolError

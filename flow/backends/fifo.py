@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flow.backends.hls_ops import Emission
+from flow.backends.emission import Emission
 from flow.errors import InputError
 
 __all__ = ["check_depths", "depths"]

@@ -24,8 +24,9 @@ from hls4ml.model.layers import Layer, layer_map, register_layer
 from hls4ml.model.types import FixedPrecisionType
 from numpy.typing import NDArray
 
+from flow.backends.emission import Emission, rom_text
 from flow.backends.fifo import check_depths, depths
-from flow.backends.hls_ops import Emission, passes, rom_text
+from flow.backends.hls_window import passes
 from flow.backends.project import BuildConfig, write_vectors
 from flow.backends.units import UNITS, Unit, copied, forked
 from flow.errors import InputError

@@ -12,7 +12,8 @@ from math import prod
 
 import numpy as np
 
-from flow.backends.hls_ops import EMIT_HLS, Cell, Emission, code_type
+from flow.backends.emission import Cell, Emission, code_type
+from flow.backends.hls_ops import EMIT_HLS
 from flow.ir import Graph, Index, Node, Op, clean_name
 from flow.ir.graph import Int
 

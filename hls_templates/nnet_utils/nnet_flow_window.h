@@ -50,6 +50,7 @@ struct flow_window_config : flow_config {
     static const int n_out = 1;                          // outputs of a position; n_fold shares n_out * positions
     static const int field = 1;                          // bits of a code in a word
     static const int gain = 1;
+    static const int n_value = 1, n_gain = 1;            // of flow_values: an output's values; n_out where each has its own
     static const long long fill = 0;
 };
 
@@ -167,6 +168,119 @@ Neuron:
             agree += flow_popcount<64>::of(~(word[g * sizes::words + k] ^ sign[w]) & mask[w]);
         }
         typename CONFIG_T::sum_t sum = CONFIG_T::gain * (int)agree + offset[border * CONFIG_T::n_out + j];
+        flow_set(res[j], sum);
+    }
+}
+
+// Ones among the words of every group.
+template <typename CONFIG_T> void flow_ones_of(const unsigned long long word[], unsigned ones[CONFIG_T::n_group]) {
+    #pragma HLS INLINE
+    typedef flow_sizes<CONFIG_T> sizes;
+Group:
+    for (int g = 0; g < CONFIG_T::n_group; g++) {
+        #pragma HLS UNROLL
+        ones[g] = 0;
+    Word:
+        for (int k = 0; k < sizes::words; k++) {
+            #pragma HLS UNROLL
+            ones[g] += flow_popcount<64>::of(word[g * sizes::words + k]);
+        }
+    }
+}
+
+// Codes of one bit, few levels: sum = base * #(ones) + value * #(ones whose level is base + value), summed + offset.
+// The first popcount is that of all outputs of a group. An output has a row of `mask` for each of its values. The domain's
+// a is in base and values; an absent tap is c = 0 and adds nothing, but b per level: offset.
+template <class res_T, typename CONFIG_T>
+void flow_values(const unsigned long long word[], int pass, int border, res_T res[],
+                 const unsigned long long mask[CONFIG_T::n_out * CONFIG_T::n_value * flow_sizes<CONFIG_T>::words],
+                 const long long base[CONFIG_T::n_gain], const long long value[CONFIG_T::n_gain * CONFIG_T::n_value],
+                 const int offset[]) {
+    #pragma HLS INLINE
+    typedef flow_sizes<CONFIG_T> sizes;
+    #pragma HLS ARRAY_PARTITION variable=mask cyclic factor=sizes::banks * CONFIG_T::n_value
+    unsigned ones[CONFIG_T::n_group];
+    #pragma HLS ARRAY_PARTITION variable=ones complete
+    flow_ones_of<CONFIG_T>(word, ones);
+Neuron:
+    for (int n = 0; n < sizes::lanes; n++) {
+        #pragma HLS UNROLL
+        const int j = pass * sizes::lanes + n, g = j / sizes::per_group, own = j % CONFIG_T::n_gain;
+        typename CONFIG_T::sum_t sum = base[own] * ones[g] + offset[border * CONFIG_T::n_out + j];
+    Value:
+        for (int v = 0; v < CONFIG_T::n_value; v++) {
+            #pragma HLS UNROLL
+            unsigned part = 0;
+        Word:
+            for (int k = 0; k < sizes::words; k++) {
+                #pragma HLS UNROLL
+                const int w = (j * CONFIG_T::n_value + v) * sizes::words + k;
+                part += flow_popcount<64>::of(word[g * sizes::words + k] & mask[w]);
+            }
+            sum += value[own * CONFIG_T::n_value + v] * part;
+        }
+        flow_set(res[j], sum);
+    }
+}
+
+// Codes of one bit, two levels, kernels of a codebook: base * #(ones) + value * #(ones whose level is base + value) + offset.
+// At an input channel the taps' second popcount has as many results as the codebook has patterns (of one bit a tap, set
+// where the level is base + value). They are counted once a position, and each output adds up those that it looks up by
+// the indices of its kernels, group by group and channel by channel. Where outputs share lanes an index is no constant,
+// so that a choice among the results would be larger than another popcount: each lane counts its own pattern.
+template <class res_T, typename CONFIG_T>
+void flow_shared(const unsigned long long word[], int pass, int border, res_T res[],
+                 const unsigned long long pattern[CONFIG_T::n_pattern],
+                 const unsigned long long index[CONFIG_T::n_out * CONFIG_T::index_words],
+                 const long long base[CONFIG_T::n_gain], const long long value[CONFIG_T::n_gain], const int offset[]) {
+    #pragma HLS INLINE
+    typedef flow_sizes<CONFIG_T> sizes;
+    #pragma HLS ARRAY_PARTITION variable=pattern complete
+    #pragma HLS ARRAY_PARTITION variable=index cyclic factor=sizes::lanes * CONFIG_T::index_words
+    unsigned ones[CONFIG_T::n_group], part[sizes::lanes];
+    #pragma HLS ARRAY_PARTITION variable=ones complete
+    #pragma HLS ARRAY_PARTITION variable=part complete
+    flow_ones_of<CONFIG_T>(word, ones);
+Clear:
+    for (int n = 0; n < sizes::lanes; n++) {
+        #pragma HLS UNROLL
+        part[n] = 0;
+    }
+Channel:
+    for (int c = 0; c < sizes::share; c++) {
+        #pragma HLS UNROLL
+        unsigned long long taps[CONFIG_T::n_group]; // of this channel
+        #pragma HLS ARRAY_PARTITION variable=taps complete
+        unsigned count[CONFIG_T::n_group * CONFIG_T::n_pattern];
+        #pragma HLS ARRAY_PARTITION variable=count complete
+    Group:
+        for (int g = 0; g < CONFIG_T::n_group; g++) {
+            #pragma HLS UNROLL
+            taps[g] = 0;
+            for (int t = 0; t < sizes::taps; t++) {
+                #pragma HLS UNROLL
+                taps[g] |= flow_field(word, g * sizes::words, t * sizes::share + c, 1) << t;
+            }
+        Pattern:
+            for (int k = 0; k < CONFIG_T::n_pattern; k++) {
+                #pragma HLS UNROLL
+                count[g * CONFIG_T::n_pattern + k] = flow_popcount<sizes::taps>::of(taps[g] & pattern[k]);
+            }
+        }
+    Neuron:
+        for (int n = 0; n < sizes::lanes; n++) {
+            #pragma HLS UNROLL
+            const int j = pass * sizes::lanes + n, g = j / sizes::per_group;
+            const int k = (int)flow_field(index, j * CONFIG_T::index_words, c, CONFIG_T::index_bits);
+            part[n] += sizes::passes == 1 ? count[g * CONFIG_T::n_pattern + k]
+                                          : flow_popcount<sizes::taps>::of(taps[g] & pattern[k]);
+        }
+    }
+Sum:
+    for (int n = 0; n < sizes::lanes; n++) {
+        #pragma HLS UNROLL
+        const int j = pass * sizes::lanes + n, g = j / sizes::per_group, own = j % CONFIG_T::n_gain;
+        typename CONFIG_T::sum_t sum = base[own] * ones[g] + value[own] * part[n] + offset[border * CONFIG_T::n_out + j];
         flow_set(res[j], sum);
     }
 }

@@ -1,0 +1,144 @@
+"""What a node becomes in C++: a call of a kernel in hls_templates/nnet_utils, its configuration and ROMs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow.errors import InputError
+from flow.ir import Domain, Node
+from flow.ir.graph import Int
+
+__all__ = ["WORD", "Cell", "Emission", "Roms", "code_type", "int32", "ints", "pack_fields", "rom_text", "signed_bits",
+           "wide"]
+
+Roms = tuple[tuple[str, str, list[str]], ...]
+WORD = 64  # bits of a ROM word: the widest integer literal of C++11
+
+
+@dataclass(frozen=True)
+class Emission:
+    """One kernel call: `kernel<...>(in..., out, roms...)`, the members of its configuration, and its ROMs.
+
+    `reads` are the positions of the node's inputs that the call takes. `roms` are (C type, field name, literals);
+    arrays are named flow_<node>_<field>. A kernel with a `cell` takes no ROMs: it goes over pixels or positions, and
+    its configuration has a function `cell` that makes one of the output by these kernels in a row.
+    """
+
+    kernel: str
+    header: str
+    members: dict[str, str] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    roms: Roms = ()
+    reads: tuple[int, ...] = (0,)
+    cell: tuple[Cell, ...] = ()
+
+    def config_text(self, name: str, node: str) -> str:
+        """The configuration struct of this call; `node` names its ROMs."""
+        base = f"nnet::{self.header.removeprefix('nnet_').removesuffix('.h')}_config"
+        first = [cell.emission.config_text(f"{name}_{k}", cell.node) for k, cell in enumerate(self.cell)]
+        if self.cell and self.cell[0].border:
+            base = f"{name}_0"
+        lines = [f"    static const int {key} = {value};" for key, value in self.members.items()]
+        lines += [f"    typedef {value} {key};" for key, value in self.types.items()]
+        if self.cell:
+            lines += _cell_text(name, self.cell)
+        return "\n".join([*first, f"struct {name} : {base} {{", *lines, "};"])
+
+    def arguments(self, node: str) -> str:
+        """The ROMs as trailing arguments of the call."""
+        return "" if self.cell else "".join(f", flow_{node}_{name}" for _, name, _ in self.roms)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kernel of a cell: whose ROMs it reads, and the C type and number of the codes that it makes.
+
+    `border` is set for kernels that take the words of a position: the C expression of its class of borders, whose ROMs
+    are `border_roms`.
+    """
+
+    node: str
+    emission: Emission
+    code_type: str
+    size: int
+    border: str = ""
+    border_roms: Roms = ()
+
+
+def _cell_text(name: str, cell: Sequence[Cell]) -> list[str]:
+    """The functions `border` and `cell` of a configuration."""
+    given = len(cell[0].emission.reads)
+    kinds = [f"in{k}_T" for k in range(given)]
+    data = ", ".join(f"const {kind} in{k}[]" for k, kind in enumerate(kinds))
+    lines = [f"    static int border(int row, int col) {{ return {cell[0].border or 0}; }}",
+             f"    template <{', '.join(f'class {kind}' for kind in [*kinds, 'res_T'])}>",
+             f"    static void cell({data}, int pass, int border, res_T res[]) {{",
+             "        #pragma HLS INLINE"]
+    values, types = [f"in{k}" for k in range(given)], kinds
+    for k, part in enumerate(cell):
+        target, kind = "res", "res_T"
+        if k < len(cell) - 1:
+            target, kind = f"value{k}", part.code_type
+            lines += [f"        {kind} {target}[{part.size}];",
+                      f"        #pragma HLS ARRAY_PARTITION variable={target} complete"]
+        place = ", pass, border" if part.border else ""
+        known = [] if part.border else types
+        lines.append(f"        nnet::{part.emission.kernel}<{', '.join([*known, kind, f'{name}_{k}'])}>"
+                     f"({', '.join(values)}{place}, {target}{part.emission.arguments(part.node)});")
+        values, types = [target], [kind]
+    return [*lines, "    }"]
+
+
+def rom_text(node: str, emissions: Sequence[Emission]) -> str:
+    """The header file with the ROMs of a node's kernels."""
+    guard = f"FLOW_{node.upper()}_H_"
+    roms = [(node, rom) for emission in emissions for rom in emission.roms]
+    roms += [(cell.node, rom) for emission in emissions for cell in emission.cell
+             for rom in (*cell.emission.roms, *cell.border_roms)]
+    arrays = [f"static const {kind} flow_{owner}_{name}[{len(values)}] = {{{', '.join(values)}}};"
+              for owner, (kind, name, values) in roms]
+    return "\n".join([f"#ifndef {guard}", f"#define {guard}", "", *arrays, "", "#endif", ""]) if arrays else ""
+
+
+def code_type(domain: Domain) -> str:
+    """The C type of a tensor's elements: bits are the code; where values are fixed-point numbers, they are its too."""
+    return f"ap_{'' if domain.signed else 'u'}fixed<{domain.bits},{domain.bits - (domain.fraction_bits or 0)}>"
+
+
+def ints(values: NDArray[Any]) -> list[str]:
+    """Literals of integers that are known to fit C's int."""
+    return [str(int(v)) for v in np.asarray(values).ravel()]
+
+
+def int32(values: NDArray[Any], node: Node) -> list[str]:
+    """Literals of C's int; refuses what does not fit."""
+    if any(abs(int(v)) >= 2**31 for v in np.asarray(values).ravel()):
+        raise InputError(f"node {node.name!r}: constants past 32 bits; its input's domain has too large an offset")
+    return ints(values)
+
+
+def wide(values: NDArray[Any]) -> list[str]:
+    """Literals of C's long long."""
+    return [f"{int(v)}LL" for v in np.asarray(values).ravel()]
+
+
+def signed_bits(lo: int, hi: int) -> int:
+    """Bits of two's complement that hold lo..hi."""
+    return max(max(hi, 0).bit_length(), (-lo - 1).bit_length() if lo < 0 else 0) + 1
+
+
+def pack_fields(values: Int, width: int) -> list[str]:
+    """Rows of integers -> rows of 64-bit words, `width`-bit two's complement fields, none across a word's end."""
+    per_word = WORD // width
+    rows, count = values.shape
+    words = -(-count // per_word)
+    fields = np.zeros((rows, words * per_word), np.uint64)
+    fields[:, :count] = values.astype(np.uint64) & np.uint64((1 << width) - 1)
+    shifts = np.arange(per_word, dtype=np.uint64) * np.uint64(width)
+    packed = np.bitwise_or.reduce(fields.reshape(rows, words, per_word) << shifts, axis=2)
+    return [f"0x{int(w):x}ULL" for w in packed.ravel()]
