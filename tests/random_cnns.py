@@ -14,7 +14,7 @@ from flow.ir import fixed
 from tests.random_networks import ACTIVATIONS, BIASES, INPUT_TYPES, Case, Maker, first_layer
 
 SUMS = ("conv", "conv", "conv", "grouped", "depthwise", "separable", "pointwise")
-REAL_SUMS = ("conv", "conv", "grouped", "pointwise")
+REAL_SUMS = ("conv", "conv", "grouped", "pointwise", "depthwise", "separable")
 POOLS = ("none", "none", "none", "max", "max_same", "average", "average_same", "average_sum", "qaverage", "zeros",
          "zeros_max", "crop", "upsample", "shuffle")
 REAL_POOLS = ("none", "none", "max", "max_same", "average_sum", "zeros", "crop", "upsample")
@@ -55,7 +55,9 @@ class ImageMaker(Maker):
 
     def total(self, h: Any, units: int, bias: str, activation: str | None = None) -> Any:
         rng, rank, channels = self.rng, self.rank, h.shape[-1]
-        kind = "conv" if self.keep else self.choose("sum", REAL_SUMS if self.real else SUMS)
+        # In one dimension QKeras has no depthwise layer, and Keras' own has no real scale.
+        kinds = SUMS if not self.real else REAL_SUMS[:-2] if rank == 1 else REAL_SUMS
+        kind = "conv" if self.keep else self.choose("sum", kinds)
         if kind in ("depthwise", "separable"):
             return self.by_channel(kind, h, units, bias, activation)
         size, options = self.geometry(h, causal=rank == 1)
@@ -80,6 +82,8 @@ class ImageMaker(Maker):
         """Depthwise or separable; in one dimension QKeras has no depthwise layer."""
         rank, channels, times = self.rank, h.shape[-1], int(self.rng.integers(1, 3))
         size, options = self.geometry(h, causal=False)
+        # Scales that differ by channel cannot pass through the pointwise sum; one output a channel has one scale.
+        times = 1 if self.real and kind == "separable" else times
         options["depth_multiplier"] = times
         quantized, quantizer = self.quantizer((*size, channels, times))
         if rank == 1 and (kind == "depthwise" or quantized.startswith("masked")):
