@@ -17,7 +17,7 @@ SUMS = ("conv", "conv", "conv", "grouped", "depthwise", "separable", "pointwise"
 REAL_SUMS = ("conv", "conv", "grouped", "pointwise", "depthwise", "separable")
 POOLS = ("none", "none", "none", "max", "max_same", "average", "average_same", "average_sum", "qaverage", "zeros",
          "zeros_max", "crop", "upsample", "shuffle")
-REAL_POOLS = ("none", "none", "max", "max_same", "average_sum", "zeros", "crop", "upsample")
+REAL_POOLS = ("none", "none", "max", "max_same", "average_sum", "average_same_sum", "zeros", "crop", "upsample")
 MERGES = ("none", "none", "none", "none", "add", "subtract", "concatenate", "or", "and", "select")
 ENDS = ("flatten", "flatten", "global_average", "global_average", "global_max", "image")
 FLAT_ENDS = {"flatten": "Flatten", "global_average": "GlobalAveragePooling", "global_max": "GlobalMaxPooling"}
@@ -106,6 +106,9 @@ class ImageMaker(Maker):
         if not self.keep and self.rng.random() < 0.15:
             self.options.append("pool=max_of_sums")
             return layer_of("MaxPooling", self.rank)(2, strides=1, padding="same")(h)
+        if self.real and not self.keep and self.rng.random() < 0.15:
+            self.options.append("pool=average_of_sums")
+            return layer_of("AveragePooling", self.rank)(2, strides=1, padding="same")(h)
         return h
 
     def pool(self, h: Any, top: int, step: float) -> tuple[Any, int, float]:
@@ -114,12 +117,12 @@ class ImageMaker(Maker):
         kind = self.choose("pool", REAL_POOLS if self.real else POOLS)
         area = tuple(int(rng.integers(1, min(3, n) + 1)) for n in size)
         strides = int(rng.integers(1, 3))
-        padding = "same" if kind.endswith("_same") else "valid"
+        padding = "same" if "_same" in kind else "valid"
         if kind.startswith("max"):
             return layer_of("MaxPooling", rank)(area, strides=strides, padding=padding)(h), top, step
         if kind.startswith("average"):
             h = layer_of("AveragePooling", rank)(area, strides=strides, padding=padding)(h)
-            if kind == "average_sum":
+            if kind.endswith("_sum"):
                 return h, top * int(np.prod(area)), step / int(np.prod(area))
             return self.quantised(h)
         if kind == "qaverage" and rank == 2:

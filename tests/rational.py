@@ -212,6 +212,8 @@ def _apply(layer: Any, xs: list[Reals], text: str) -> Reals:
         return _each(ACTIVATIONS[text], x)
     if isinstance(layer, keras.layers.Rescaling):
         return x * _exact(layer.scale) + _exact(layer.offset)
+    if isinstance(layer, keras.layers.Normalization):
+        return (x - _exact(layer.mean)) / _each(_root, _exact(layer.variance))
     if isinstance(layer, keras.layers.ReLU):
         return _each(lambda v: min(max(v, Fraction(0)), Fraction(float(layer.max_value))), x)
     if isinstance(layer, keras.layers.LeakyReLU):

@@ -77,8 +77,9 @@ def lines_of(value: Value, stages: Sequence[Stage]) -> Lines:
     return Lines(rows, which)
 
 
-def sum_noise(weights: Float64, ideal: Float64, largest: float, off: float) -> list[Fraction]:
-    """What Keras' float32 sum over the first axis may be off by, per channel, for inputs to `largest`, `off` by this.
+def sum_noise(weights: Float64, ideal: Float64, largest: Float64, off: Float64) -> list[Fraction]:
+    """What Keras' float32 sum over the first axis may be off by, per channel; its inputs are at most `largest` in size
+    and off by `off` (one number a channel each).
 
     In any order of n additions |error| <= n*u/(1 - n*u) * sum |w||x| (Higham, Accuracy and Stability, 4.2), u = 2^-24;
     the float32 weights are not quite the ideal ones, and Keras may make them with another last bit than we did.
@@ -86,8 +87,8 @@ def sum_noise(weights: Float64, ideal: Float64, largest: float, off: float) -> l
     nu = (len(weights) + SAFE) * float(ROUNDING)
     size, apart = np.abs(weights).sum(axis=0), np.abs(weights - ideal).sum(axis=0)
     flushed = len(weights) * (1 + largest) * 2.0**-120
-    return [Fraction(1.01 * (nu / (1 - nu) * largest * s + largest * a + off * s) + flushed)
-            for s, a in zip(size, apart)]
+    noise = 1.01 * (nu / (1 - nu) * largest * size + largest * apart + off * size) + flushed
+    return [Fraction(n) for n in noise.tolist()]
 
 
 def real_steps(tail: Tail) -> Steps:
@@ -107,26 +108,31 @@ def real_steps(tail: Tail) -> Steps:
     if reach > LARGEST:
         raise Refusal(f"layer {tail.layer!r}: values up to {float(min(reach, Fraction(10) ** 300)):.3g} reach it, past "
                       "what float32 holds safely; use scales near 1")
-    thresholds = _Thresholds(tail, stages[:first], rest, home, float(reach))
-    keys = np.column_stack([which, thresholds.low, thresholds.high, thresholds.bits])
+    shape = tail.value.node.shape
+    for stage in stages[:first]:
+        shape = tuple(stage.apply(tf.zeros((1, *shape))).shape[1:])
+    own = np.arange(len(home))  # of every element of the value, where its thresholds are
+    if all(stage.alike for stage in rest):  # one position has those of all
+        own, shape = own % shape[-1], (*(1,) * (len(shape) - 1), shape[-1])
+        home = np.arange(shape[-1])
+    thresholds = _Thresholds(tail, shape, rest, home, float(reach))
+    keys = np.column_stack([which, *(part[own] for part in (thresholds.low, thresholds.high, thresholds.bits))])
     _, first_seen, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    rows = [_cuts(tail, lines.rows[which[i]], thresholds, int(i)) for i in first_seen]
+    rows = [_cuts(tail, lines.rows[which[i]], thresholds, int(own[i])) for i in first_seen]
     start, sign, cuts, slack = (np.array([row[k] for row in rows], np.int64)[inverse.ravel()] for k in range(4))
     return Steps(start, sign, cuts.reshape(len(cuts), -1), slack.reshape(len(cuts), -1, 2))
 
 
 class _Thresholds:
-    """Where the rest of a tail, a function of one float32 per element, changes its code; by bisection over float32.
+    """Where the rest of a tail, a function of one float32 per element of a tensor of `shape`, changes its code; by
+    bisection over float32. `home` says where each element of the value is in that tensor.
 
     `low`, `high` are the places of the codes at the ends; `passed[i, k]` is the first float32 beyond `-reach` at which
     element i has left its low code by more than k, `failed[i, k]` the one before.
     """
 
-    def __init__(self, tail: Tail, before: Sequence[Stage], rest: Sequence[Stage], home: Int, reach: float):
-        self.tail, self.rest, self.home = tail, rest, home
-        self.shape = tail.value.node.shape
-        for stage in before:
-            self.shape = tuple(stage.apply(tf.zeros((1, *self.shape))).shape[1:])
+    def __init__(self, tail: Tail, shape: tuple[int, ...], rest: Sequence[Stage], home: Int, reach: float):
+        self.tail, self.shape, self.rest, self.home = tail, shape, rest, home
         end = np.nextafter(np.float32(reach), np.float32(np.inf))
         ends = np.broadcast_to(np.array([[-end], [end]], np.float32), (2, len(home)))
         self.low, self.high = self._places(ends)
