@@ -28,7 +28,8 @@ Float64 = NDArray[np.float64]
 ROUNDING = Fraction(1, 2**24)  # relative error of one float32 operation
 TINY = Fraction(1, 2**100)  # more than what TensorFlow, which flushes denormals, loses below 2^-126 in any stage
 LARGEST = 2.0**100  # of the values in a tail: far from float32's infinity
-SAFE = 16  # roundings of a bias or batch norm, the reciprocal root's among them, with room to spare
+SAFE = 16  # roundings relative to the result of a batch norm, those of its scale too, with room to spare
+GROWTH = 1 + 2 * SAFE * ROUNDING  # of noise that goes through a stage: what is of second order
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,21 @@ class Row:
     relative: Fraction
 
     def then(self, line: Line) -> Row:
-        """One more line: what was off is scaled, and computing it rounds a few times."""
-        few = SAFE * ROUNDING
-        noise = abs(line.scale) * (self.noise + few * abs(self.offset)) + few * line.size + line.noise
-        noise += TINY if line.scale * self.scale else 0
-        return Row(self.scale * line.scale, self.offset * line.scale + line.offset, noise, self.relative + few)
+        """One more line: what was off is scaled, and computing it rounds.
+
+        A bias rounds once, relative to its result. A batch norm is x*s + (late - m*s), or (x - m)*s + late, where s is
+        rounded itself. The error of s is the same in both products, so relative to (x - m)*s = result - late, as is
+        what the second form rounds. The first rounds x*s once and m*s twice, however large, even where they cancel;
+        late once, and the result, at most |result - late| + |late|. `size` bounds |m*s| + |late|.
+        """
+        scale, offset = self.scale * line.scale, self.offset * line.scale + line.offset
+        tiny = TINY if scale else 0
+        if line.plain:
+            noise = GROWTH * (self.noise + ROUNDING * abs(offset)) + tiny
+            return Row(scale, offset, noise, GROWTH * (self.relative + ROUNDING))
+        noise = abs(line.scale) * (self.noise + ROUNDING * abs(self.offset)) + 2 * ROUNDING * line.size
+        noise = GROWTH * (noise + SAFE * ROUNDING * abs(offset - line.late)) + line.noise + tiny
+        return Row(scale, offset, noise, GROWTH * (self.relative + (SAFE + 1) * ROUNDING))
 
     def off_by(self, code: int) -> Fraction:
         """How far Keras' float32 value may be from the line at a code."""

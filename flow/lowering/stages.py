@@ -98,7 +98,7 @@ def _batch_norm(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     if any(s == 0 for s in spread):
         raise Refusal(f"layer {call.key!r}: variance and epsilon are both 0; set an epsilon")
     scale = [g / s for g, s in zip(gamma, spread)]
-    lines = [Line(s, b - m * s, abs(b) + abs(m * s)) for b, m, s in zip(beta, mean, scale)]
+    lines = [Line(s, b - m * s, abs(b) + abs(m * s), late=b) for b, m, s in zip(beta, mean, scale)]
     return value.then(Stage(call.key, call, lines, alike=True, rising=min(scale) >= 0))
 
 
@@ -114,7 +114,10 @@ def _rescaling(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     parts = np.broadcast_arrays(*(np.asarray(v, np.float32) for v in (call.layer.scale, call.layer.offset)))
     row = _is_row(parts[0].shape)
     value = _float_stage(call, values[0], "", alike=row, rising=bool((parts[0] >= 0).all()))
-    return _with_lines(value, *(_fractions(part) for part in parts)) if row else value
+    if not row:
+        return value
+    scale, offset = (_fractions(part) for part in parts)
+    return _with_lines(value, scale, offset, offset)
 
 
 @lowers(keras.layers.Normalization)
@@ -128,17 +131,18 @@ def _normalization(state: Lowering, call: Call, values: Sequence[Value]) -> Valu
     mean, variance = (_fractions(part) for part in np.broadcast_arrays(layer.mean, layer.variance))
     spread = [max(_sqrt(v), Fraction(float(np.float32(keras.backend.epsilon())))) for v in variance]
     if layer.invert:
-        return _with_lines(value, spread, mean)
-    return _with_lines(value, [1 / s for s in spread], [-m / s for m, s in zip(mean, spread)])
+        return _with_lines(value, spread, mean, mean)
+    offset = [-m / s for m, s in zip(mean, spread)]
+    return _with_lines(value, [1 / s for s in spread], offset, [Fraction(0)] * len(offset))
 
 
 def _fractions(values: Any) -> list[Fraction]:
     return [Fraction(float(v)) for v in np.asarray(values, np.float32).ravel()]
 
 
-def _with_lines(value: Value, scale: Sequence[Fraction], offset: Sequence[Fraction]) -> Value:
+def _with_lines(value: Value, scale: Sequence[Fraction], offset: Sequence[Fraction], late: Sequence[Fraction]) -> Value:
     """The value whose last stage is scale * x + offset, one line for all or one a channel."""
-    lines = [Line(s, o, abs(o)) for s, o in zip(scale, offset)]
+    lines = [Line(s, o, abs(o), late=last) for s, o, last in zip(scale, offset, late)]
     return replace(value, tail=(*value.tail[:-1], replace(value.tail[-1], affine=lines, sums=True)))
 
 

@@ -176,7 +176,7 @@ def _finished(state: Lowering, call: Call, out: Value) -> Value:
         bias = tf.convert_to_tensor(quantizer(layer.bias) if quantizer is not None else layer.bias)
         if not np.isfinite(bias.numpy()).all():
             raise Refusal(f"layer {key!r}: its quantised bias is not finite; use another bias_quantizer")
-        exact = [Line(Fraction(1), v, abs(v)) for v in map(Fraction, bias.numpy().tolist())]
+        exact = [Line(Fraction(1), v, abs(v), plain=True) for v in map(Fraction, bias.numpy().tolist())]
         out = out.then(Stage(key, lambda t: keras.backend.bias_add(t, bias, data_format="channels_last"), exact,
                              alike=True, rising=True))
     return activate(state, key, layer.activation, out)
@@ -277,7 +277,7 @@ def _real_scale(key: str, shape: tuple[int, ...], kernel: Kernel, entry: Entry, 
     noise = [n / shrink for n in sum_noise(kernel.real, ideal, largest, off)]
     slope = [group[0].scale * c for group, c in zip(parts, scale)]
     rows, which = offsets(entry, weights, window)
-    lines = [Line(s, c * unit * total, abs(c * unit * total), n)
+    lines = [Line(s, c * unit * total, abs(c * unit * total), n, late=c * unit * total)
              for row in rows for s, c, total, n in zip(slope, scale, row, noise)]
     mul, add = (np.array([float(v) for v in part], np.float32)
                 for part in (slope, [line.offset for line in lines]))

@@ -33,13 +33,16 @@ SHAKE = 4  # units in the last place that a vectorised function may be off; sigm
 @dataclass(frozen=True)
 class Line:
     """scale * x + offset, exactly. `size` bounds the parts that Keras makes the offset of; `noise` is what Keras'
-    float32 result is off by, beyond its roundings, where the sum before it is real-scaled.
+    float32 result is off by, beyond its roundings, where the sum before it is real-scaled. `late` is the part of the
+    offset that is not multiplied by a scale that was rounded itself; `plain` marks one float32 addition, x + offset.
     """
 
     scale: Fraction
     offset: Fraction
     size: Fraction
     noise: Fraction = Fraction(0)
+    late: Fraction = Fraction(0)
+    plain: bool = False
 
 
 @dataclass(frozen=True)
