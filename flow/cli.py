@@ -251,7 +251,7 @@ def compare(model: Annotated[Path, typer.Argument(help="the Keras model (.keras,
         out.print(f"note: {escape(note)}", highlight=False)
     if not result.equal:
         raise Mismatch(result.first)
-    out.print("equal", highlight=False)
+    out.print(str(result), highlight=False)
 
 
 @app.command()

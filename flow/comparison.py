@@ -16,7 +16,7 @@ from flow.ir import Node
 from flow.ir.evaluate import doubtful, trace
 from flow.lowering.calls import Call, model_calls
 from flow.lowering.reading import read_model
-from flow.lowering.reference import keras_activations, keras_codes
+from flow.lowering.reference import keras_activations, keras_codes, nothing_compared
 
 __all__ = ["Comparison", "Row", "compare"]
 
@@ -26,7 +26,7 @@ class Row:
     """One node: how many codes were compared with Keras and with the C simulation, and how many differ.
 
     `layer` is the Keras layer whose codes these are, empty where the node is none's output; None where a node was not
-    compared (no Keras layer has its codes, or a kernel computes it on the way to another).
+    compared (no Keras layer has its codes, all samples are doubtful, or a kernel computes it on the way to another).
     """
 
     node: str
@@ -38,11 +38,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows in order of evaluation, `first` the first divergence in words (empty where all are equal), and notes."""
+    """Rows in order of evaluation, `first` the first divergence in words (empty where all are equal), and notes.
+
+    `left_out` of `samples` were not compared with Keras, whose float32 sums are too near a cut there.
+    """
 
     rows: tuple[Row, ...]
     first: str
     notes: tuple[str, ...]
+    samples: int = 0
+    left_out: int = 0
 
     @property
     def equal(self) -> bool:
@@ -50,7 +55,8 @@ class Comparison:
         return not self.first
 
     def __str__(self) -> str:
-        return self.first or "equal"
+        left = f"; {self.left_out:,} of {self.samples:,} samples were not compared with Keras" if self.left_out else ""
+        return self.first or f"equal{left}"
 
 
 def compare(model: keras.Model | str | os.PathLike[str], project: str | os.PathLike[str], x: Any) -> Comparison:
@@ -78,17 +84,19 @@ def compare(model: keras.Model | str | os.PathLike[str], project: str | os.PathL
         rows.append(row)
         first = first or words
     notes = _predict_notes(model, x)
-    if doubt.any():
+    if len(doubt) and doubt.all():
+        notes.insert(0, nothing_compared(graph, codes))
+    elif doubt.any():
         notes.insert(0, f"{int(doubt.sum())} of {len(doubt)} samples bring a real-scaled sum within float32 noise of a "
                      "cut; what Keras gives there depends on its order of addition and is not compared")
-    return Comparison(tuple(rows), first, tuple(notes))
+    return Comparison(tuple(rows), first, tuple(notes), len(doubt), int(doubt.sum()))
 
 
 def _row(node: Node, ours: Any, theirs: Any, hardware: Any, doubt: Any) -> tuple[Row, str]:
     words = ""
     counts: list[int | None] = []
     for name, other, sure in (("Keras", theirs, ~doubt), ("C simulation", hardware, np.ones(len(doubt), bool))):
-        if other is None:
+        if other is None or (len(sure) and not sure.any()):
             counts.append(None)
             continue
         if other.shape != ours.shape:

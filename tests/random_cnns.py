@@ -14,10 +14,10 @@ from flow.ir import fixed
 from tests.random_networks import ACTIVATIONS, BIASES, INPUT_TYPES, Case, Maker, first_layer
 
 SUMS = ("conv", "conv", "conv", "grouped", "depthwise", "separable", "pointwise")
-REAL_SUMS = ("conv", "conv", "grouped", "pointwise")
+REAL_SUMS = ("conv", "conv", "grouped", "pointwise", "depthwise", "separable")
 POOLS = ("none", "none", "none", "max", "max_same", "average", "average_same", "average_sum", "qaverage", "zeros",
          "zeros_max", "crop", "upsample", "shuffle")
-REAL_POOLS = ("none", "none", "max", "max_same", "average_sum", "zeros", "crop", "upsample")
+REAL_POOLS = ("none", "none", "max", "max_same", "average_sum", "average_same_sum", "zeros", "crop", "upsample")
 MERGES = ("none", "none", "none", "none", "add", "subtract", "concatenate", "or", "and", "select")
 ENDS = ("flatten", "flatten", "global_average", "global_average", "global_max", "image")
 FLAT_ENDS = {"flatten": "Flatten", "global_average": "GlobalAveragePooling", "global_max": "GlobalMaxPooling"}
@@ -55,7 +55,9 @@ class ImageMaker(Maker):
 
     def total(self, h: Any, units: int, bias: str, activation: str | None = None) -> Any:
         rng, rank, channels = self.rng, self.rank, h.shape[-1]
-        kind = "conv" if self.keep else self.choose("sum", REAL_SUMS if self.real else SUMS)
+        # In one dimension QKeras has no depthwise layer, and Keras' own has no real scale.
+        kinds = SUMS if not self.real else REAL_SUMS[:-2] if rank == 1 else REAL_SUMS
+        kind = "conv" if self.keep else self.choose("sum", kinds)
         if kind in ("depthwise", "separable"):
             return self.by_channel(kind, h, units, bias, activation)
         size, options = self.geometry(h, causal=rank == 1)
@@ -80,6 +82,8 @@ class ImageMaker(Maker):
         """Depthwise or separable; in one dimension QKeras has no depthwise layer."""
         rank, channels, times = self.rank, h.shape[-1], int(self.rng.integers(1, 3))
         size, options = self.geometry(h, causal=False)
+        # Scales that differ by channel cannot pass through the pointwise sum; one output a channel has one scale.
+        times = 1 if self.real and kind == "separable" else times
         options["depth_multiplier"] = times
         quantized, quantizer = self.quantizer((*size, channels, times))
         if rank == 1 and (kind == "depthwise" or quantized.startswith("masked")):
@@ -102,6 +106,9 @@ class ImageMaker(Maker):
         if not self.keep and self.rng.random() < 0.15:
             self.options.append("pool=max_of_sums")
             return layer_of("MaxPooling", self.rank)(2, strides=1, padding="same")(h)
+        if self.real and not self.keep and self.rng.random() < 0.15:
+            self.options.append("pool=average_of_sums")
+            return layer_of("AveragePooling", self.rank)(2, strides=1, padding="same")(h)
         return h
 
     def pool(self, h: Any, top: int, step: float) -> tuple[Any, int, float]:
@@ -110,12 +117,12 @@ class ImageMaker(Maker):
         kind = self.choose("pool", REAL_POOLS if self.real else POOLS)
         area = tuple(int(rng.integers(1, min(3, n) + 1)) for n in size)
         strides = int(rng.integers(1, 3))
-        padding = "same" if kind.endswith("_same") else "valid"
+        padding = "same" if "_same" in kind else "valid"
         if kind.startswith("max"):
             return layer_of("MaxPooling", rank)(area, strides=strides, padding=padding)(h), top, step
         if kind.startswith("average"):
             h = layer_of("AveragePooling", rank)(area, strides=strides, padding=padding)(h)
-            if kind == "average_sum":
+            if kind.endswith("_sum"):
                 return h, top * int(np.prod(area)), step / int(np.prod(area))
             return self.quantised(h)
         if kind == "qaverage" and rank == 2:

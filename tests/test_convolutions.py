@@ -18,6 +18,8 @@ from flow.ir import Op
 from flow.lowering.reference import check_equal, keras_activations
 from tests.conftest import union
 from tests.contracts import conv, dense, shake
+from tests.fuzz import check_rational
+from tests.random_networks import Case
 
 ACTS = {"binary": "binary(alpha=1)", "ternary": "ternary(alpha=1)", "relu": "quantized_relu(3,1)"}
 SUMS: dict[str, Callable[..., keras.layers.Layer]] = {
@@ -182,6 +184,75 @@ def test_large_images():
     assert check_equal(graph, model, np.random.default_rng(0).integers(0, 256, (1, 96, 96, 8)) / 256)
 
 
+# --- real-scaled, against rational arithmetic written apart ----------------------------------------------------------
+
+
+def shifted(kind: str) -> keras.Model:
+    """Sums, padded in every way, of pixels that are shifted: at the borders fewer offsets are added."""
+    x = keras.Input((6, 7, 4))
+    h = keras.layers.Rescaling(1 / 255, 0.1)(x)
+    ends = []
+    for k, options in enumerate(({}, {"strides": 2}, {"dilation_rate": 2})):
+        q = qkeras.ternary(alpha=1) if k % 2 else qkeras.binary(alpha="auto")
+        ends.append(act(("ternary(alpha=1)", "quantized_relu(2,1)", "binary(alpha=1)")[k])(norm(SUMS[kind](
+            q, padding="same", **options)(h))))
+    model = keras.Model(x, ends)
+    return shake(model)
+
+
+def normalised() -> keras.Model:
+    """A Normalization, one for all, and one a channel into a sum by channel; zeros that a Rescaling shifts."""
+    x = keras.Input((6, 5, 3))
+    one = keras.layers.Normalization(axis=None, mean=0.4, variance=0.06)(x)
+    each = keras.layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.06, 0.05, 0.04])(x)
+    zeros = keras.layers.Rescaling(1 / 3, -0.2)(keras.layers.ZeroPadding2D(1)(x))
+    depthwise = qkeras.QDepthwiseConv2D(3, padding="same", depthwise_quantizer=qkeras.binary(alpha="auto"),
+                                        depth_multiplier=2)
+    return shake(keras.Model(x, [act("ternary(alpha=1)")(norm(layer(h))) for layer, h in (
+        (conv(4, 3, padding="same"), one), (depthwise, each), (conv(3, 3, padding="same"), zeros))]))
+
+
+def averages(padding: str) -> keras.Model:
+    """Averages into a sum, and averages of sums with a bias or a batch norm, into an activation or a sum."""
+    x = keras.Input((5, 6, 2))
+    a = act("quantized_relu(2,1)")(conv(4, 3, padding="same")(x))
+    pool = lambda n, h: keras.layers.AveragePooling2D(n, padding=padding, strides=1)(h)  # noqa: E731
+    biased, normed = conv(3, 3, use_bias=True)(x), norm(conv(3, 3, padding="same", use_bias=True)(x))
+    ends = [norm(conv(3, 3, padding="same")(pool(3, a))), dense(4)(keras.layers.Flatten()(pool(2, a))),
+            pool(3, biased), norm(pool(2, normed)), dense(3)(keras.layers.Flatten()(pool(3, biased))),
+            norm(keras.layers.GlobalAveragePooling2D()(normed))]
+    return shake(keras.Model(x, [act("quantized_bits(4,1,alpha=1)")(h) for h in ends]))
+
+
+REALS: dict[str, tuple[Callable[[], keras.Model], str]] = {
+    **{f"shifted_{kind}": (lambda kind=kind: shifted(kind), "ufixed<8,8>") for kind in SUMS},  # type: ignore[misc]
+    "normalised": (normalised, "ufixed<4,0>"),
+    **{f"averages_{padding}": (lambda padding=padding: averages(padding), "fixed<4,2>")  # type: ignore[misc]
+       for padding in ("valid", "same")},
+}
+
+
+@pytest.mark.parametrize("name", REALS)
+def test_real_scaled_images_equal_rational_arithmetic(name):
+    model, input_type = REALS[name][0](), REALS[name][1]
+    graph = equal(model, input_type=input_type)
+    texts = {layer.name: layer.get_config()["activation"] for layer in model.layers
+             if isinstance(layer, qkeras.QActivation)}
+    d = graph.input.domain
+    codes = np.random.default_rng(1).integers(d.lo, d.hi, (10, *graph.input.shape), endpoint=True)
+    assert any("real-scaled" in note for note in graph.notes)
+    assert check_rational(Case(model, input_type, texts=texts), graph, codes) > 500
+
+
+@pytest.mark.hls
+@pytest.mark.parametrize("io_type", ["io_parallel", "io_stream"])
+def test_real_scaled_images_in_c(io_type, simulated):
+    graphs = {name: flow.lower(make(), input_type) for name, (make, input_type) in REALS.items()}
+    rng = np.random.default_rng(0)
+    simulated(union(graphs), [rng.integers(g.input.domain.lo, g.input.domain.hi, (40, *g.input.shape), endpoint=True)
+                              for g in graphs.values()], io_type=io_type)
+
+
 # --- refused, with layer and remedy ---------------------------------------------------------------------------------
 
 
@@ -192,12 +263,13 @@ def refused(h: object, x: object, message: str, input_type: str = "fixed<4,2>") 
 
 def test_what_cannot_be_exact_is_refused():
     x = keras.Input((6, 6, 4))
-    one = conv(2, 1)
-    border = keras.layers.AveragePooling2D(3, padding="same", strides=1)(x)
-    refused(one(border), x, "is not quantised: 'average_pooling")
-    h = keras.layers.Rescaling(1 / 255, 0.1)(x)
-    refused(conv(2, 3, padding="same", name="c")(h), x, "layer 'c': pads an input that is shifted .* padding='valid'",
-            "fixed<8,4>")
+    wide = keras.Input((16, 16, 1))
+    border = keras.layers.AveragePooling2D(11, padding="same", strides=1)(wide)  # factors to 4,235 a position
+    refused(conv(2, 1)(border), wide, "is not quantised: 'average_pooling.* padding='valid' has one scale")
+    h = keras.layers.Normalization(mean=[0, 0, 0, 1], variance=[1, 2, 3, 5])(x)
+    refused(conv(2, 3, name="c")(h), x, "layer 'c': its input is not quantised: .* scale differs from channel to chan")
+    h = norm(conv(2, 3, use_bias=True)(x))
+    refused(conv(2, 3, name="c")(h), x, "layer 'c': its input is not quantised: .*; put a QActivation")
     branches = [keras.layers.AveragePooling2D(3)(act("binary(alpha=1)")(x)) for _ in range(2)]
     refused(keras.layers.Add(name="sum")(branches), x, "layer 'sum': merges float branches .* quantise each branch")
     three = [act("ternary(alpha=1)")(x) for _ in range(2)]
@@ -207,7 +279,8 @@ def test_what_cannot_be_exact_is_refused():
     separable = qkeras.QSeparableConv2D(3, 3, depth_multiplier=2, name="s", use_bias=False,
                                         depthwise_quantizer=qkeras.binary(alpha="auto"),
                                         pointwise_quantizer=qkeras.binary(alpha=1))
-    refused(separable(act("binary(alpha=1)")(x)), x, "layer 's': its depthwise kernel has a real scale of its own")
+    refused(separable(act("binary(alpha=1)")(x)), x,
+            "layer 's': its depthwise kernel has a real scale of its own .* use depth_multiplier=1")
     refused(act("binary(alpha=1)")(conv(2, 3, rank=1, name="c1")(x)), x, "layer 'c1': reads shape .* use a Reshape")
 
 

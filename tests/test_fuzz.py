@@ -21,5 +21,5 @@ def test_random_networks(seed, capsys):
 @pytest.mark.parametrize("seed", range(5000, 5020, 10))
 def test_random_convolutional_networks(seed):
     totals = run(10, 100, seed, csim=1, family="cnn")
-    assert totals["codes"] > 50_000 and totals["csim_io_stream"] > 0
+    assert totals["codes"] > 50_000 and totals["csim_io_stream"] > 0 and totals["rational"] > 1_000
     assert totals["near"] >= 0.05 * totals["sums"]

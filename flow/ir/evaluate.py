@@ -12,7 +12,7 @@ from flow.errors import InputError
 from flow.ir.domain import Domain
 from flow.ir.graph import Affine, Graph, Index, Int, Node, Op, Steps, Sum, Table, Weights, Window
 
-__all__ = ["EVAL", "check_codes", "decode", "doubtful", "encode", "per_input", "run", "trace"]
+__all__ = ["EVAL", "check_codes", "decode", "doubtful", "doubts", "encode", "per_input", "run", "trace"]
 
 CHUNK = 2**22  # elements of the largest tensor per evaluation, to bound memory
 
@@ -239,19 +239,33 @@ def doubtful(graph: Graph, codes: Any) -> NDArray[np.bool_]:
 
     Elsewhere Keras computes the graph's codes; there it may or may not, by the order in which it adds.
     """
+    near = np.zeros(len(check_codes(graph, codes)[0]), bool)
+    for found in doubts(graph, codes).values():
+        near |= found
+    return near
+
+
+def doubts(graph: Graph, codes: Any) -> dict[str, NDArray[np.bool_]]:
+    """For every node with cuts of a real-scaled sum its doubtful samples (n,)."""
     checked = check_codes(graph, codes)
-    wanted = {node.inputs[0] for node in graph if isinstance(node.params, Steps) and node.params.slack is not None}
-    found = [np.zeros(0, bool)]
-    for batch in _batches(graph, checked):
-        near = np.zeros(len(batch[0]), bool)
+    cut = [node for node in graph if isinstance(node.params, Steps) and node.params.slack is not None]
+    wanted = {node.inputs[0] for node in cut}
+    found: dict[str, list[NDArray[np.bool_]]] = {node.name: [] for node in cut}
+    for batch in _batches(graph, checked) if cut else ():
         values: dict[str, Int] = {}
         for node, value in _walk(graph, batch):
             if node.name in wanted:
                 values[node.name] = value
-            if isinstance(node.params, Steps) and node.params.slack is not None:
-                x = values[node.inputs[0]]
-                for cut, slack in zip(node.params.cuts.T, node.params.slack.transpose(1, 2, 0)):
-                    inside = (x >= cut - slack[0]) & (x < cut + slack[1])
-                    near |= inside.reshape(len(x), -1).any(axis=1)
-        found.append(near)
-    return np.concatenate(found)
+            if node.name in found:
+                found[node.name].append(_near(node, values[node.inputs[0]]))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _near(node: Node, x: Int) -> NDArray[np.bool_]:
+    """Samples of the input `x` of a STEP with a value in the slack of a cut."""
+    p = node.params
+    assert isinstance(p, Steps) and p.slack is not None
+    near = np.zeros(len(x), bool)
+    for cut, slack in zip(p.cuts.T, p.slack.transpose(1, 2, 0)):
+        near |= ((x >= cut - slack[0]) & (x < cut + slack[1])).reshape(len(x), -1).any(axis=1)
+    return near

@@ -71,12 +71,25 @@ class Window:
         return tuple((n + sum(pad) - (k - 1) * dilation - 1) // stride + 1 for n, k, stride, dilation, pad in axes)
 
     @cached_property
+    def _along(self) -> list[Int]:
+        """Where the taps lie, axis by axis, also outside the image: (positions, taps) of that axis."""
+        axes = zip(self.kernel, self.strides, self.dilation, self.pads, self.positions)
+        return [np.arange(count)[:, None] * stride + np.arange(k) * dilation - pad[0]
+                for k, stride, dilation, pad, count in axes]
+
+    @cached_property
     def inside(self) -> list[NDArray[np.bool_]]:
         """Which taps lie in the image, axis by axis: bool (positions, taps) of that axis."""
-        axes = zip(self.size, self.kernel, self.strides, self.dilation, self.pads, self.positions)
-        at = [(n, np.arange(count)[:, None] * stride + np.arange(k) * dilation - pad[0])
-              for n, k, stride, dilation, pad, count in axes]
-        return [(place >= 0) & (place < n) for n, place in at]
+        return [(place >= 0) & (place < n) for n, place in zip(self.size, self._along)]
+
+    @cached_property
+    def places(self) -> Int:
+        """The flat position in the image of every tap: (positions, taps), in row-major order; -1 where it is absent."""
+        flat = np.zeros((1, 1), np.int64)
+        for n, place in zip(self.size, self._along):
+            shape = (len(flat) * len(place), flat.shape[1] * place.shape[1])
+            flat = (flat[:, None, :, None] * n + place[None, :, None, :]).reshape(shape)
+        return np.where(self.valid, flat, -1)
 
     @cached_property
     def valid(self) -> NDArray[np.bool_]:

@@ -62,7 +62,7 @@ def _shaped(state: Lowering, call: Call, value: Value) -> Value:
 def _average(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     """Keras' average is float32(sum) / float32(taps in the image): an integer sum, and a division in the next tail."""
     key = call.key
-    x, entry = state.summand(values[0], key)
+    x, entry = state.summand(values[0], key, groups=values[0].shape[-1], pool=True)
     window, quantizer = _pool_window(call, x), getattr(call.layer, "average_quantizer_internal", None)
     ones = np.ones((window.taps, x.shape[-1]), np.int64)
     kernel = Kernel(Weights(ones, ones > 0, x.shape[-1]), Fraction(1), None, ones.astype(np.float64))
@@ -97,7 +97,8 @@ def _division(call: Call, counts: np.ndarray, shape: tuple[int, ...], quantizer:
         mean = t / divisor
         return mean if quantizer is None else mean * np.float32(area) * times
 
-    return Stage(call.key, apply, lines, None if one else np.repeat(which, shape[-1]), alike=one, rising=factor >= 0)
+    return Stage(call.key, apply, lines, None if one else np.repeat(which, shape[-1]), sums=True, alike=one,
+                 rising=factor >= 0)
 
 
 def _area(call: Call, counts: np.ndarray) -> int:

@@ -28,7 +28,8 @@ Float64 = NDArray[np.float64]
 ROUNDING = Fraction(1, 2**24)  # relative error of one float32 operation
 TINY = Fraction(1, 2**100)  # more than what TensorFlow, which flushes denormals, loses below 2^-126 in any stage
 LARGEST = 2.0**100  # of the values in a tail: far from float32's infinity
-SAFE = 16  # roundings of a bias or batch norm, the reciprocal root's among them, with room to spare
+SAFE = 16  # roundings relative to the result of a batch norm, those of its scale too, with room to spare
+GROWTH = 1 + 2 * SAFE * ROUNDING  # of noise that goes through a stage: what is of second order
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,21 @@ class Row:
     relative: Fraction
 
     def then(self, line: Line) -> Row:
-        """One more line: what was off is scaled, and computing it rounds a few times."""
-        few = SAFE * ROUNDING
-        noise = abs(line.scale) * (self.noise + few * abs(self.offset)) + few * line.size + line.noise
-        noise += TINY if line.scale * self.scale else 0
-        return Row(self.scale * line.scale, self.offset * line.scale + line.offset, noise, self.relative + few)
+        """One more line: what was off is scaled, and computing it rounds.
+
+        A bias rounds once, relative to its result. A batch norm is x*s + (late - m*s), or (x - m)*s + late, where s is
+        rounded itself. The error of s is the same in both products, so relative to (x - m)*s = result - late, as is
+        what the second form rounds. The first rounds x*s once and m*s twice, however large, even where they cancel;
+        late once, and the result, at most |result - late| + |late|. `size` bounds |m*s| + |late|.
+        """
+        scale, offset = self.scale * line.scale, self.offset * line.scale + line.offset
+        tiny = TINY if scale else 0
+        if line.plain:
+            noise = GROWTH * (self.noise + ROUNDING * abs(offset)) + tiny
+            return Row(scale, offset, noise, GROWTH * (self.relative + ROUNDING))
+        noise = abs(line.scale) * (self.noise + ROUNDING * abs(self.offset)) + 2 * ROUNDING * line.size
+        noise = GROWTH * (noise + SAFE * ROUNDING * abs(offset - line.late)) + line.noise + tiny
+        return Row(scale, offset, noise, GROWTH * (self.relative + (SAFE + 1) * ROUNDING))
 
     def off_by(self, code: int) -> Fraction:
         """How far Keras' float32 value may be from the line at a code."""
@@ -77,8 +88,9 @@ def lines_of(value: Value, stages: Sequence[Stage]) -> Lines:
     return Lines(rows, which)
 
 
-def sum_noise(weights: Float64, ideal: Float64, largest: float, off: float) -> list[Fraction]:
-    """What Keras' float32 sum over the first axis may be off by, per channel, for inputs to `largest`, `off` by this.
+def sum_noise(weights: Float64, ideal: Float64, largest: Float64, off: Float64) -> list[Fraction]:
+    """What Keras' float32 sum over the first axis may be off by, per channel; its inputs are at most `largest` in size
+    and off by `off` (one number a channel each).
 
     In any order of n additions |error| <= n*u/(1 - n*u) * sum |w||x| (Higham, Accuracy and Stability, 4.2), u = 2^-24;
     the float32 weights are not quite the ideal ones, and Keras may make them with another last bit than we did.
@@ -86,8 +98,8 @@ def sum_noise(weights: Float64, ideal: Float64, largest: float, off: float) -> l
     nu = (len(weights) + SAFE) * float(ROUNDING)
     size, apart = np.abs(weights).sum(axis=0), np.abs(weights - ideal).sum(axis=0)
     flushed = len(weights) * (1 + largest) * 2.0**-120
-    return [Fraction(1.01 * (nu / (1 - nu) * largest * s + largest * a + off * s) + flushed)
-            for s, a in zip(size, apart)]
+    noise = 1.01 * (nu / (1 - nu) * largest * size + largest * apart + off * size) + flushed
+    return [Fraction(n) for n in noise.tolist()]
 
 
 def real_steps(tail: Tail) -> Steps:
@@ -107,26 +119,31 @@ def real_steps(tail: Tail) -> Steps:
     if reach > LARGEST:
         raise Refusal(f"layer {tail.layer!r}: values up to {float(min(reach, Fraction(10) ** 300)):.3g} reach it, past "
                       "what float32 holds safely; use scales near 1")
-    thresholds = _Thresholds(tail, stages[:first], rest, home, float(reach))
-    keys = np.column_stack([which, thresholds.low, thresholds.high, thresholds.bits])
+    shape = tail.value.node.shape
+    for stage in stages[:first]:
+        shape = tuple(stage.apply(tf.zeros((1, *shape))).shape[1:])
+    own = np.arange(len(home))  # of every element of the value, where its thresholds are
+    if all(stage.alike for stage in rest):  # one position has those of all
+        own, shape = own % shape[-1], (*(1,) * (len(shape) - 1), shape[-1])
+        home = np.arange(shape[-1])
+    thresholds = _Thresholds(tail, shape, rest, home, float(reach))
+    keys = np.column_stack([which, *(part[own] for part in (thresholds.low, thresholds.high, thresholds.bits))])
     _, first_seen, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    rows = [_cuts(tail, lines.rows[which[i]], thresholds, int(i)) for i in first_seen]
+    rows = [_cuts(tail, lines.rows[which[i]], thresholds, int(own[i])) for i in first_seen]
     start, sign, cuts, slack = (np.array([row[k] for row in rows], np.int64)[inverse.ravel()] for k in range(4))
     return Steps(start, sign, cuts.reshape(len(cuts), -1), slack.reshape(len(cuts), -1, 2))
 
 
 class _Thresholds:
-    """Where the rest of a tail, a function of one float32 per element, changes its code; by bisection over float32.
+    """Where the rest of a tail, a function of one float32 per element of a tensor of `shape`, changes its code; by
+    bisection over float32. `home` says where each element of the value is in that tensor.
 
     `low`, `high` are the places of the codes at the ends; `passed[i, k]` is the first float32 beyond `-reach` at which
     element i has left its low code by more than k, `failed[i, k]` the one before.
     """
 
-    def __init__(self, tail: Tail, before: Sequence[Stage], rest: Sequence[Stage], home: Int, reach: float):
-        self.tail, self.rest, self.home = tail, rest, home
-        self.shape = tail.value.node.shape
-        for stage in before:
-            self.shape = tuple(stage.apply(tf.zeros((1, *self.shape))).shape[1:])
+    def __init__(self, tail: Tail, shape: tuple[int, ...], rest: Sequence[Stage], home: Int, reach: float):
+        self.tail, self.shape, self.rest, self.home = tail, shape, rest, home
         end = np.nextafter(np.float32(reach), np.float32(np.inf))
         ends = np.broadcast_to(np.array([[-end], [end]], np.float32), (2, len(home)))
         self.low, self.high = self._places(ends)

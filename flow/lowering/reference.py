@@ -15,12 +15,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from flow.errors import Mismatch
+from flow.errors import InputError, Mismatch
 from flow.ir import Graph, Node
-from flow.ir.evaluate import doubtful, trace
+from flow.ir.evaluate import doubtful, doubts, trace
 from flow.lowering.calls import model_calls
 
-__all__ = ["check_equal", "keras_activations", "keras_codes"]
+__all__ = ["check_equal", "keras_activations", "keras_codes", "nothing_compared"]
 
 
 @contextmanager
@@ -75,14 +75,26 @@ def keras_codes(graph: Graph, model: keras.Model, x: Any, batch_size: int = 1024
             for layer, node in nodes.items()}
 
 
+def nothing_compared(graph: Graph, codes: Any) -> str:
+    """That all samples are doubtful, and at which layer most are."""
+    found = doubts(graph, codes)
+    worst = max(found, key=lambda name: int(found[name].sum()))
+    near = found[worst]
+    return (f"none of {len(near)} samples can be compared with Keras: at layer {graph[worst].origin or worst!r} "
+            f"{int(near.sum())} of them bring a real-scaled sum within Keras' float32 noise of a cut")
+
+
 def check_equal(graph: Graph, model: keras.Model, x: Any, batch_size: int = 1024) -> Mapping[str, int]:
     """Compare the graph with Keras at every quantised activation: {node: number of codes compared}.
 
     Samples where a real-scaled sum lies within float32 noise of a cut (`doubtful`) are left out and not counted.
-    Raises Mismatch with the first differing node, sample, channel and both codes.
+    Raises Mismatch with the first differing node, sample, channel and both codes, InputError where all are left out.
     """
     codes = graph.encode(x)
     ours, sure = trace(graph, codes), ~doubtful(graph, codes)
+    if len(sure) and not sure.any():
+        raise InputError(f"{nothing_compared(graph, codes)}; give more samples, or make the noise smaller than the "
+                         "steps of the sum: alpha=1 or another power of two, a smaller bias and mean, fewer input bits")
     counts = {}
     for name, theirs in keras_codes(graph, model, x, batch_size).items():
         if ours[name].shape != theirs.shape:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import isqrt, prod
+from typing import Any
 
 import numpy as np
 import qkeras
@@ -97,7 +98,7 @@ def _batch_norm(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     if any(s == 0 for s in spread):
         raise Refusal(f"layer {call.key!r}: variance and epsilon are both 0; set an epsilon")
     scale = [g / s for g, s in zip(gamma, spread)]
-    lines = [Line(s, b - m * s, abs(b) + abs(m * s)) for b, m, s in zip(beta, mean, scale)]
+    lines = [Line(s, b - m * s, abs(b) + abs(m * s), late=b) for b, m, s in zip(beta, mean, scale)]
     return value.then(Stage(call.key, call, lines, alike=True, rising=min(scale) >= 0))
 
 
@@ -115,15 +116,34 @@ def _rescaling(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     value = _float_stage(call, values[0], "", alike=row, rising=bool((parts[0] >= 0).all()))
     if not row:
         return value
-    scale, offset = (part.ravel().tolist() for part in parts)
-    lines = [Line(Fraction(s), Fraction(o), abs(Fraction(o))) for s, o in zip(scale, offset)]
-    return replace(value, tail=(*value.tail[:-1], replace(value.tail[-1], affine=lines)))
+    scale, offset = (_fractions(part) for part in parts)
+    return _with_lines(value, scale, offset, offset)
 
 
 @lowers(keras.layers.Normalization)
 def _normalization(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
-    """(x - mean) / sqrt(variance), in float32: legal before a quantiser."""
-    return _float_stage(call, values[0], "", alike=_is_row(call.layer.mean.shape))
+    """(x - mean) / sqrt(variance), or its inverse, in float32; legal as a Rescaling is."""
+    layer = call.layer
+    row = _is_row(layer.mean.shape)
+    value = _float_stage(call, values[0], "", alike=row, rising=True)
+    if not row:
+        return value
+    mean, variance = (_fractions(part) for part in np.broadcast_arrays(layer.mean, layer.variance))
+    spread = [max(_sqrt(v), Fraction(float(np.float32(keras.backend.epsilon())))) for v in variance]
+    if layer.invert:
+        return _with_lines(value, spread, mean, mean)
+    offset = [-m / s for m, s in zip(mean, spread)]
+    return _with_lines(value, [1 / s for s in spread], offset, [Fraction(0)] * len(offset))
+
+
+def _fractions(values: Any) -> list[Fraction]:
+    return [Fraction(float(v)) for v in np.asarray(values, np.float32).ravel()]
+
+
+def _with_lines(value: Value, scale: Sequence[Fraction], offset: Sequence[Fraction], late: Sequence[Fraction]) -> Value:
+    """The value whose last stage is scale * x + offset, one line for all or one a channel."""
+    lines = [Line(s, o, abs(o), late=last) for s, o, last in zip(scale, offset, late)]
+    return replace(value, tail=(*value.tail[:-1], replace(value.tail[-1], affine=lines, sums=True)))
 
 
 @lowers(keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.AlphaDropout,

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow.errors import InputError
-from flow.ir import Domain, Index, Node, Op, Sum, clean_name
+from flow.ir import Domain, Index, Node, Op, Sum, Weights, clean_name
+from flow.ir.verify import dot_domain
 from flow.lowering.calls import Call
+from flow.lowering.entries import Entry, entry_of
 from flow.lowering.levels import Levels, Refusal, dyadic
-from flow.lowering.reals import lines_of
-from flow.lowering.tails import TABLE, Line, Tail, Value
+from flow.lowering.tails import TABLE, Tail, Value
 
 __all__ = ["EXACT_UNITS", "LOWERINGS", "Lower", "Lowering", "Pads", "lowers"]
 
@@ -53,25 +54,45 @@ class Lowering:
             value = self._rescaled(value, layer)
         return self.gathered(value.node, value.source, value.shape, f"{layer}_in")
 
-    def summand(self, value: Value, layer: str) -> tuple[Node, Line | None]:
-        """What goes into a sum: codes, and where those are only up to one real scale and offset, these."""
+    def summand(self, value: Value, layer: str, groups: int = 1, pool: bool = False) -> tuple[Node, Entry | None]:
+        """What goes into a sum over each of `groups` groups of channels: codes, and where those are only up to lines
+        (a real scale and offset for each element), these, with one scale a group. Only a pool takes a batch norm.
+        """
         try:
             return self.codes(value, layer), None
-        except Refusal:
-            # One line for all elements, as Rescaling has; that of a batch norm, per channel, has no place in a sum.
-            if any(s.index is None and (s.affine is None or len(s.affine) > 1) for s in value.tail):
+        except Refusal as refusal:
+            if any(s.index is None and (s.affine is None or not (s.sums or pool)) for s in value.tail):
                 raise
-            (row,) = lines_of(value.reduced, value.tail).rows
-            node = self.gathered(value.node, value.source, value.shape, f"{layer}_in")
-            d = node.domain
-            scale = row.scale / d.alpha
-            return node, Line(scale, row.offset - scale * d.beta, Fraction(0), max(map(row.off_by, (d.lo, d.hi))))
+            entry = entry_of(value)
+            found = None if entry.one_scale(groups) else entry.factored(groups)
+            if found is None and not entry.one_scale(groups):
+                raise Refusal(f"{refusal}; as it is, its scale differs from channel to channel, or from position to "
+                              "position, and no integer sum can take that out (an average pool with padding='valid' "
+                              "has one scale)") from refusal
+        node = self.gathered(value.node, value.source, value.shape, f"{layer}_in")
+        return (node, entry) if found is None else (self._multiplied(node, found[0], layer), found[1])
 
-    def image(self, value: Value, layer: str) -> tuple[Node, Line | None, Pads]:
-        """As `summand`, without the zeros that a ZeroPadding put around it: in a sum these are absent taps."""
-        node, entry = self.summand(value, layer)
-        source, pads = self.padded.get(node.name, (node, ((0, 0),) * (len(node.shape) - 1)))
-        return source, entry, pads
+    def _multiplied(self, node: Node, factors: NDArray[np.int64], layer: str) -> Node:
+        """Every element times a small integer of its own: a sum of one input a group."""
+        flat = self.gathered(node, np.arange(node.size), (node.size,), f"{layer}_flat")
+        weights = Weights(factors[None], np.ones((1, node.size), bool), node.size)
+        domain = dot_domain(node.domain, weights)
+        times = self.add(f"{layer}_times", Op.DOT, [flat], flat.shape, Domain(domain.lo, domain.hi, node.domain.unit),
+                         weights)
+        return self.gathered(times, np.arange(node.size), node.shape, f"{layer}_in")
+
+    def image(self, value: Value, layer: str, groups: int) -> tuple[Node, Entry | None, Pads]:
+        """As `summand`, without the zeros that a ZeroPadding put around it: in a sum these are absent taps.
+
+        Zeros that a Rescaling behind them has shifted stay.
+        """
+        node, entry = self.summand(value, layer, groups)
+        none = ((0, 0),) * (len(node.shape) - 1)
+        source, pads = self.padded.get(node.name, (node, none))
+        if source is node or entry is None:
+            return source, entry, pads
+        return (node, entry, none) if entry.shifted or not entry.alike else (
+            source, entry.moved_into(source.shape), pads)
 
     def _rescaled(self, value: Value, layer: str) -> Value:
         """A tail that is one exact dyadic m*x + n for every element: an integer node with another scale."""

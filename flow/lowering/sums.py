@@ -18,6 +18,7 @@ from flow.ir import Domain, Node, Op, Weights, Window
 from flow.ir.verify import dot_domain
 from flow.lowering.activations import activate
 from flow.lowering.calls import Call
+from flow.lowering.entries import MAX_LEVEL, Entry, offsets, plain
 from flow.lowering.levels import Refusal, dyadic, levels_of
 from flow.lowering.reals import sum_noise
 from flow.lowering.state import EXACT_UNITS, Lowering, Pads, lowers
@@ -29,7 +30,6 @@ __all__ = [
 ]
 
 SMALLEST, LARGEST = Fraction(2) ** -100, Fraction(2) ** 100  # of a unit in this range: no denormals, no infinities
-MAX_LEVEL = 2**12  # weights wider than this are floats, not levels
 
 
 @lowers(qkeras.QDense, keras.layers.Dense)
@@ -44,7 +44,7 @@ def _dense(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
 def _convolution(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     """Kernel (*taps, channels/groups, filters), filters group by group; the order of WINDOW and of Weights."""
     layer, key = call.layer, call.key
-    x, entry, pads = _image(state, call, values[0])
+    x, entry, pads = _image(state, call, values[0], layer.groups)
     window = window_of(key, x, pads, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding, layer.groups)
     kernel = read_kernel(key, "kernel_quantizer", layer.kernel, getattr(layer, "kernel_quantizer_internal", None),
                          groups=layer.groups)
@@ -54,7 +54,7 @@ def _convolution(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
 
 @lowers(qkeras.QDepthwiseConv2D, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 def _depthwise(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
-    x, entry, pads = _image(state, call, values[0])
+    x, entry, pads = _image(state, call, values[0], values[0].shape[-1])
     kernel = read_kernel(call.key, "depthwise_quantizer", call.layer.depthwise_kernel,
                          getattr(call.layer, "depthwise_quantizer_internal", None), groups=x.shape[-1], axes=2)
     out = weighted_sum(state, call.key, _sum_name(call), x, entry, kernel, _depthwise_window(call, x, pads))
@@ -65,7 +65,7 @@ def _depthwise(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
 def _separable(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
     """A depthwise sum and a sum over its integers, nothing between; Keras adds both in float32."""
     layer, key = call.layer, call.key
-    x, entry, pads = _image(state, call, values[0])
+    x, entry, pads = _image(state, call, values[0], values[0].shape[-1])
     kernels = []
     for part, groups, axes in (("depthwise", x.shape[-1], 2), ("pointwise", 1, 1)):
         variable = getattr(layer, f"{part}_kernel")
@@ -78,19 +78,20 @@ def _separable(state: Lowering, call: Call, values: Sequence[Value]) -> Value:
         sums, entry = state.summand(inner, key)
     except Refusal as refusal:
         raise Refusal(f"layer {key!r}: its depthwise kernel has a real scale of its own for each channel, which the "
-                      "pointwise sum cannot take out; use alpha=1 or another power of two") from refusal
+                      "pointwise sum cannot take out; use depth_multiplier=1 (QKeras then has one scale for all), "
+                      "alpha=1 or another power of two") from refusal
     out = weighted_sum(state, key, _sum_name(call), sums, entry, kernels[1])
     return _finished(state, call, as_keras(call, values[0], out))
 
 
-def _image(state: Lowering, call: Call, value: Value) -> tuple[Node, Line | None, Pads]:
+def _image(state: Lowering, call: Call, value: Value, groups: int) -> tuple[Node, Entry | None, Pads]:
     """The codes of an image, channels last, of the rank that the layer is for."""
     layer = call.layer
     channels_last(call)
     if len(value.shape) != layer.rank + 1:
         raise Refusal(f"layer {call.key!r}: reads shape {value.shape}; {type(layer).__name__} takes "
                       f"{'(length, channels)' if layer.rank == 1 else '(rows, columns, channels)'}; use a Reshape")
-    return state.image(value, call.key)
+    return state.image(value, call.key, groups)
 
 
 def channels_last(call: Call) -> None:
@@ -140,9 +141,9 @@ def _sum_name(call: Call) -> str:
     return f"{call.key}_sum" if levels_of(call.key, call.layer.activation) is not None else call.key
 
 
-def weighted_sum(state: Lowering, key: str, name: str, x: Node, entry: Line | None, kernel: Kernel,
+def weighted_sum(state: Lowering, key: str, name: str, x: Node, entry: Entry | None, kernel: Kernel,
                  window: Window | None = None, shrink: int = 1) -> Value:
-    """The sum of codes (with the line `entry` where they are no values yet) times a kernel, over taps of a window.
+    """The sum of codes (with lines, `entry`, where they are no values yet) times a kernel, over taps of a window.
 
     `shrink`, a power of two, divides it. A proven bound makes the sum exact; a real scale becomes a stage behind it.
     """
@@ -155,10 +156,7 @@ def weighted_sum(state: Lowering, key: str, name: str, x: Node, entry: Line | No
         check_bound(key, bound, unit)
     state.notes.append(f"{key}: real-scaled, exact in real numbers; Keras' float32 sums are noise around them" if real
                        else f"{key}: dyadic, sums stay within {bound} units of 2^24")
-    if real and window is not None and window.padded and entry is not None and entry.offset:
-        raise Refusal(f"layer {key!r}: pads an input that is shifted by a real number, so that its sums differ at the "
-                      "borders; use padding='valid', or a Rescaling without offset")
-    whole, taps = x, None
+    entry, taps = entry or plain(x), None
     if window is not None and not (window.taps == 1 and set(window.strides) == {1} and not np.any(window.pads)):
         taps, shape = window, (*window.positions, window.taps * x.shape[-1])
         x = state.add(f"{name}_window", Op.WINDOW, [x], shape, x.domain, window)
@@ -166,7 +164,7 @@ def weighted_sum(state: Lowering, key: str, name: str, x: Node, entry: Line | No
     shape = (*x.shape[:-1], weights.levels.shape[1])
     node = state.add(name, Op.DOT, [x], shape, Domain(domain.lo, domain.hi, unit), weights)
     out = Value(node, shape)
-    return out.then(_real_scale(key, whole, kernel, entry, shrink)) if real else out
+    return out.then(_real_scale(key, out.shape, kernel, entry, taps, shrink)) if real else out
 
 
 def _finished(state: Lowering, call: Call, out: Value) -> Value:
@@ -178,7 +176,7 @@ def _finished(state: Lowering, call: Call, out: Value) -> Value:
         bias = tf.convert_to_tensor(quantizer(layer.bias) if quantizer is not None else layer.bias)
         if not np.isfinite(bias.numpy()).all():
             raise Refusal(f"layer {key!r}: its quantised bias is not finite; use another bias_quantizer")
-        exact = [Line(Fraction(1), v, abs(v)) for v in map(Fraction, bias.numpy().tolist())]
+        exact = [Line(Fraction(1), v, abs(v), plain=True) for v in map(Fraction, bias.numpy().tolist())]
         out = out.then(Stage(key, lambda t: keras.backend.bias_add(t, bias, data_format="channels_last"), exact,
                              alike=True, rising=True))
     return activate(state, key, layer.activation, out)
@@ -262,25 +260,34 @@ def _channel_scale(quantizer: Any, shape: tuple[int, ...], axes: int) -> NDArray
     return rows[0] if one else None
 
 
-def _real_scale(key: str, x: Node, kernel: Kernel, entry: Line | None, shrink: int) -> Stage:
-    """The stage between an integer sum and the real number that it stands for.
+def _real_scale(key: str, shape: tuple[int, ...], kernel: Kernel, entry: Entry, window: Window | None,
+                shrink: int) -> Stage:
+    """The stage between an integer sum, a tensor of `shape`, and the real number that it stands for.
 
-    With x = s*v + o on the way in and w = c*l*unit, the sum of w*x is s*c*(unit*sum l*v) + o*c*unit*sum l. Where all
-    channels have one scale and no offset there is one line for all.
+    With x = s*v + o on the way in and w = c*l*unit, the sum of w*x is s*c*(unit*sum l*v) + c*unit*sum l*o. Where all
+    channels have one scale and no offset there is one line for all; where the taps of some positions have other
+    offsets, or lie outside the image, the lines differ by position.
     """
-    weights, channels = kernel.weights, kernel.real.shape[-1]
+    weights, channels = kernel.weights, shape[-1]
+    unit = kernel.unit / shrink
     scale = kernel.scale or [Fraction(1)] * channels
-    entry = entry or Line(Fraction(1), Fraction(0), Fraction(0))
-    flat = weights.effective
-    d = x.domain
-    largest = max(abs(entry.scale * (d.alpha * c + d.beta) + entry.offset) for c in (d.lo, d.hi))
-    ideal = flat * np.array([float(c * kernel.unit) for c in scale])
-    noise = [n / shrink for n in sum_noise(kernel.real, ideal, float(largest), float(entry.noise))]
-    totals = [int(t) * c * kernel.unit / shrink for t, c in zip(flat.sum(axis=0), scale)]
-    lines = [Line(entry.scale * c, entry.offset * t, abs(entry.offset * t), n) for c, t, n in zip(scale, totals, noise)]
-    if len({(line.scale, line.offset) for line in lines}) == 1:
+    groups = [[entry.parts[k] for k in group] for group in entry.of_groups(weights.groups)]
+    parts = [group for group in groups for _ in range(channels // weights.groups)]  # of every output
+    largest, off = (np.array([float(max(part)) for part in column]) for column in (
+        [[part.reach for part in group] for group in parts], [[part.noise for part in group] for group in parts]))
+    ideal = weights.effective * np.array([float(c * kernel.unit) for c in scale])
+    noise = [n / shrink for n in sum_noise(kernel.real, ideal, largest, off)]
+    slope = [group[0].scale * c for group, c in zip(parts, scale)]
+    rows, which = offsets(entry, weights, window)
+    lines = [Line(s, c * unit * total, abs(c * unit * total), n, late=c * unit * total)
+             for row in rows for s, c, total, n in zip(slope, scale, row, noise)]
+    mul, add = (np.array([float(v) for v in part], np.float32)
+                for part in (slope, [line.offset for line in lines]))
+    alike = len(rows) == 1
+    own = which[:, None] * channels + np.arange(channels)  # the line of every element
+    if not alike:
+        add = add[own].reshape(shape)
+    elif len({(line.scale, line.offset) for line in lines}) == 1:
         lines = [max(lines, key=lambda line: line.noise)]
-    mul, add = (tf.constant([float(v) for v in part], tf.float32)
-                for part in ([line.scale for line in lines], [line.offset for line in lines]))
-    rising = min(line.scale for line in lines) > 0
-    return Stage(key, lambda t: t * mul + add, lines, ideal=True, alike=True, rising=rising)
+    return Stage(key, lambda t: t * mul + add, lines, None if alike else own.ravel(), ideal=True, sums=True,
+                 alike=alike, rising=min(slope) > 0)

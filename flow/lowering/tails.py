@@ -33,13 +33,16 @@ SHAKE = 4  # units in the last place that a vectorised function may be off; sigm
 @dataclass(frozen=True)
 class Line:
     """scale * x + offset, exactly. `size` bounds the parts that Keras makes the offset of; `noise` is what Keras'
-    float32 result is off by, beyond its roundings, where the sum before it is real-scaled.
+    float32 result is off by, beyond its roundings, where the sum before it is real-scaled. `late` is the part of the
+    offset that is not multiplied by a scale that was rounded itself; `plain` marks one float32 addition, x + offset.
     """
 
     scale: Fraction
     offset: Fraction
     size: Fraction
     noise: Fraction = Fraction(0)
+    late: Fraction = Fraction(0)
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,10 @@ class Stage:
 
     `affine` gives a Line per element of the last axis, or one for all, where the stage is affine; `which`, where the
     positions differ, the Line of every element. `ideal` marks the stage that stands for the real scale of a sum
-    (reals.py). `alike` says that all positions of a channel (all but the last axis) are treated alike, `rising` that no
-    output falls where its input rises. `index` (flat, output -> input) marks a stage that only moves elements;
+    (reals.py). `sums` says that a sum may follow with no activation between (a Rescaling, an average); behind a bias or
+    a batch norm that is an oversight, and refused. `alike` says that all positions of a channel (all but the last axis)
+    are treated alike, `rising` that no output falls where its input rises. `index` (flat, output -> input) marks a
+    stage that only moves elements;
     `head` marks softmax and sigmoid, dropped at an output; `planes` > 1 a stage that makes so many outputs of every
     input (a thermometer), next to each other. Where the last bits of a stage depend on the element's place in the
     tensor (sigmoid, exp, log: vector body and remainder) `shaky` says where they enter: "after" a float stage, "before"
@@ -61,6 +66,7 @@ class Stage:
     affine: Sequence[Line] | None = None
     which: Int | None = None
     ideal: bool = False
+    sums: bool = False
     alike: bool = False
     rising: bool = False
     index: Int | None = None
