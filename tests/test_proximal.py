@@ -144,8 +144,8 @@ def violation(pair: Pair, mu: float) -> float:
     """How far a pair is from F = T(P), B = T'(P) with a monotone P(u) = integral of dF/B over [-1, 1].
 
     In float64, B by Simpson's rule, over a grid without 0, where a jump of F adds (jump)/B(0). The result is the
-    largest of: a step back of P; the spread of F, and of B relative to its largest value, over weights that have one P. Where
-    both dF and B vanish (a saturated forward) P stands still; where B alone does, P is infinite and the result too.
+    largest of: a step back of P; the spread of F, and of B relative to its largest value, over weights that have one P.
+    Where both dF and B vanish (a saturated forward) P stands still; where B alone does, P and the result are infinite.
     """
     edges = np.linspace(-1.0, 1.0, 40002)  # even, so that 0 lies between two points
     u = tf.constant(edges, tf.float64)

@@ -25,12 +25,14 @@ from flow.train.layers import ChannelSelect, LearnedThermometer, LogicAnd, Logic
 from flow.train.proximal import Binarize
 from flow.train.quantizers import Binary, Masked
 from flow.train.schedules import Progress, harden
+from flow.train.weight_sets import RBNN, TTQ, TWN, AdaBin, BiPer, MultiBranch, Rotations, SignedBinary, SiMaN
 
 # What a model file may hold of ours.
 LAYERS = (Binarize, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr)
-QUANTIZERS = (AlphaBeta, Binary, Masked)
+QUANTIZERS = (AdaBin, AlphaBeta, BiPer, Binary, Masked, MultiBranch, RBNN, SiMaN, SignedBinary, TTQ, TWN)
 
 __all__ = [
-    "LAYERS", "QUANTIZERS", "AlphaBeta", "Binarize", "Binary", "Budget", "ChannelSelect", "LearnedThermometer",
-    "LogicAnd", "LogicOr", "Masked", "Progress", "harden",
+    "LAYERS", "QUANTIZERS", "RBNN", "TTQ", "TWN", "AdaBin", "AlphaBeta", "BiPer", "Binarize", "Binary", "Budget",
+    "ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr", "Masked", "MultiBranch", "Progress", "Rotations",
+    "SiMaN", "SignedBinary", "harden",
 ]
