@@ -22,6 +22,7 @@ if not issubclass(qkeras.QDense, keras.layers.Layer):
 
 from flow.train.alphabeta import AlphaBeta, Budget
 from flow.train.layers import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
+from flow.train.optimizers import Bop, Bop2ndOrder
 from flow.train.proximal import Binarize
 from flow.train.quantizers import Binary, Masked
 from flow.train.schedules import Progress, harden
@@ -32,7 +33,7 @@ LAYERS = (Binarize, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr)
 QUANTIZERS = (AdaBin, AlphaBeta, BiPer, Binary, Masked, MultiBranch, RBNN, SiMaN, SignedBinary, TTQ, TWN)
 
 __all__ = [
-    "LAYERS", "QUANTIZERS", "RBNN", "TTQ", "TWN", "AdaBin", "AlphaBeta", "BiPer", "Binarize", "Binary", "Budget",
-    "ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr", "Masked", "MultiBranch", "Progress", "Rotations",
-    "SiMaN", "SignedBinary", "harden",
+    "LAYERS", "QUANTIZERS", "RBNN", "TTQ", "TWN", "AdaBin", "AlphaBeta", "BiPer", "Binarize", "Binary", "Bop",
+    "Bop2ndOrder", "Budget", "ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr", "Masked", "MultiBranch",
+    "Progress", "Rotations", "SiMaN", "SignedBinary", "harden",
 ]
