@@ -35,7 +35,7 @@ from flow.train import (
 )
 from flow.train.proximal import HARD_FROM
 from tests.contracts import KERNELS, dense, half_mask, shake
-from tests.test_proximal import FORMULAS
+from tests.test_proximal import FORMULAS, violation
 
 Float = np.ndarray
 # (shape, axes): dense, odd filters, one weight a filter, convolution, depthwise with a multiplier of 2, one filter
@@ -270,6 +270,7 @@ def test_biper(omega):
             assert np.array_equal(y[sure], np.sign(sine[sure]))
         np.testing.assert_allclose(slope, slope_of * g, rtol=0, atol=1e-5 * omega**2)
     assert run(quantizer, np.zeros((1, 1), np.float32))[0] == 1
+    assert violation(quantizer._pair, 1.0) < 1e-5, "a soft forward with its own derivative is proximal"
 
 
 def test_biper_is_refused_while_soft_and_adds_its_loss_only_then():

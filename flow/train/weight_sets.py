@@ -228,9 +228,19 @@ class Rotations(keras.callbacks.Callback):
                 quantizer.solve(kernel.weights)
 
 
-def _half_waves(omega: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """sign(sin(omega*u)) by the number of the half wave, whose bits do not depend on how a sine is computed."""
-    return lambda u, mu: 1.0 - 2.0 * tf.math.floormod(tf.floor(u * (omega / pi)), 2.0)
+def _sine_pair(omega: float) -> Pair:
+    """sin(omega u) and its derivative; hard, its sign by the number of the half wave: no last bit of a sine decides."""
+
+    def forward(u: tf.Tensor, mu: tf.Tensor) -> tf.Tensor:
+        return tf.sin(omega * u)
+
+    def backward(u: tf.Tensor, mu: tf.Tensor) -> tf.Tensor:
+        return omega * tf.cos(omega * u)
+
+    def hard(u: tf.Tensor, mu: tf.Tensor) -> tf.Tensor:
+        return 1.0 - 2.0 * tf.math.floormod(tf.floor(u * (omega / pi)), 2.0)
+
+    return Pair(forward, backward, True, "BiPer (arXiv 2404.01278)", soft=True, hard=hard)
 
 
 @keras.utils.register_keras_serializable(package="bnnflow")
@@ -251,9 +261,7 @@ class BiPer(Scheduled, KernelQuantizer):
         if not 0 < omega <= 1000 or not 0 <= tau < float("inf"):
             raise InputError(f"BiPer: needs 0 < omega <= 1000 and tau of 0 or more, got {omega} and {tau}")
         self.omega, self.tau = float(omega), float(tau)
-        self.gradient = "biper"
-        self._pair = Pair(lambda u, mu: tf.sin(self.omega * u), lambda u, mu: self.omega * tf.cos(self.omega * u), True,
-                          "BiPer", soft=True, hard=_half_waves(self.omega))
+        self.gradient, self._pair = "biper", _sine_pair(self.omega)
 
     def call(self, weights: Any) -> Any:
         """float32 kernel -> the same shape."""
