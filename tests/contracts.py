@@ -13,6 +13,7 @@ import tf_keras as keras
 from flow.train import AlphaBeta, Binarize, Binary, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
 from flow.train.codebooks import KernelCodebook, SubBit
 from flow.train.proximal import PAIRS
+from flow.train.weight_sets import RBNN, TTQ, TWN, AdaBin, BiPer, MultiBranch, SignedBinary, SiMaN
 
 
 def half_mask(shape: tuple[int, ...]) -> np.ndarray:
@@ -31,6 +32,25 @@ def finished(part: Any) -> Any:
     part.build((12, 9))
     part.progress.assign(1.0)
     return part
+
+
+def turned(shape: tuple[int, ...]) -> RBNN:
+    """Rotations that are not the identity."""
+    quantizer = RBNN()
+    quantizer.build(shape)
+    quantizer.solve(np.random.default_rng(3).normal(0, 1, shape).astype(np.float32))
+    return quantizer
+
+
+def scaled(quantizer: TTQ, high: float, low: float) -> TTQ:
+    quantizer.build((12, 9))
+    quantizer.scales.assign([high, low])
+    return quantizer
+
+
+def units(bits: int, largest: float) -> tuple[float, ...]:
+    """Integers times 2^-bits, up to `largest`."""
+    return tuple(k / 2**bits for k in range(int(-largest * 2**bits), int(largest * 2**bits) + 1))
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,16 @@ KERNELS = {
     **{f"binary_{name}": Kernel(lambda name=name: finished(Binary(name)), (-1, 1)) for name in PAIRS},
     "alpha_beta": Kernel(lambda: AlphaBeta(tau=0.5, phi=-0.25), (-0.75, 0.25)),
     "masked_alpha_beta": Kernel(lambda: masked(AlphaBeta(tau=0.3, phi=0.1)), (-0.203125, 0, 0.40625)),
+    **{f"ada_bin_{bits}": Kernel(lambda bits=bits: AdaBin(snapped=bits), units(bits, 4)) for bits in (1, 5)},
+    "siman": Kernel(SiMaN, (-1, 1)),
+    "rbnn": Kernel(lambda: turned((12, 9)), (-1, 1)),
+    "biper": Kernel(lambda: finished(BiPer()), (-1, 1)),
+    "signed_binary": Kernel(SignedBinary, (-1, 0, 1)),
+    "twn": Kernel(TWN, units(5, 2)),
+    "ttq": Kernel(lambda: scaled(TTQ(), 0.7, 0.3), (-0.3125, 0, 0.6875)),
+    **{f"multi_branch_{m}": Kernel(lambda m=m: MultiBranch(m), tuple(k / 2**m for k in range(1 - 2**m, 2**m, 2)))
+       for m in (1, 2, 4)},
+    "masked_ada_bin": Kernel(lambda: masked(AdaBin()), units(5, 4)),
     "masked_binary_bnn++": Kernel(lambda: masked(finished(Binary("bnn++"))), (-1, 0, 1)),
 }
 

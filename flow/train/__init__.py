@@ -23,15 +23,20 @@ if not issubclass(qkeras.QDense, keras.layers.Layer):
 from flow.train.alphabeta import AlphaBeta, Budget
 from flow.train.codebooks import KernelCodebook, SubBit
 from flow.train.layers import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
+from flow.train.optimizers import Bop, Bop2ndOrder
 from flow.train.proximal import Binarize
 from flow.train.quantizers import Binary, Masked
 from flow.train.schedules import Progress, harden
+from flow.train.weight_sets import RBNN, TTQ, TWN, AdaBin, BiPer, MultiBranch, Rotations, SignedBinary, SiMaN
 
 # What a model file may hold of ours.
 LAYERS = (Binarize, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr)
-QUANTIZERS = (AlphaBeta, Binary, KernelCodebook, Masked, SubBit)
+QUANTIZERS = (
+    AdaBin, AlphaBeta, BiPer, Binary, KernelCodebook, Masked, MultiBranch, RBNN, SiMaN, SignedBinary, SubBit, TTQ, TWN,
+)
 
 __all__ = [
-    "LAYERS", "QUANTIZERS", "AlphaBeta", "Binarize", "Binary", "Budget", "ChannelSelect", "KernelCodebook",
-    "LearnedThermometer", "LogicAnd", "LogicOr", "Masked", "Progress", "SubBit", "harden",
+    "LAYERS", "QUANTIZERS", "RBNN", "TTQ", "TWN", "AdaBin", "AlphaBeta", "BiPer", "Binarize", "Binary", "Bop",
+    "Bop2ndOrder", "Budget", "ChannelSelect", "KernelCodebook", "LearnedThermometer", "LogicAnd", "LogicOr", "Masked",
+    "MultiBranch", "Progress", "Rotations", "SiMaN", "SignedBinary", "SubBit", "harden",
 ]

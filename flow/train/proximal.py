@@ -70,6 +70,11 @@ def _root_slope(u: tf.Tensor, o: tf.Tensor) -> tf.Tensor:
     return tf.where(size <= 1.5, root, tf.zeros_like(u))
 
 
+def _square_slope(u: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+    """k max(0, sqrt(2) t - t^2 |u|), k = max(1/t, 1)."""
+    return tf.maximum(1.0 / t, 1.0) * tf.nn.relu(2.0**0.5 * t - t * t * tf.abs(u))
+
+
 def _inside(u: tf.Tensor, mu: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.abs(u) <= 1.0, u.dtype)
 
@@ -87,8 +92,8 @@ def _geometric(first: float, last: float, until: float = 1.0) -> Callable[[tf.Te
 class Pair:
     """F(u, mu) and B(u, mu), where mu = schedule(progress) and progress goes from 0 to 1 in a training.
 
-    `soft` says that F is no sign, but becomes one at HARD_FROM; `proximal` whether the criterion holds, latent weights
-    clipped to [-1, 1].
+    `soft` says that F is no sign, but becomes one, `hard`, at HARD_FROM; `proximal` whether the criterion holds for
+    latent weights clipped to [-1, 1], where F is soft up to HARD_FROM: a sign with the last slope does not meet it.
     """
 
     forward: Function
@@ -97,6 +102,7 @@ class Pair:
     source: str
     schedule: Callable[[tf.Tensor], tf.Tensor] = tf.ones_like
     soft: bool = False
+    hard: Function = sign
 
 
 PAIRS: dict[str, Pair] = {
@@ -111,6 +117,8 @@ PAIRS: dict[str, Pair] = {
                 _geometric(0.1, 10.0)),
     "ede-soft": Pair(_estimator, _estimator_slope, True, "EDE with its integral as forward, as the criterion asks",
                      _geometric(0.1, 10.0, HARD_FROM), True),
+    "rbnn": Pair(sign, _square_slope, False, "RBNN (NeurIPS 2020, code lmbxmu/RBNN), t from 0.01 to 10",
+                 _geometric(0.01, 10.0)),
     "reste": Pair(sign, _root_slope, False, "ReSTE (arXiv 2308.06689), o from 1 to 3",
                   lambda p: 1.0 + 2.0 * (1.0 - tf.cos(pi * p / 2.0))),
     "polybnn": Pair(_polynomial, _polynomial_slope, True,
@@ -153,7 +161,7 @@ class Scheduled(Annealed):
         def paired(u: tf.Tensor) -> Any:
             y = pair.forward(u, mu)
             if pair.soft:
-                y = tf.where(self.progress >= HARD_FROM, sign(u), y)
+                y = tf.where(self.progress >= HARD_FROM, pair.hard(u, mu), y)
             return y, lambda g: g * pair.backward(u, mu)
 
         return paired(u)
