@@ -1,0 +1,234 @@
+"""What the training methods are worth on small networks: a table a claim, with 3 seeds and paired differences.
+
+    FLOW_DATA=folder/with/mnist.npz+cifar10.npz python scripts/study_methods.py [--claims thermometers ...] [--seeds 3]
+                                                [--out study.json] [--table]
+
+Every run is a row in `--out` (JSON), where an interrupted study goes on. `--table` prints the tables of what is there.
+Accuracy is that of the hard network on all test images; the difference is to the first row of the claim with the same
+seed, mean and standard deviation over the seeds. One run in each row is lowered and compared with Keras on 200 images.
+MNIST: 20,000 training images; CIFAR-10: 10,000 and 5,000 test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import flow
+
+import flow.train  # isort: skip
+import tf_keras as keras
+from flow.models import glt, mnist
+from flow.train.prune import zeros_of
+from qkeras import QActivation, QConv2D, QDense, binary
+
+from flow.files import whole_file
+from flow.lowering.reference import check_equal
+from flow.train import AlphaBeta, Binarize, Binary, KernelCodebook, LearnedThermometer, Masked
+from flow.train.alphabeta import ones_share
+from flow.train.fit import Arrays, Recipe, Training
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of a claim: `build(arrays)` makes it, `recipe` trains it."""
+
+    label: str
+    build: Callable[[Arrays], keras.Model]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Rows to compare with the first one, all trained alike; `data` is a function below."""
+
+    title: str
+    data: Callable[[], Arrays]
+    recipe: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+
+@cache
+def mnist_part() -> Arrays:
+    x, y, *test = mnist.data()
+    return x[:20000], y[:20000], *test
+
+
+@cache
+def cifar10_part() -> Arrays:
+    x, y, x_test, y_test = glt.data("cifar10")
+    return x[:10000], y[:10000], x_test[:5000], y_test[:5000]
+
+
+def dense(h: Any, width: int, quantizer: Any, activation: Any = "binary_tanh") -> Any:
+    """Dense, batch norm, binary activation."""
+    h = keras.layers.BatchNormalization(momentum=0.9)(QDense(width, kernel_quantizer=quantizer, use_bias=False)(h))
+    return QActivation(activation)(h) if isinstance(activation, str) else activation(h)
+
+
+def head(h: Any) -> Any:
+    """Ten logits."""
+    h = QDense(10, kernel_quantizer=binary(alpha=1), use_bias=False)(h)
+    return keras.layers.BatchNormalization(momentum=0.9)(h)
+
+
+def thermometer(planes: int, start: str, learned: bool) -> Callable[[Arrays], keras.Model]:
+    """CIFAR-10: thermometer, two strided binary convolutions, one hidden dense layer."""
+
+    def build(arrays: Arrays) -> keras.Model:
+        x = keras.Input((32, 32, 3))
+        layer = LearnedThermometer(planes, per_channel=True, learned=learned)
+        h = layer(x)
+        layer.adapt(arrays[0][:1000], start)
+        for filters in (32, 64):
+            h = QConv2D(filters, 3, strides=2, padding="same", kernel_quantizer=binary(alpha=1), use_bias=False)(h)
+            h = QActivation("binary_tanh")(keras.layers.BatchNormalization(momentum=0.9)(h))
+        h = dense(keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(h)), 128, binary(alpha=1))
+        return keras.Model(x, head(h))
+
+    return build
+
+
+def mlp(quantizer: Callable[[], Any], activation: Callable[[], Any] = lambda: "binary_tanh"
+        ) -> Callable[[Arrays], keras.Model]:
+    """MNIST: one plane, two hidden layers of 256 with the quantizer."""
+
+    def build(arrays: Arrays) -> keras.Model:
+        x = keras.Input((784,))
+        h = LearnedThermometer(1, learned=False)(x)
+        for _ in range(2):
+            h = dense(h, 256, quantizer(), activation())
+        return keras.Model(x, head(h))
+
+    return build
+
+
+def convolutions(quantizer: Callable[[], Any]) -> Callable[[Arrays], keras.Model]:
+    """CIFAR-10: thermometer, a binary stem, then three 3x3 convolutions with the quantizer."""
+
+    def build(arrays: Arrays) -> keras.Model:
+        x = keras.Input((32, 32, 3))
+        h = LearnedThermometer(4, per_channel=True)(x)
+        h = QConv2D(32, 3, strides=2, padding="same", kernel_quantizer=binary(alpha=1), use_bias=False)(h)
+        h = QActivation("binary_tanh")(keras.layers.BatchNormalization(momentum=0.9)(h))
+        for k, filters in enumerate((64, 64, 128)):
+            h = QConv2D(filters, 3, padding="same", kernel_quantizer=quantizer(), use_bias=False)(h)
+            h = QActivation("binary_tanh")(keras.layers.BatchNormalization(momentum=0.9)(h))
+            h = keras.layers.MaxPooling2D(2)(h) if k % 2 == 0 else h
+        return keras.Model(x, head(keras.layers.GlobalAveragePooling2D()(h)))
+
+    return build
+
+
+def zeros_rows() -> tuple[Row, ...]:
+    """Masked +-1 and {alpha, beta} at the same shares of zeros."""
+    rows = [Row("no zeros, +-1", mlp(lambda: Binary("ste")))]
+    for zeros in (0.8, 0.95, 0.98):
+        rows.append(Row(f"{zeros:.0%} zeros, masked +-1", mlp(lambda: Masked(Binary("ste"))),
+                        {"prune": {"method": "magnitude", "zeros": zeros}}))
+        rows.append(Row(f"{zeros:.0%} zeros, {{alpha, beta}}", mlp(lambda: AlphaBeta("ede")),
+                        {"budget": {"target": 1 - zeros, "gamma": 0.5}}))
+    return tuple(rows)
+
+
+CLAIMS = {
+    "thermometers": Claim(
+        "Learned against fixed thermometers (CIFAR-10 part, two convolutions, 6 epochs)", cifar10_part,
+        {"epochs": 6, "batch_size": 100, "learning_rate": 5e-3},
+        tuple(Row(f"{planes} planes, {name}", thermometer(planes, start, learned))
+              for planes in (1, 2, 4, 8) for name, start, learned in (
+                  ("uniform", "uniform", False), ("gaussian", "gaussian", False), ("quantile", "quantile", False),
+                  ("learned", "quantile", True)))),
+    "zeros": Claim("{alpha, beta} against masked +-1 (MNIST part, 784-256-256-10, 20 epochs)", mnist_part,
+                   {"epochs": 20, "batch_size": 100, "learning_rate": 5e-3}, zeros_rows()),
+    "codebooks": Claim(
+        "n codewords against all 512 (CIFAR-10 part, four convolutions, 8 epochs)", cifar10_part,
+        {"epochs": 8, "batch_size": 100, "learning_rate": 5e-3},
+        (Row("all, binary", convolutions(lambda: Binary("ste"))),
+         *(Row(f"n = {n}", convolutions(lambda n=n: KernelCodebook(n))) for n in (16, 32, 128)))),
+    "gradients": Claim(
+        "BNN++ against STE and EDE, weights and activations (MNIST part, 784-256-256-10, 20 epochs)", mnist_part,
+        {"epochs": 20, "batch_size": 100, "learning_rate": 5e-3},
+        tuple(Row(name, mlp(lambda name=name: Binary(name), lambda name=name: Binarize(name)))
+              for name in ("ste", "ede", "bnn++", "bnn+", "bireal", "reste", "pc"))),
+}
+
+
+def run(claim: Claim, row: Row, seed: int, check: bool) -> dict[str, Any]:
+    """One training: its accuracy (0..1), share of zeros or ones, seconds."""
+    arrays, start = claim.data(), time.time()
+    keras.utils.set_random_seed(seed)
+    training = Training(row.build(arrays), arrays, Recipe(**{**claim.recipe, **row.recipe, "seed": seed}))
+    while not training.done:
+        training.advance()
+    found: dict[str, Any] = {"accuracy": training.finish(), "seconds": time.time() - start}
+    if "prune" in row.recipe:
+        found["zeros"] = zeros_of(training.model)
+    if "budget" in row.recipe:
+        found["zeros"] = 1 - float(ones_share(training.model))
+    if check:
+        graph = flow.lower(training.model, mnist.INPUT_TYPE)
+        found["codes"] = sum(check_equal(graph, training.model, arrays[2][:200]).values())
+    return found
+
+
+def spread(values: np.ndarray, sign: str) -> str:
+    """Mean and standard deviation."""
+    return f"{values.mean():{sign}.4f} ± {values.std(ddof=1) if len(values) > 1 else 0:.4f}"
+
+
+def table(name: str, runs: Mapping[str, Any]) -> str:
+    """The claim's table in Markdown."""
+    claim = CLAIMS[name]
+    lines = [f"{claim.title}:", "", "| network | accuracy | difference | zeros | codes equal to Keras | s a run |",
+             "|---" * 6 + "|"]
+
+    def of(row: Row) -> dict[int, Any]:
+        return {int(seed): found for seed, found in runs.get(f"{name}/{row.label}", {}).items()}
+
+    first = of(claim.rows[0])
+    for row in claim.rows:
+        found = of(row)
+        if not found:
+            continue
+        scores = np.array([r["accuracy"] for r in found.values()])
+        apart = np.array([r["accuracy"] - first[seed]["accuracy"] for seed, r in found.items() if seed in first])
+        zeros = [r["zeros"] for r in found.values() if "zeros" in r]
+        cells = [row.label, spread(scores, ""), "" if row is claim.rows[0] else spread(apart, "+"),
+                 f"{np.mean(zeros):.1%}" if zeros else "", f"{sum(r.get('codes', 0) for r in found.values()):,}",
+                 f"{np.mean([r['seconds'] for r in found.values()]):.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--claims", nargs="+", choices=CLAIMS, default=list(CLAIMS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("study.json"))
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    args = parser.parse_args()
+    runs: dict[str, dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else {}
+    for name in args.claims:
+        for seed in range(args.seeds):
+            for row in CLAIMS[name].rows:
+                done = runs.setdefault(f"{name}/{row.label}", {})
+                if args.table or str(seed) in done:
+                    continue
+                done[str(seed)] = run(CLAIMS[name], row, seed, check=seed == 0)
+                print(f"{name}/{row.label}, seed {seed}: {done[str(seed)]}", flush=True)
+                with whole_file(args.out) as path:
+                    path.write_text(json.dumps(runs, indent=1))
+        print(table(name, runs), "\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
