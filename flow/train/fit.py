@@ -208,13 +208,15 @@ class Training:
 
 
 def fit(model: keras.Model, arrays: Arrays, epochs: int, batch_size: int = 64, learning_rate: float = 2e-3,
-        seed: int = 0, report: Callable[[int, int, dict[str, float]], None] = lambda *_: None) -> float:
+        seed: int = 0, report: Callable[[int, int, dict[str, float]], None] = lambda *_: None,
+        teacher: keras.Model | None = None) -> float:
     """Train a classifier with cross-entropy, Adam and a cosine schedule; returns its test accuracy (0..1).
 
-    `report(epoch, epochs, {"loss", "accuracy", ...})` is called after every epoch.
+    With a `teacher` its outputs are learned instead of the labels (`Distiller`). `report(epoch, epochs, {"loss",
+    "accuracy", ...})` is called after every epoch.
     """
     keras.utils.set_random_seed(seed)
-    training = Training(model, arrays, Recipe(epochs, batch_size, learning_rate, seed))
+    training = Training(model, arrays, Recipe(epochs, batch_size, learning_rate, seed), teacher)
     while not training.done:
         row = training.advance()
         if row is not None:
