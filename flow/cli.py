@@ -383,7 +383,8 @@ def doctor() -> None:
             missing.append(f"{tool.name}: {tool.remedy}")
     for package, enables in (("hls4ml", "writing projects"), ("tensorflow", "lowering and training"),
                              ("tf-keras", "lowering and training"), ("qkeras", "lowering and training"),
-                             ("numpy", "everything"), ("scikit-learn", "the demo's data")):
+                             ("numpy", "everything"), ("scikit-learn", "the demo's data"),
+                             ("matplotlib", "plots of a training")):
         try:
             table.add_row(package, installed(package), enables)
         except PackageNotFoundError:

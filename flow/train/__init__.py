@@ -22,8 +22,10 @@ if not issubclass(qkeras.QDense, keras.layers.Layer):
 
 from flow.train.alphabeta import AlphaBeta, Budget
 from flow.train.codebooks import KernelCodebook, SubBit
+from flow.train.distill import Distiller
 from flow.train.layers import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
 from flow.train.proximal import Binarize
+from flow.train.prune import Prune
 from flow.train.quantizers import Binary, Masked
 from flow.train.schedules import Progress, harden
 
@@ -32,6 +34,6 @@ LAYERS = (Binarize, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr)
 QUANTIZERS = (AlphaBeta, Binary, KernelCodebook, Masked, SubBit)
 
 __all__ = [
-    "LAYERS", "QUANTIZERS", "AlphaBeta", "Binarize", "Binary", "Budget", "ChannelSelect", "KernelCodebook",
-    "LearnedThermometer", "LogicAnd", "LogicOr", "Masked", "Progress", "SubBit", "harden",
+    "LAYERS", "QUANTIZERS", "AlphaBeta", "Binarize", "Binary", "Budget", "ChannelSelect", "Distiller",
+    "KernelCodebook", "LearnedThermometer", "LogicAnd", "LogicOr", "Masked", "Progress", "Prune", "SubBit", "harden",
 ]
