@@ -46,6 +46,9 @@ Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_fa
                                                                   "repeat it for others")]
 
 
+NETWORKS = ("digits", "mnist", "jets", "cnv", "glt")  # of flow.models
+
+
 @app.callback(invoke_without_command=True)
 def _main(version: Annotated[bool, typer.Option("--version", help="print the version and leave")] = False) -> None:
     if version:
@@ -140,6 +143,63 @@ def _describe(graph: Graph) -> Table:
         table.add_row(node.name, node.op.value, "x".join(map(str, node.shape)), f"{node.domain.lo}..{node.domain.hi}",
                       "" if weights is None else f"{weights.size:,}, {int(np.count_nonzero(weights)):,}")
     return table
+
+
+def _network(name: str) -> Any:
+    """A network of ours by its name, or that of a Python file."""
+    from importlib import import_module
+
+    from flow.train.run import Network, network_of_file
+
+    if name in NETWORKS:
+        return Network.of(import_module(f"flow.models.{name}"), name, "")
+    if not name.endswith(".py"):
+        raise InputError(f"network {name!r}; use one of {', '.join(NETWORKS)}, or the path of a Python file (.py)")
+    return network_of_file(name)
+
+
+@app.command()
+def train(network: Annotated[str, typer.Argument(help=f"{', '.join(NETWORKS)}, or the path of a Python file with "
+                                                      "build() and data(): the file is run")],
+          config: Annotated[Path | None, typer.Option(help="YAML file; docs/training.md has its keys")] = None,
+          output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="folder of the run")] = Path("run"),
+          resume: Annotated[bool, typer.Option("--resume", help="go on where the run in the folder was interrupted, "
+                                                                "or start one where there is none")] = False,
+          checkpoint_seconds: Annotated[float, typer.Option(help="most seconds between checkpoints")] = 60.0) -> None:
+    """Train a network; resumable, with the accuracy of what ships."""
+    if network not in NETWORKS and network.endswith(".py"):
+        existing(network, "Python")
+    _import_keras()
+    from flow.lowering.reading import read_model
+    from flow.train.run import config_of
+    from flow.train.run import train as run
+
+    found = _network(network)
+    checked = config_of(config, found.defaults)
+    teacher = read_model(checked.teacher) if checked.teacher else None
+    with Progress(TextColumn("training {task.fields[name]}"), BarColumn(), TextColumn("{task.description}"),
+                  TimeElapsedColumn(), console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=None, name=escape(found.name))
+
+        def report(step: int, steps: int, row: dict[str, Any] | None) -> None:
+            bar.update(task, completed=step, total=steps)
+            if row is not None:
+                line = f"epoch {row['epoch']}/{checked.recipe.epochs}: " + ", ".join(
+                    f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "val_accuracy", "zeros")
+                    if row.get(name) is not None and (name != "zeros" or row[name]))
+                bar.update(task, description=line)
+                if bar.disable:
+                    err.print(line, highlight=False)
+
+        try:
+            result = run(found, checked, output_dir, resume, teacher, checkpoint_seconds, report=report)
+        except KeyboardInterrupt:
+            err.print(f"{escape(str(output_dir))}: the same command with --resume goes on", highlight=False)
+            raise
+    out.print(f"test accuracy, hard-quantised: {result.accuracy:.4f} (weights of epoch {result.epoch} of "
+              f"{checked.recipe.epochs})", highlight=False)
+    out.print(f"next: bnnflow build {escape(str(result.model))} --input-type \"{found.input_type}\" -o prj",
+              highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -323,7 +383,8 @@ def doctor() -> None:
             missing.append(f"{tool.name}: {tool.remedy}")
     for package, enables in (("hls4ml", "writing projects"), ("tensorflow", "lowering and training"),
                              ("tf-keras", "lowering and training"), ("qkeras", "lowering and training"),
-                             ("numpy", "everything"), ("scikit-learn", "the demo's data")):
+                             ("numpy", "everything"), ("scikit-learn", "the demo's data"),
+                             ("matplotlib", "plots of a training")):
         try:
             table.add_row(package, installed(package), enables)
         except PackageNotFoundError:

@@ -12,7 +12,7 @@ from tests.random_graphs import random_codes, random_graph
 
 GRAPH = next(s for s in range(99) if random_graph(s).inputs[0].domain == fixed("ufixed<8,0>")
              and len(random_graph(s).inputs) == len(random_graph(s).outputs) == 1)
-VERBS = ("lower", "build", "sim", "compare", "demo", "ops", "doctor")
+VERBS = ("train", "lower", "build", "sim", "compare", "demo", "ops", "doctor")
 
 
 def test_help_and_version(bnnflow):
@@ -29,7 +29,8 @@ def test_usage_errors_are_2(bnnflow):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["lower", "no.keras"], "no model file no.keras"), (["build", "no.npz"], "no graph file no.npz"),
+    (["lower", "no.keras"], "no model file no.keras"), (["train", "no.py"], "no Python file no.py"),
+    (["build", "no.npz"], "no graph file no.npz"),
     (["sim", "."], "is not a bnnflow project"), (["build", "net.npz", "--part", "a b"], "letters, digits and dashes"),
     (["build", "net.npz", "-o", "net.npz"], "is a file; name a folder"),
     (["build", "net.npz", "--vectors", "no.npy"], "no.npy: not a readable .npy array"),

@@ -17,7 +17,8 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"errors"}, set()),
     "tools": ({"errors"}, set()),
     "ir": ({"ir", "errors", "files"}, {"numpy"}),
-    "train": ({"train", "errors", "files"}, {"numpy", "scipy", "tensorflow", "tf_keras", "qkeras"}),
+    "train": ({"train", "errors", "files"}, {"numpy", "scipy", "tensorflow", "tf_keras", "qkeras", "yaml"}),
+    "train.plots": ({"train", "errors", "files"}, {"matplotlib"}),
     "lowering": ({"lowering", "train", "ir", "errors", "files"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "h5py"}),
     "backends": ({"backends", "ir", "tools", "errors"}, {"numpy"}),
     "backends.hls": ({"backends", "ir", "tools", "errors"}, {"numpy", "hls4ml", "yaml"}),
@@ -35,9 +36,7 @@ def room_of(file: Path) -> str:
     parts = file.relative_to(ROOT).with_suffix("").parts
     if parts[0] == "models":
         return "models"
-    if parts[1:] == ("backends", "hls"):
-        return "backends.hls"
-    return parts[1]
+    return ".".join(parts[1:]) if parts[1:] in (("backends", "hls"), ("train", "plots")) else parts[1]
 
 
 def imported(file: Path) -> set[str]:

@@ -22,9 +22,11 @@ if not issubclass(qkeras.QDense, keras.layers.Layer):
 
 from flow.train.alphabeta import AlphaBeta, Budget
 from flow.train.codebooks import KernelCodebook, SubBit
+from flow.train.distill import Distiller
 from flow.train.layers import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
 from flow.train.optimizers import Bop, Bop2ndOrder
 from flow.train.proximal import Binarize
+from flow.train.prune import Prune
 from flow.train.quantizers import Binary, Masked
 from flow.train.schedules import Progress, harden
 from flow.train.weight_sets import RBNN, TTQ, TWN, AdaBin, BiPer, MultiBranch, Rotations, SignedBinary, SiMaN
@@ -37,6 +39,6 @@ QUANTIZERS = (
 
 __all__ = [
     "LAYERS", "QUANTIZERS", "RBNN", "TTQ", "TWN", "AdaBin", "AlphaBeta", "BiPer", "Binarize", "Binary", "Bop",
-    "Bop2ndOrder", "Budget", "ChannelSelect", "KernelCodebook", "LearnedThermometer", "LogicAnd", "LogicOr", "Masked",
-    "MultiBranch", "Progress", "Rotations", "SiMaN", "SignedBinary", "SubBit", "harden",
+    "Bop2ndOrder", "Budget", "ChannelSelect", "Distiller", "KernelCodebook", "LearnedThermometer", "LogicAnd",
+    "LogicOr", "Masked", "MultiBranch", "Progress", "Prune", "Rotations", "SiMaN", "SignedBinary", "SubBit", "harden",
 ]
