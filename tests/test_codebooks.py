@@ -99,7 +99,7 @@ def test_assignment_is_the_best_one():
 
 @pytest.mark.parametrize(("n", "candidates"), [(32, 512), (16, 24), (12, 12)])
 def test_no_repeated_codeword_in_a_thousand_draws(n, candidates):
-    quantizer, w = built(KernelCodebook(n, candidates=candidates, seed=1)), latent()
+    quantizer, w = built(KernelCodebook(n, candidates=candidates, noise=1.0, seed=1)), latent()
     call = tf.function(lambda: quantizer(w, training=True))
     seen = set()
     for k in range(1000):
@@ -175,7 +175,7 @@ def test_gradient_of_scores_is_that_of_the_soft_selection(candidates, temperatur
 
 
 def test_noise_shrinks_and_the_selection_stays_at_the_end():
-    quantizer, w = built(KernelCodebook(16, seed=1)), latent()
+    quantizer, w = built(KernelCodebook(16, noise=1.0, seed=1)), latent()
     start = quantizer.scores.numpy()
     sizes = []
     for progress in (0.0, 0.4, 0.7999):
@@ -193,7 +193,7 @@ def test_noise_shrinks_and_the_selection_stays_at_the_end():
 
 
 def test_draws_follow_from_seed_and_step():
-    one, two, other = (built(KernelCodebook(16, seed=s)) for s in (1, 1, 2))
+    one, two, other = (built(KernelCodebook(16, noise=1.0, seed=s)) for s in (1, 1, 2))
     other.scores.assign(one.scores)
     two.step.assign(3)
     draws = []
@@ -260,6 +260,16 @@ def test_digits_train_and_are_exact(make):
         if node.name.startswith("q_conv2d") and hasattr(node.params, "levels"):
             kernels = node.params.levels.reshape(9, -1)
             assert len(np.unique(kernels, axis=1).T) <= n and set(np.unique(kernels)) == {-1, 1}
+
+
+def test_a_mask_on_top_lets_it_train():
+    model = network(lambda: Masked(KernelCodebook(4, noise=1.0, seed=1)))
+    quantizer = model.layers[2].kernel_quantizer_internal.quantizer
+    model.compile("sgd", "mse")
+    before = quantizer.scores.numpy()
+    for _ in range(3):
+        step(model)
+    assert int(quantizer.step) == 3 and not np.array_equal(quantizer.scores, before)
 
 
 def test_codewords_of_counts_what_ships():

@@ -172,11 +172,12 @@ class KernelCodebook(Annealed, Codebook):
     slack column, the start and decay of the noise, all constants, and that the gradient is taken at the soft P.
     """
 
-    def __init__(self, n: int, candidates: int = 512, temperature: float = 1.0, noise: float = 1.0,
+    def __init__(self, n: int, candidates: int = 512, temperature: float = 1.0, noise: float = 0.1,
                  iterations: int = 10, gradient: str = "ste", seed: int | None = None, **kwargs: Any):
         """`n` codewords (2..512) of `candidates` N (n..512; a random subset where fewer than 512); `temperature` T > 0;
-        `noise` >= 0 is the factor of the Gumbel noise at the start; `iterations` of Sinkhorn; `gradient` a pair of
-        PAIRS with a hard sign; `seed` of noise, start and subset, drawn from NumPy's global generator where None.
+        `noise` >= 0 is the factor of the Gumbel noise at the start, where scores are normal numbers; `iterations` of
+        Sinkhorn; `gradient` a pair of PAIRS with a hard sign; `seed` of noise, start and subset, drawn from NumPy's
+        global generator where None.
 
         Raises InputError for anything else.
         """
@@ -233,9 +234,23 @@ class KernelCodebook(Annealed, Codebook):
         rows, scores = self.draw()
         self.step.assign_add(1)
         self.chosen.assign(tf.gather(self.pool, rows))
-        soft = sinkhorn(scores / self.temperature, self.iterations)
-        selection = _hard(soft, tf.one_hot(rows, self.candidates, axis=0))
+        selection = self._selection(scores, tf.one_hot(rows, self.candidates, axis=0))
         return tf.matmul(selection, tf.gather(CODEWORDS, self.pool), transpose_a=True)
+
+    def _selection(self, scores: tf.Tensor, hard: tf.Tensor) -> tf.Tensor:
+        """`hard` (N, n), exactly, with the gradient of the soft selection, which is computed only for that."""
+
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def select(scores: tf.Tensor) -> Any:
+            def backward(g: tf.Tensor) -> tf.Tensor:
+                with tf.GradientTape() as tape:
+                    tape.watch(scores)
+                    soft = sinkhorn(scores / self.temperature, self.iterations)
+                return tape.gradient(soft, scores, g)
+
+            return hard, backward
+
+        return select(scores)
 
     def slope(self, weights: tf.Tensor) -> tf.Tensor:
         """That of the pair."""
