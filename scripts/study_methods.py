@@ -15,7 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,23 +27,26 @@ import flow
 import flow.train  # isort: skip
 import tf_keras as keras
 from flow.models import glt, mnist
-from flow.train.prune import zeros_of
 from qkeras import QActivation, QConv2D, QDense, binary
 
+from flow import train
 from flow.files import whole_file
 from flow.lowering.reference import check_equal
-from flow.train import AlphaBeta, Binarize, Binary, KernelCodebook, LearnedThermometer, Masked
+from flow.train import AlphaBeta, Binarize, Binary, KernelCodebook, LearnedThermometer, Masked, SubBit
 from flow.train.alphabeta import ones_share
-from flow.train.fit import Arrays, Recipe, Training
+from flow.train.fit import Arrays, Recipe, Training, accuracy
+from flow.train.prune import zeros_of
+from flow.train.residual import prune_blocks, weight_bits
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network of a claim: `build(arrays)` makes it, `recipe` trains it."""
+    """One network of a claim: `build(arrays)` makes it, `recipe` trains it, `then(model, arrays, recipe)` goes on."""
 
     label: str
     build: Callable[[Arrays], keras.Model]
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    then: Callable[[keras.Model, Arrays, Recipe], keras.Model] = lambda model, arrays, recipe: model
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,29 @@ def convolutions(quantizer: Callable[[], Any]) -> Callable[[Arrays], keras.Model
     return build
 
 
+def residual(arrays: Arrays) -> keras.Model:
+    """CIFAR-10: a narrow network of models/glt.py, five residual blocks."""
+    return glt.build("cifar10", planes=4, width=32, groups=2)
+
+
+def blocks_left(share: float, distil: bool) -> Callable[[keras.Model, Arrays, Recipe], keras.Model]:
+    """Residual blocks removed until this share of the weights' bits is left, 3 epochs of tuning behind each."""
+
+    def then(model: keras.Model, arrays: Arrays, recipe: Recipe) -> keras.Model:
+        tuning = replace(recipe, epochs=3, learning_rate=recipe.learning_rate / 2,
+                         distill={"mix": 0.5, "temperature": 2.0} if distil else None)
+        x, y = (part[-1000:] for part in arrays[:2])
+
+        def loss(one: keras.Model) -> float:
+            logits = one.predict(x, batch_size=500, verbose=0).astype(np.float64)
+            return float(np.mean(np.log(np.exp(logits - logits[np.arange(len(y)), y][:, None]).sum(axis=1))))
+
+        return prune_blocks(model, int(share * weight_bits(model)), loss,
+                            lambda one: trained(one, arrays, tuning, model if distil else None))
+
+    return then
+
+
 def zeros_rows() -> tuple[Row, ...]:
     """Masked +-1 and {alpha, beta} at the same shares of zeros."""
     rows = [Row("no zeros, +-1", mlp(lambda: Binary("ste")))]
@@ -153,7 +179,19 @@ CLAIMS = {
         "n codewords against all 512 (CIFAR-10 part, four convolutions, 8 epochs)", cifar10_part,
         {"epochs": 8, "batch_size": 100, "learning_rate": 5e-3},
         (Row("all, binary", convolutions(lambda: Binary("ste"))),
-         *(Row(f"n = {n}", convolutions(lambda n=n: KernelCodebook(n))) for n in (16, 32, 128)))),
+         *(Row(f"n = {n}", convolutions(lambda n=n: KernelCodebook(n))) for n in (16, 32, 128)),
+         Row("n = 32, sub-bit table", convolutions(lambda: SubBit(32))))),
+    "blocks": Claim(
+        "Residual blocks removed to 60 % of the bits, with and without distillation (CIFAR-10 part, 8 epochs, 3 behind "
+        "each block)", cifar10_part, {"epochs": 8, "batch_size": 100, "learning_rate": 3e-3},
+        (Row("all blocks", residual), Row("pruned", residual, then=blocks_left(0.6, False)),
+         Row("pruned, distilled from the whole", residual, then=blocks_left(0.6, True)))),
+    "weight sets": Claim(
+        "Other sets of weights (MNIST part, 784-256-256-10, 20 epochs)", mnist_part,
+        {"epochs": 20, "batch_size": 100, "learning_rate": 5e-3},
+        tuple(Row(type(make()).__name__, mlp(make)) for make in (
+            Binary, train.AdaBin, train.SiMaN, train.RBNN, train.BiPer, train.SignedBinary, train.TWN, train.TTQ,
+            lambda: train.MultiBranch(2)))),
     "gradients": Claim(
         "BNN++ against STE and EDE, weights and activations (MNIST part, 784-256-256-10, 20 epochs)", mnist_part,
         {"epochs": 20, "batch_size": 100, "learning_rate": 5e-3},
@@ -166,18 +204,29 @@ def run(claim: Claim, row: Row, seed: int, check: bool) -> dict[str, Any]:
     """One training: its accuracy (0..1), share of zeros or ones, seconds."""
     arrays, start = claim.data(), time.time()
     keras.utils.set_random_seed(seed)
-    training = Training(row.build(arrays), arrays, Recipe(**{**claim.recipe, **row.recipe, "seed": seed}))
+    recipe = Recipe(**{**claim.recipe, **row.recipe, "seed": seed})
+    model = row.build(arrays)
+    trained(model, arrays, recipe)
+    model = row.then(model, arrays, recipe)
+    outputs = model.predict(arrays[2], batch_size=500, verbose=0)
+    found: dict[str, Any] = {"accuracy": accuracy(outputs, arrays[3]), "bits": weight_bits(model),
+                             "seconds": time.time() - start}
+    if "prune" in row.recipe:
+        found["zeros"] = zeros_of(model)
+    if "budget" in row.recipe:
+        found["zeros"] = 1 - float(ones_share(model))
+    if check:
+        graph = flow.lower(model, mnist.INPUT_TYPE)
+        found["codes"] = sum(check_equal(graph, model, arrays[2][:200]).values())
+    return found
+
+
+def trained(model: keras.Model, arrays: Arrays, recipe: Recipe, teacher: keras.Model | None = None) -> None:
+    """Train in place to the hard network."""
+    training = Training(model, arrays, recipe, teacher)
     while not training.done:
         training.advance()
-    found: dict[str, Any] = {"accuracy": training.finish(), "seconds": time.time() - start}
-    if "prune" in row.recipe:
-        found["zeros"] = zeros_of(training.model)
-    if "budget" in row.recipe:
-        found["zeros"] = 1 - float(ones_share(training.model))
-    if check:
-        graph = flow.lower(training.model, mnist.INPUT_TYPE)
-        found["codes"] = sum(check_equal(graph, training.model, arrays[2][:200]).values())
-    return found
+    training.finish()
 
 
 def spread(values: np.ndarray, sign: str) -> str:
@@ -203,7 +252,8 @@ def table(name: str, runs: Mapping[str, Any]) -> str:
         apart = np.array([r["accuracy"] - first[seed]["accuracy"] for seed, r in found.items() if seed in first])
         zeros = [r["zeros"] for r in found.values() if "zeros" in r]
         cells = [row.label, spread(scores, ""), "" if row is claim.rows[0] else spread(apart, "+"),
-                 f"{np.mean(zeros):.1%}" if zeros else "", f"{sum(r.get('codes', 0) for r in found.values()):,}",
+                 f"{next(iter(found.values()))['bits']:,}", f"{np.mean(zeros):.1%}" if zeros else "",
+                 f"{sum(r.get('codes', 0) for r in found.values()):,}",
                  f"{np.mean([r['seconds'] for r in found.values()]):.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -12,9 +12,12 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from flow.errors import InputError
+from flow.train.alphabeta import Budget
 from flow.train.distill import Distiller, ends_in_softmax
+from flow.train.optimizers import Bop, Bop2ndOrder
 from flow.train.prune import Prune, zeros_of
 from flow.train.schedules import Progress, annealed_of, harden
+from flow.train.weight_sets import RBNN, Rotations
 
 __all__ = ["OPTIMIZERS", "Arrays", "Recipe", "Row", "Training", "accuracy", "fit"]
 
@@ -22,8 +25,12 @@ Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]  # x_trai
 Row = dict[str, Any]
 PREDICT = 1024  # samples a batch where nothing is learned
 
-# name: (learning rate or schedule) -> optimizer.
-OPTIMIZERS: dict[str, Callable[[Any], keras.optimizers.Optimizer]] = {"adam": keras.optimizers.Adam}
+# name: (model, learning rate or schedule, options) -> optimizer.
+OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
+    "adam": lambda model, rate, **options: keras.optimizers.Adam(rate, **options),
+    "bop": lambda model, rate, **options: Bop.of(model, learning_rate=rate, **options),
+    "bop2": lambda model, rate, **options: Bop2ndOrder.of(model, learning_rate=rate, **options),
+}
 
 # Operations whose numbers come from a state that TensorFlow keeps to itself, or from Python.
 HIDDEN = frozenset("""EagerPyFunc Multinomial ParameterizedTruncatedNormal PyFunc RandomGamma RandomPoisson
@@ -35,7 +42,8 @@ class Recipe:
     """How to train: cross-entropy, a cosine schedule from `learning_rate` to 0 over all steps, shuffled by the seed.
 
     `validation` is the share (0..1) of the training samples that are held back to choose the best epoch by. `prune` and
-    `distill` are the arguments of `Prune` and, besides the models, of `Distiller`.
+    `distill` are the arguments of `Prune` and, besides the models, of `Distiller`; `budget` the target and gamma of
+    `Budget`; `optimizer_options` arguments of the optimizer, say Bop's threshold.
     """
 
     epochs: int = 40
@@ -46,6 +54,8 @@ class Recipe:
     optimizer: str = "adam"
     prune: Mapping[str, Any] | None = None
     distill: Mapping[str, Any] | None = None
+    budget: Mapping[str, Any] | None = None
+    optimizer_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Raise InputError for values that cannot be used."""
@@ -83,13 +93,13 @@ class Training:
         self.steps = recipe.epochs * self.steps_per_epoch
         schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, self.steps)
         self.trained = Distiller(model, teacher, **(recipe.distill or {})) if teacher is not None else model
-        self.trained.compile(
-            OPTIMIZERS[recipe.optimizer](schedule), metrics=["accuracy"], jit_compile=False,
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=not ends_in_softmax(model)))
+        self.trained.compile(_optimizer(model, recipe, schedule), _loss(model, recipe), metrics=["accuracy"],
+                             jit_compile=False)
         self.trained.optimizer.build(self.trained.trainable_variables)
         self.prune = Prune(self.steps, **recipe.prune) if recipe.prune else None
         progress = [Progress(self.steps)] if any(annealed_of(model)) else []
-        self.callbacks = keras.callbacks.CallbackList([*progress, *([self.prune] if self.prune else [])],
+        turns = [Rotations(self.steps_per_epoch)] if any(isinstance(p, RBNN) for p in annealed_of(model)) else []
+        self.callbacks = keras.callbacks.CallbackList([*progress, *turns, *([self.prune] if self.prune else [])],
                                                       model=self.trained)
         self.callbacks.on_train_begin()
         self._step = tf.function(lambda x, y: self.trained.train_step((x, y)), reduce_retracing=True)
@@ -227,6 +237,24 @@ def fit(model: keras.Model, arrays: Arrays, epochs: int, batch_size: int = 64, l
 def accuracy(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
     """Share of rows whose largest output is at the label."""
     return float(np.mean(np.argmax(outputs, axis=-1) == labels))
+
+
+def _optimizer(model: keras.Model, recipe: Recipe, schedule: Any) -> keras.optimizers.Optimizer:
+    options = dict(recipe.optimizer_options or {})
+    try:
+        return OPTIMIZERS[recipe.optimizer](model, schedule, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer {recipe.optimizer!r} cannot be made with {options}: {error}") from error
+
+
+def _loss(model: keras.Model, recipe: Recipe) -> keras.losses.Loss:
+    """Cross-entropy, within a budget of ones where there is one."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not ends_in_softmax(model))
+    if not recipe.budget:
+        return loss
+    if set(recipe.budget) != {"target", "gamma"}:
+        raise InputError(f"budget: {dict(recipe.budget)}; give target (share of weights at beta) and gamma")
+    return Budget(loss, model, **recipe.budget)
 
 
 def _split(x: NDArray[Any], y: NDArray[Any], recipe: Recipe) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:

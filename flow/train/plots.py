@@ -1,4 +1,4 @@
-"""The only place that draws: the history of a training."""
+"""The only place that draws: the history of a training, the curves of learned thermometers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ matplotlib.use("svg")  # no display is needed
 
 from matplotlib.figure import Figure
 
-__all__ = ["plot_history"]
+from flow.errors import InputError
+from flow.train.layers import LearnedThermometer
+
+__all__ = ["plot_history", "plot_tone_curves"]
 
 
 def plot_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -34,5 +37,29 @@ def plot_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.axvspan(epochs[0], epochs[soft - 1], color="0.93", label="soft or pruning")
         axes.set(xlabel="epoch", ylabel=label)
         axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def plot_tone_curves(model: Any, path: Path) -> None:
+    """Write as SVG how many planes of each thermometer are on (share, 0..1) over its inputs, a curve a channel.
+
+    Evenly spaced thresholds give a straight line; a learned curve is the tone mapping that the network chose. Raises
+    InputError where the model has no thermometer.
+    """
+    layers = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, LearnedThermometer)]
+    if not layers:
+        raise InputError(f"model {model.name!r} has no LearnedThermometer")
+    figure = Figure(figsize=(3.5 * len(layers), 3), layout="constrained")
+    for axes, layer in zip(figure.subplots(1, len(layers), squeeze=False)[0], layers):
+        for channel, thresholds in enumerate(layer.thresholds().numpy()):
+            shares = [k / len(thresholds) for k in range(len(thresholds) + 1)]
+            axes.stairs(shares, [layer.low, *thresholds, layer.high], baseline=None, label=f"channel {channel}")
+        axes.plot([layer.low, layer.high], [0, 1], color="0.8", linewidth=0.8)
+        axes.set(title=layer.name, xlabel="input", ylabel="share of planes on")
+        axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": "bnnflow"}):
         figure.savefig(path, format="svg", metadata={"Date": None})

@@ -38,7 +38,9 @@ NUMBER = (int, float)
 KEYS: dict[str, tuple[type, ...]] = {
     "epochs": (int,), "batch_size": (int,), "learning_rate": NUMBER, "seed": (int,), "validation": NUMBER,
     "optimizer": (str,), "build": (dict,), "data": (dict,), "prune": (dict,), "distill": (dict,),
+    "budget": (dict,), "optimizer_options": (dict,),
 }
+BUDGET: dict[str, tuple[type, ...]] = {"target": NUMBER, "gamma": NUMBER}
 DISTILL: dict[str, tuple[type, ...]] = {"teacher": (str,), "temperature": NUMBER, "mix": NUMBER}
 PRUNE: dict[str, tuple[type, ...]] = {
     "method": (str,), "start": NUMBER, "end": NUMBER, "every": NUMBER, "layers": (list,), "zeros": NUMBER, "n": (int,),
@@ -118,6 +120,7 @@ def config_of(given: str | os.PathLike[str] | Mapping[str, Any] | None, defaults
     _check_keys(name, text, KEYS)
     _check_keys(f"{name}: distill", text.get("distill", {}), DISTILL)
     _check_keys(f"{name}: prune", text.get("prune", {}), PRUNE)
+    _check_keys(f"{name}: budget", text.get("budget", {}), BUDGET)
     distill = dict(text.get("distill", {}))
     teacher = distill.pop("teacher", "")
     if "distill" in text and not teacher:
