@@ -162,6 +162,35 @@ def test_the_best_epoch_is_one_that_ships(network):
     assert training.ships and all(float(w) == 1 for w in training.model.weights if "progress" in w.name)
 
 
+@pytest.mark.training
+@pytest.mark.parametrize("codebook", ["KernelCodebook(8)", "SubBit(8)"])
+def test_codebooks_resume(codebook, tmp_path):
+    import flow.lowering.reading  # noqa: F401
+
+    code = f"""
+import tf_keras as keras
+from flow.models.digits import INPUT_TYPE, build, data
+from qkeras import QActivation, QConv2D, QDense
+
+from flow.train import KernelCodebook, SubBit
+
+
+def build():
+    x = keras.Input((64,))
+    h = keras.layers.Reshape((8, 8, 1))(x)
+    h = QConv2D(4, 3, kernel_quantizer={codebook}, use_bias=False)(h)
+    h = QActivation("binary_tanh")(keras.layers.BatchNormalization()(h))
+    return keras.Model(x, QDense(10, kernel_quantizer="binary(alpha=1)")(keras.layers.Flatten()(h)))
+"""
+    (tmp_path / "net.py").write_text(code)
+    network, config = network_of_file(tmp_path / "net.py"), {"epochs": 2, "batch_size": 64}
+    run(network, tmp_path / "whole", config)
+    with pytest.raises(Killed):
+        run(network, tmp_path / "cut", config, kill_at=31, checkpoint_steps=10)
+    run(network, tmp_path / "cut", config, resume=True)
+    assert same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
+
+
 def test_hidden_random_numbers_are_found(network):
     inputs = keras.Input((64,))
     model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Dropout(0.5, name="loose")(inputs)))

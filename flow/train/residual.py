@@ -93,7 +93,8 @@ def prune_blocks(model: keras.Model, bits: int, loss: Callable[[keras.Model], fl
         ranked = rank_blocks(model, loss)
         if not ranked:
             raise InputError(f"model {model.name!r}: {weight_bits(model)} bits of weights are left without any "
-                             f"residual block, more than the budget of {bits}; make the network smaller")
+                             f"residual block, more than the budget of {bits}; make the network smaller or the budget "
+                             "larger")
         model = remove_block(model, ranked[0][0])
         tune(model)
     return model
