@@ -95,7 +95,7 @@ def random_graph(seed: int) -> Graph:
             if window is not None:
                 taps = window.taps * channels
                 weights = random_weights(rng, taps, int(rng.integers(1, 5)), groups, d.bits < 12)
-                if window.taps > 2 and rng.random() < 0.3:
+                if window.taps > 2 and rng.random() < (0.8 if d.bits == 1 else 0.1):
                     form = (taps // groups, groups * int(rng.integers(8, 20)))
                     levels = codebook_levels(rng, form, window.taps, 3, [[-1, 1], [-7, 5]][int(rng.integers(2))])
                     weights = Weights(levels, np.ones(form, bool), groups)
