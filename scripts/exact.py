@@ -6,7 +6,7 @@
 
 mnist: 784-128-128-128-10, every kind, with and without a thermometer; cifar10: the network of models/glt.py, io_stream.
 Prints one row a network: accuracies of Keras, graph and C simulation on the first `--images` test images, codes
-compared with Keras, and seconds. Any difference raises.
+compared with Keras, and seconds. Any difference raises. A network that FOLDER holds already is not trained again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from flow.models import glt, mnist
 
 import flow
+from flow.lowering.reading import read_model
 from flow.lowering.reference import check_equal
 from flow.train.fit import Arrays, accuracy, fit
 
@@ -46,10 +47,14 @@ def row(label: str, network: Any, io_type: str, arrays: Arrays, training: dict[s
     """Trained, saved, lowered, built and simulated: a row of the table."""
     name = "".join(c if c.isalnum() else "_" for c in label)
     times = [time.time()]
-    fit(network, arrays, **training, report=lambda epoch, of, logs: print(
-        f"{label}: epoch {epoch}/{of}, loss {logs['loss']:.4f}, accuracy {logs['accuracy']:.4f}, "
-        f"{time.time() - times[0]:.0f} s", file=sys.stderr, flush=True))
-    network.save(out / f"{name}.h5")
+    trained = out / f"{name}.h5"
+    if trained.exists():
+        network = read_model(trained)
+    else:
+        fit(network, arrays, **training, report=lambda epoch, of, logs: print(
+            f"{label}: epoch {epoch}/{of}, loss {logs['loss']:.4f}, accuracy {logs['accuracy']:.4f}, "
+            f"{time.time() - times[0]:.0f} s", file=sys.stderr, flush=True))
+        network.save(trained)
     x, y = arrays[2:]
     keras_accuracy = accuracy(network.predict(x, batch_size=500, verbose=0), y)
     times.append(time.time())

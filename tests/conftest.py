@@ -57,8 +57,7 @@ def union(graphs: dict[str, Graph]) -> Graph:
     for key, graph in graphs.items():
         names = {}
         for node in graph:
-            text = f"{clean_name(key)}__{node.name}"
-            names[node.name] = text if len(text) <= 64 else clean_name(text, taken)
+            names[node.name] = clean_name(f"{clean_name(key)}__{node.name}", taken)
             taken.add(names[node.name])
             nodes.append(replace(node, name=names[node.name], inputs=tuple(names[name] for name in node.inputs)))
         outputs += [names[name] for name in graph.outputs]
