@@ -60,7 +60,7 @@ def row(label: str, network: Any, io_type: str, arrays: Arrays, training: dict[s
     times.append(time.time())
     graph = flow.lower(network, input_type)
     codes = graph.encode(x)
-    batches = np.array_split(x, -(-len(x) // 500))  # an image's codes of all nodes are large
+    batches = np.array_split(x, -(-len(x) // 50))  # an image's codes of all nodes are large
     compared = sum(sum(check_equal(graph, network, batch).values()) for batch in batches)
     ours = flow.run(graph, codes)
     times.append(time.time())
