@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import qkeras
 import tensorflow as tf
 import tf_keras as keras
 
 from flow.errors import InputError
 from flow.train.layers import ChannelSelect, LogicAnd, LogicOr
-from flow.train.quantizers import kernels_of
+from flow.train.quantizers import Masked, kernels_of
 
 __all__ = ["prune_blocks", "rank_blocks", "remove_block", "residual_blocks", "weight_bits"]
 
@@ -23,8 +24,16 @@ MERGES = (LogicOr, LogicAnd, ChannelSelect, keras.layers.Add)
 
 
 def weight_bits(model: keras.Model) -> int:
-    """Bits of all quantised kernels, pruned connections included: weights times the quantizer's bits."""
-    return sum(int(k.weights.shape.num_elements()) * int(getattr(k.quantizer, "bits", 1)) for k in kernels_of(model))
+    """Bits of all quantised kernels, pruned connections included: weights times the bits that tell apart the values
+    which a filter takes.
+    """
+    total = 0
+    for _, weights, quantizer in kernels_of(model):
+        unmasked = quantizer.quantizer if isinstance(quantizer, Masked) else quantizer
+        filters = np.asarray(unmasked(weights)).reshape(-1, weights.shape[-1]).T
+        levels = max(len(np.unique(values)) for values in filters)
+        total += filters.size * max((levels - 1).bit_length(), 1)
+    return total
 
 
 def residual_blocks(model: keras.Model) -> dict[str, Any]:
