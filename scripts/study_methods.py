@@ -166,7 +166,7 @@ def zeros_rows() -> tuple[Row, ...]:
         rows.append(Row(f"{zeros:.0%} zeros, masked +-1", mlp(lambda: Masked(Binary("ste"))),
                         {"prune": {"method": "magnitude", "zeros": zeros}}))
         rows.append(Row(f"{zeros:.0%} zeros, {{alpha, beta}}", mlp(lambda: AlphaBeta("ede")),
-                        {"budget": {"target": 1 - zeros, "gamma": 0.5}}, against=f"{zeros:.0%} zeros, masked +-1"))
+                        {"budget": {"target": 1 - zeros, "gamma": 0.8}}, against=f"{zeros:.0%} zeros, masked +-1"))
     return tuple(rows)
 
 

@@ -14,7 +14,10 @@ import yaml
 
 import flow
 from flow.errors import InputError
+from flow.train import LearnedThermometer
+from flow.train.alphabeta import ones_share
 from flow.train.fit import Recipe, Training
+from flow.train.plots import plot_tone_curves
 from flow.train.run import Network, config_of, network_of_file, train
 
 import tf_keras as keras  # isort: skip
@@ -43,7 +46,7 @@ def data(samples=300):
 def build(noise=True, seed=0):
     keras.utils.set_random_seed(seed)
     h = x = keras.Input((64,), name="pixels")
-    h = LearnedThermometer(2)(h)
+    h = LearnedThermometer(2, name="planes")(h)
     if noise:
         h = keras.layers.Dropout(0.1)(h)
     h = QDense(32, kernel_quantizer=Masked(Binary("bnn++")), use_bias=False, name="d1")(h)
@@ -89,7 +92,8 @@ def test_an_interrupted_run_ends_in_the_same_bits(network, tmp_path):
 
     whole = run(network, tmp_path / "whole")
     files = {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()}
-    assert sorted(files) == ["checkpoint.npz", "history.csv", "history.svg", "model.h5", "result.yaml", "run.yaml"]
+    assert sorted(files) == ["checkpoint.npz", "history.csv", "history.svg", "model.h5", "result.yaml", "run.yaml",
+                             "tone_curves.svg"]
     # 240 samples: 8 steps an epoch, 40 in all. In and between epochs, before and while pruning, in the frozen part.
     for kills in ((1,), (8,), (13,), (9, 10, 26), (35,), (40,)):
         folder = tmp_path / "-".join(map(str, kills))
@@ -99,7 +103,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(network, tmp_path):
             assert not (folder / "model.h5").exists()
         assert run(network, folder, resume=True).accuracy == whole.accuracy
         assert same(weights_of(folder), weights_of(tmp_path / "whole")), kills
-        for name in ("history.csv", "history.svg", "result.yaml", "run.yaml"):
+        for name in ("history.csv", "history.svg", "result.yaml", "run.yaml", "tone_curves.svg"):
             assert (folder / name).read_bytes() == files[name], (kills, name)
     before = weights_of(tmp_path / "whole")
     run(network, tmp_path / "whole", resume=True)
@@ -191,6 +195,56 @@ def build():
     assert same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
 
 
+@pytest.mark.training
+def test_a_budget_and_another_optimizer(network, tmp_path):
+    """Bop moves what is binary, the budget pulls weights to alpha; both come back after an interruption."""
+    import flow.lowering.reading  # noqa: F401
+
+    (tmp_path / "net.py").write_text(NETWORK.replace("import Binarize", "import AlphaBeta, Binarize").replace(
+        'Masked(Binary("bnn++"))', "AlphaBeta()").replace('Masked("binary(alpha=1)")', 'Binary("ste")'))
+    network = network_of_file(tmp_path / "net.py")
+    shares = {}
+    for name, config in {
+        "free": {"epochs": 3, "learning_rate": 0.02},
+        "budget": {"epochs": 3, "learning_rate": 0.02, "budget": {"target": 0.1, "gamma": 0.8}},
+        "bop": {"epochs": 3, "optimizer": "bop", "optimizer_options": {"threshold": 1e-6}},
+    }.items():
+        run(network, tmp_path / name, config)
+        with pytest.raises(Killed):
+            run(network, tmp_path / f"{name} cut", config, kill_at=13, checkpoint_steps=4)
+        run(network, tmp_path / f"{name} cut", config, resume=True)
+        assert same(weights_of(tmp_path / f"{name} cut"), weights_of(tmp_path / name))
+        model = flow.lowering.reading.read_model(tmp_path / name / "model.h5")
+        shares[name] = float(ones_share(model))
+    assert shares["budget"] < shares["free"] - 0.1
+
+
+@pytest.mark.parametrize(("recipe", "message"), [
+    (Recipe(optimizer="bop", optimizer_options={"treshold": 1}), "optimizer 'bop' cannot be made with {'treshold': 1}"),
+    (Recipe(budget={"target": 0.1}), "give target"),
+    (Recipe(budget={"target": 0.1, "gamma": 0.5}), "has no kernel in {alpha, beta}"),
+])
+def test_recipes_that_do_not_fit_the_network(network, recipe, message):
+    with pytest.raises(InputError) as error:
+        Training(network.build(), network.data(), recipe)
+    assert message in str(error.value)
+
+
+def test_tone_curves(tmp_path):
+    x = keras.Input((4, 4, 3))
+    layer = LearnedThermometer(3, per_channel=True, name="eye")
+    model = keras.Model(x, layer(x))
+    plot_tone_curves(model, tmp_path / "a.svg")
+    plot_tone_curves(model, tmp_path / "b.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert all(f"channel {k}" in text for k in range(3)) and "channel 3" not in text and "eye" in text
+    layer.gaps.assign(np.random.default_rng(0).normal(0, 2, layer.gaps.shape))
+    plot_tone_curves(model, tmp_path / "c.svg")
+    assert text == (tmp_path / "b.svg").read_text() != (tmp_path / "c.svg").read_text()
+    with pytest.raises(InputError, match="has no LearnedThermometer"):
+        plot_tone_curves(keras.Model(x, keras.layers.Flatten()(x)), tmp_path / "d.svg")
+
+
 def test_hidden_random_numbers_are_found(network):
     inputs = keras.Input((64,))
     model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Dropout(0.5, name="loose")(inputs)))
@@ -208,7 +262,7 @@ def test_a_stochastic_network_is_refused(network, tmp_path):
 
 @pytest.mark.parametrize(("config", "message"), [
     ({"epoch": 3}, "config: unknown key 'epoch'; known are epochs, batch_size, learning_rate, seed, validation, "
-                   "optimizer, build, data, prune, distill"),
+                   "optimizer, build, data, prune, distill, budget, optimizer_options"),
     ({"epochs": "many"}, "config: epochs: 'many' is not a whole number"),
     ({"epochs": True}, "config: epochs: True is not a whole number"),
     ({"epochs": 0}, "epochs=0; give a whole number from 1 on"),
@@ -216,10 +270,11 @@ def test_a_stochastic_network_is_refused(network, tmp_path):
     ({"learning_rate": -1.0}, "learning_rate=-1.0; give a number above 0"),
     ({"seed": -1}, "seed=-1; give a whole number from 0 to 2^32 - 1"),
     ({"validation": 1.0}, "validation=1.0; give a share from 0 to below 1"),
-    ({"optimizer": "sgdd"}, "optimizer 'sgdd'; use one of adam"),
+    ({"optimizer": "sgdd"}, "optimizer 'sgdd'; use one of adam, bop, bop2"),
     ({"build": [1]}, "config: build: [1] is not a mapping"),
     ({"prune": {"zero": 0.5}}, "config: prune: unknown key 'zero'; known are method, start, end, every, layers, zeros, "
                                "n, m, shape, inputs"),
+    ({"budget": {"target": "few"}}, "config: budget: target: 'few' is not a number"),
     ({"distill": {"temperature": 2}}, "config: distill needs teacher, a Keras model file (.keras, .h5)"),
 ])
 def test_bad_config(config, message):

@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 from flow.errors import InputError
 from flow.train.layers import LearnedThermometer
 
-__all__ = ["plot_history", "plot_tone_curves"]
+__all__ = ["plot_history", "plot_tone_curves", "thermometers_of"]
+
+FEW = 6  # curves that a legend names
 
 
 def plot_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -40,23 +42,30 @@ def plot_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
+def thermometers_of(model: Any) -> list[LearnedThermometer]:
+    """The thermometers of a model, nested ones too."""
+    return [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, LearnedThermometer)]
+
+
 def plot_tone_curves(model: Any, path: Path) -> None:
     """Write as SVG how many planes of each thermometer are on (share, 0..1) over its inputs, a curve a channel.
 
     Evenly spaced thresholds give a straight line; a learned curve is the tone mapping that the network chose. Raises
     InputError where the model has no thermometer.
     """
-    layers = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, LearnedThermometer)]
+    layers = thermometers_of(model)
     if not layers:
         raise InputError(f"model {model.name!r} has no LearnedThermometer")
     figure = Figure(figsize=(3.5 * len(layers), 3), layout="constrained")
     for axes, layer in zip(figure.subplots(1, len(layers), squeeze=False)[0], layers):
-        for channel, thresholds in enumerate(layer.thresholds().numpy()):
+        curves = layer.thresholds().numpy()
+        for channel, thresholds in enumerate(curves):
             shares = [k / len(thresholds) for k in range(len(thresholds) + 1)]
             axes.stairs(shares, [layer.low, *thresholds, layer.high], baseline=None, label=f"channel {channel}")
         axes.plot([layer.low, layer.high], [0, 1], color="0.8", linewidth=0.8)
         axes.set(title=layer.name, xlabel="input", ylabel="share of planes on")
-        axes.legend(frameon=False, fontsize=8)
+        if 1 < len(curves) <= FEW:
+            axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 

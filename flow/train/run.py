@@ -1,7 +1,8 @@
 """A training run in a folder: a checked config, checkpoints that a killed run is resumed from, and what comes out.
 
-DIR/run.yaml says what is trained, checkpoint.npz how far it is, history.csv and history.svg how it went, model.h5 and
-result.yaml are the result. Every file is written beside its place and moved there, so none is ever half written.
+DIR/run.yaml says what is trained, checkpoint.npz how far it is, history.csv and history.svg how it went, model.h5,
+result.yaml and, of a network with thermometers, tone_curves.svg are the result. Every file is written beside its place
+and moved there, so none is ever half written.
 """
 
 from __future__ import annotations
@@ -179,13 +180,16 @@ def _loop(training: Training, folder: Path, seconds: float, steps: int,
 
 def _finished(training: Training, folder: Path) -> Result:
     """Write what a run ends with."""
-    from flow.train.plots import plot_history
+    from flow.train.plots import plot_history, plot_tone_curves, thermometers_of
 
     accuracy = training.finish()
     epoch = training.best[0] if training.best else training.recipe.epochs
     result = Result(accuracy, epoch, folder / "model.h5")
     with whole_file(folder / "history.svg") as path:
         plot_history(training.rows, path)
+    if thermometers_of(training.model):
+        with whole_file(folder / "tone_curves.svg") as path:
+            plot_tone_curves(training.model, path)
     with whole_file(result.model) as path, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras prefers .keras, which cannot hold every QActivation
         training.model.save(path, include_optimizer=False)
