@@ -22,6 +22,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "lowering": ({"lowering", "train", "ir", "errors", "files"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "h5py"}),
     "backends": ({"backends", "ir", "tools", "errors"}, {"numpy"}),
     "backends.hls": ({"backends", "ir", "tools", "errors"}, {"numpy", "hls4ml", "yaml"}),
+    "reports": ({"reports", "ir", "backends", "errors", "files", ""}, {"numpy", "jinja2", "markupsafe"}),
     "comparison": ({"ir", "lowering", "train", "backends", "builder", "errors"}, {"numpy", "tf_keras"}),
     "builder": ({"ir", "backends", "tools", "errors", ""}, {"numpy"}),
     "__init__": ({"errors", "ir", "lowering", "train", "backends", "builder", "comparison"}, {"numpy"}),
