@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from flow.backends.project import BuildConfig, Project
     from flow.comparison import Comparison
     from flow.ir import Graph
+    from flow.reports.facts import Facts
 
 __version__ = "0.1.0"
 __all__ = [
     "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "compare", "load",
-    "lower", "run", "save", "simulate", "split_encoder", "to_hls4ml", "trace",
+    "lower", "run", "save", "simulate", "split_encoder", "synthesize", "to_hls4ml", "trace",
 ]
 
 
@@ -98,8 +99,15 @@ def compare(model: Any, project: str | os.PathLike[str], x: Any) -> Comparison:
     return compare(model, project, x)
 
 
-def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str = "gxx") -> Any:
+def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str = "gxx", via: str = "") -> Any:
     """Run the project's own C++ and compare every output bit with the stored graph; see `flow.builder.simulate`."""
     from flow.builder import simulate
 
-    return simulate(project, codes, tool)
+    return simulate(project, codes, tool, via)
+
+
+def synthesize(project: str | os.PathLike[str], tool: str = "vitis", **options: Any) -> Facts:
+    """Resources, latency and clock as a synthesis tool gives them; see `flow.builder.synthesize`."""
+    from flow.builder import synthesize
+
+    return synthesize(project, tool, **options)

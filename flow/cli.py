@@ -24,6 +24,7 @@ from flow import tools
 from flow.errors import FlowError, InputError, Mismatch
 from flow.files import existing, whole_file
 from flow.ir import Graph, Weights
+from flow.reports.facts import Facts
 
 __all__ = ["app", "main"]
 
@@ -44,8 +45,8 @@ IoType = Annotated[str, typer.Option(help="io_parallel (arrays) or io_stream (pi
 Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline) or Resource (loops, DATAFLOW)")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_factor=4,strategy=Resource for one node; "
                                                                   "repeat it for others")]
-
-
+Via = Annotated[str, typer.Option(help='prefix of the vendor\'s commands: "ssh host", "docker run -v /data:/data '
+                                       'IMAGE"; the project must have the same path there')]
 NETWORKS = ("digits", "mnist", "jets", "cnv", "glt")  # of flow.models
 
 
@@ -275,15 +276,15 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
         tool: Annotated[str, typer.Option(help="gxx, vitis or vivado")] = "gxx",
         data: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers); by default the "
                                                        "project's own vectors")] = None,
-        output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy)")] = None
-        ) -> None:
+        output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy)")] = None,
+        via: Via = "") -> None:
     """Run the project's C++ and compare every output bit with its graph."""
     from flow.backends.project import Project
 
     graph = Project.open(project).graph()
     codes = _codes(graph, data)
     with doing(f"C simulation ({tool})"):
-        got = flow.simulate(project, codes, tool)
+        got = flow.simulate(project, codes, tool, via)
     if output is not None:
         try:
             np.save(output, got)
@@ -291,6 +292,33 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
             raise InputError(f"cannot write {output}: {error.strerror}") from error
     out.print(f"equal: {len(got):,} samples, {got.size:,} outputs, 0 differ ({tool} against graph {graph.digest[:16]})",
               highlight=False)
+
+
+@app.command()
+def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
+          tool: Annotated[str, typer.Option(help="vitis or vivado (HLS)")] = "vitis",
+          steps: Annotated[str, typer.Option(help="csynth, cosim, export, logic (out of context); with "
+                                                  "commas")] = "csynth",
+          via: Via = "", hours: Annotated[float, typer.Option(help="most hours of a step")] = 4.0) -> None:
+    """Synthesise a project: resources, latency, clock. Goes on where a run stopped; the same again costs nothing."""
+    def say(line: str) -> None:
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    facts = flow.synthesize(project, tool, steps=[step.strip() for step in steps.split(",")], via=via, hours=hours,
+                            say=say)
+    out.print(_facts(facts))
+
+
+def _facts(facts: Facts) -> Table:
+    table = Table("", "", title=f"{facts.name}: {facts.source}, {facts.tool} {facts.version}", box=None, pad_edge=False,
+                  show_header=False)
+    said = ("modules", "available", "used", "source", "tool", "version")
+    for name, value in facts.as_dict().items():
+        if value not in (None, "", [], {}) and name not in said:
+            share = facts.used.get(name)
+            table.add_row(name, escape(f"{value:,}" if isinstance(value, int) else str(value)),
+                          "" if share is None else f"{share:.1f} % of {facts.available[name]:,}")
+    return table
 
 
 @app.command()

@@ -24,9 +24,10 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "backends.hls": ({"backends", "ir", "tools", "errors"}, {"numpy", "hls4ml", "yaml"}),
     "reports": ({"reports", "ir", "backends", "errors", "files", ""}, {"numpy", "jinja2", "markupsafe"}),
     "comparison": ({"ir", "lowering", "train", "backends", "builder", "errors"}, {"numpy", "tf_keras"}),
-    "builder": ({"ir", "backends", "tools", "errors", ""}, {"numpy"}),
-    "__init__": ({"errors", "ir", "lowering", "train", "backends", "builder", "comparison"}, {"numpy"}),
-    "cli": ({"", "errors", "files", "tools", "ir", "lowering", "train", "models", "backends"},
+    "vendor": ({"backends", "reports", "tools", "errors", ""}, set()),
+    "builder": ({"ir", "backends", "reports", "vendor", "tools", "errors", ""}, {"numpy"}),
+    "__init__": ({"errors", "ir", "lowering", "train", "backends", "reports", "builder", "comparison"}, {"numpy"}),
+    "cli": ({"", "errors", "files", "tools", "ir", "lowering", "train", "models", "backends", "reports"},
             {"numpy", "typer", "rich", "tensorflow"}),
     "models": ({"models", "train", "errors"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "sklearn"}),
 }

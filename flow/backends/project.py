@@ -40,6 +40,7 @@ KEYWORDS = frozenset(
 )
 MANIFEST = "flow.json"
 GRAPH = "flow.npz"
+RUNS = "runs"  # of the vendors' tools; what they leave behind
 INPUTS, EXPECTED = "tb_data/flow_inputs.dat", "tb_data/flow_expected.dat"
 FORMAT = 1
 
@@ -183,11 +184,18 @@ class Project:
     def sources_digest(self, extra: str) -> str:
         """SHA-256 (hex) of every C++ file that a simulation compiles, and of `extra` (compiler and flags)."""
         h = hashlib.sha256(extra.encode())
-        for file in sorted(self.path.rglob("*")):
+        for file in sorted([*self.path.glob("*"), *(self.path / "firmware").rglob("*")]):
             if file.suffix in (".h", ".cpp") and file.is_file():
                 h.update(f"\0{file.relative_to(self.path).as_posix()}\0".encode())
                 h.update(file.read_bytes())
         return h.hexdigest()
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the runs on these very sources and scripts, one folder a tool, its facts in facts-*.json."""
+        scripts = [self.path / name for name in ("project.tcl", "build_prj.tcl")]
+        text = "".join(script.read_text() for script in scripts if script.exists())
+        return self.path / RUNS / self.sources_digest(text)[:16]
 
 
 def thermometer_table(front: Graph) -> str:
