@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "compare", "load",
-    "lower", "run", "save", "simulate", "split_encoder", "synthesize", "to_hls4ml", "trace",
+    "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "compare",
+    "estimate", "load", "lower", "run", "save", "simulate", "split_encoder", "synthesize", "to_hls4ml", "trace",
 ]
 
 
@@ -104,6 +104,21 @@ def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str = "gx
     from flow.builder import simulate
 
     return simulate(project, codes, tool, via)
+
+
+def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None = None, stock: bool = False) -> Facts:
+    """Resources and latency of a graph (with the options of a build) or a project, from a table; no tool is run.
+
+    With `stock`, what stock hls4ml's kernels would cost. See `flow.reports.estimate` and `flow.reports.stock`.
+    """
+    from flow.backends.project import Project
+    from flow.reports.estimate import estimate
+    from flow.reports.stock import estimate_stock
+
+    if isinstance(design, (str, os.PathLike)):
+        project = Project.open(design)
+        design, config = project.graph(), config or project.config
+    return estimate_stock(design) if stock else estimate(design, config)
 
 
 def synthesize(project: str | os.PathLike[str], tool: str = "vitis", **options: Any) -> Facts:

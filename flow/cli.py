@@ -295,6 +295,48 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
 
 
 @app.command()
+def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a graph (.npz) or a Keras model")],
+             input_type: InputType = "fixed<16,6>", output_type: OutputType = None,
+             part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0, reuse_factor: Reuse = 1,
+             io_type: IoType = "io_parallel", strategy: Strategy = "Latency", layer: Layers = None) -> None:
+    """Estimate resources and latency from a table, without any tool. A project has its own options."""
+    from flow.backends.project import Project
+    from flow.reports.estimate import fitting
+
+    if Project.is_project(design):
+        project = Project.open(design)
+        graph, config = project.graph(), project.config
+    else:
+        graph = _graph(design, input_type, output_type)
+        config = flow.BuildConfig(part=part, clock_period=clock_period, io_type=io_type, reuse_factor=reuse_factor,
+                                  strategy=strategy, layers=_layers(layer or []))
+    facts = flow.estimate(graph, config)
+    columns = ("lut", "ff", "dsp", "bram", "weight_bits", "buffer_bits")
+    table = Table("kernel", *columns, "cycles", "interval", box=None, pad_edge=False)
+    for row in (*facts.modules, facts):
+        pairs = [str(pair[1]) if pair else "" for pair in (row.latency, row.interval)]
+        table.add_row("total" if row is facts else row.name, *(f"{getattr(row, c) or 0:,}" for c in columns), *pairs)
+    out.print(table)
+    out.print(f"{facts.part}: {_share(facts)}; {facts.latency_ns:g} ns, {facts.throughput:,.0f} inputs a second",
+              highlight=False)
+    for note in facts.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
+    if facts.fits is False:
+        options, devices = fitting(graph, config)
+        for fit in options[:1]:
+            flags = " ".join(f"--layer {name}:reuse_factor={row['reuse_factor']}" for name, row in fit.layers.items())
+            out.print(f"fits with: --strategy Resource --reuse-factor {fit.reuse_factor} {flags}", highlight=False)
+        out.print(f"fits as it is: {', '.join(devices) or 'none of the parts known'}", highlight=False)
+
+
+def _share(facts: Facts) -> str:
+    if facts.fits is None:
+        return "its totals are not known"
+    used = ", ".join(f"{name} {share:.1f} %" for name, share in facts.used.items())
+    return f"{'fits' if facts.fits else 'does not fit'} ({used})"
+
+
+@app.command()
 def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
           tool: Annotated[str, typer.Option(help="vitis or vivado (HLS)")] = "vitis",
           steps: Annotated[str, typer.Option(help="csynth, cosim, export, logic (out of context); with "

@@ -174,6 +174,14 @@ class Project:
             raise InputError(f"{self.path}: {GRAPH} is not the graph this project was built from; build it again")
         return graph
 
+    @property
+    def config(self) -> BuildConfig:
+        """The options this project was built with; raises InputError where the manifest has others."""
+        try:
+            return BuildConfig(output_dir=self.path, **self.options)
+        except TypeError as error:
+            raise InputError(f"{self.path / MANIFEST}: {error}; build the project again") from error
+
     def write_manifest(self, config: BuildConfig, versions: dict[str, str]) -> None:
         """Write flow.json."""
         options = {k: v for k, v in asdict(config).items() if k != "output_dir"}
