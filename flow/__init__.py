@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "compare",
-    "estimate", "load", "lower", "run", "save", "simulate", "split_encoder", "synthesize", "to_hls4ml", "trace",
+    "estimate", "load", "lower", "report", "run", "save", "simulate", "split_encoder", "synthesize", "to_hls4ml",
+    "trace",
 ]
 
 
@@ -39,6 +40,13 @@ def lower(model: Any, input_type: str = "fixed<16,6>", output_type: str | None =
     from flow.lowering.lower import lower
 
     return lower(model, input_type, output_type)
+
+
+def report(projects: Any, output: str | os.PathLike[str] | None = None, data: Any = None, labels: Any = None) -> Any:
+    """A report on one project or several, as .html, .md, .csv or .json; see `flow.reports.reporting.report`."""
+    from flow.reports.reporting import report
+
+    return report(projects, output, data, labels)
 
 
 def run(graph: Graph, codes: Any) -> Any:

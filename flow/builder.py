@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import hashlib
 import importlib.metadata
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,7 @@ from flow.backends.project import (
     write_vectors,
 )
 from flow.errors import InputError, Mismatch, ToolError
+from flow.files import whole_file
 from flow.ir import Graph, Op
 from flow.ir.evaluate import check_codes
 from flow.ir.passes import split_encoder
@@ -91,7 +95,6 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
 
 def _quietly(function: Callable[[], Any]) -> None:
     """hls4ml prints as it goes; say nothing unless it fails."""
-    import contextlib
     import io
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -173,6 +176,7 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx
         got = read_vectors(log, [graph[name] for name in graph.outputs])
     if len(got[0]) != len(codes[0]):
         raise ToolError(f"{tool}: the simulation gave {len(got[0])} samples of {len(codes[0])}; it stopped early")
+    _record(project, tool, codes, expected, got)
     for name, ours, theirs in zip(graph.outputs, expected, got):
         wrong = theirs != ours
         if wrong.any():
@@ -185,6 +189,19 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx
         raise Mismatch(f"{project.path}: the test bench reports errors although its outputs equal the graph's; "
                        "the bench was changed, build the project again")
     return got[0] if len(got) == 1 else got
+
+
+def _record(project: Project, tool: str, codes: Sequence[Any], expected: Sequence[Any], got: Sequence[Any]) -> None:
+    """Keep what was compared beside the project's runs, for its report; one that cannot be written to has none."""
+    row = {
+        "tool": tool, "version": tools.version(tool), "samples": len(codes[0]), "outputs": sum(a.size for a in got),
+        "differ": sum(int((a != b).sum()) for a, b in zip(expected, got)),
+        "vectors": hashlib.sha256(b"".join(np.ascontiguousarray(c).tobytes() for c in codes)).hexdigest(),
+    }
+    with contextlib.suppress(OSError, InputError):
+        project.runs.mkdir(parents=True, exist_ok=True)
+        with whole_file(project.runs / f"sim-{tool}.json") as path:
+            path.write_text(json.dumps(row) + "\n")
 
 
 def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArray[np.int64]]:

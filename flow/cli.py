@@ -337,6 +337,20 @@ def _share(facts: Facts) -> str:
 
 
 @app.command()
+def report(projects: Annotated[list[Path], typer.Argument(help="project folders of `bnnflow build`")],
+           output: Annotated[Path, typer.Option("--output", "-o", help="file to write: .html, .md, .csv or .json")
+                             ] = Path("report.html"),
+           data: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers), for the "
+                                                          "accuracy")] = None,
+           labels: Annotated[Path | None, typer.Option(help=".npy of the classes of --data")] = None) -> None:
+    """Write a report on one project or several side by side: one self-contained file."""
+    with doing(f"writing {output}"):
+        flow.report(projects, output, _array(data), _array(labels))
+    out.print(f"{escape(str(output))}: {len(projects)} project{'s' if len(projects) > 1 else ''}", highlight=False,
+              soft_wrap=True)
+
+
+@app.command()
 def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
           tool: Annotated[str, typer.Option(help="vitis or vivado (HLS)")] = "vitis",
           steps: Annotated[str, typer.Option(help="csynth, cosim, export, logic (out of context); with "

@@ -18,6 +18,7 @@ from flow.errors import InputError
 from flow.ir import Graph, Index, Node, Steps
 from flow.ir.graph import is_clean
 from flow.ir.store import load
+from flow.tables import html_table
 
 __all__ = ["MANIFEST", "BuildConfig", "Project", "read_vectors", "write_vectors"]
 
@@ -140,6 +141,10 @@ class Project:
     graph_digest: str
     options: dict[str, Any]
     arrays: dict[str, str] = field(default_factory=dict)  # C array of each node in the top function
+
+    def _repr_html_(self) -> str:
+        rows = [*self.options.items(), ("graph", self.graph_digest)]
+        return html_table(f"Project {self.path}", ("option", "value"), rows)
 
     @staticmethod
     def is_project(path: Path) -> bool:

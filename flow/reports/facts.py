@@ -12,6 +12,7 @@ from typing import Any
 
 from flow.errors import InputError
 from flow.files import existing, whole_file
+from flow.tables import html_table
 
 __all__ = ["COUNTS", "SOURCES", "Facts", "load_facts", "save_facts"]
 
@@ -91,6 +92,13 @@ class Facts:
         if not self.available:
             return None
         return all((getattr(self, name) or 0) <= total for name, total in self.available.items())
+
+    def _repr_html_(self) -> str:
+        rows = [(row.name, row.lut, row.ff, row.dsp, row.bram, row.uram, row.weight_bits, row.buffer_bits,
+                 row.latency and row.latency[1], row.interval and row.interval[1]) for row in (*self.modules, self)]
+        head = ("", "LUT", "FF", "DSP", "BRAM, 18 Kbit", "URAM", "weight bits", "buffer bits", "cycles", "interval")
+        said = " ".join(filter(None, (f"{self.name}: {self.source},", self.tool, self.version, self.part)))
+        return html_table(said, head, rows, self.notes)
 
     def merged(self, other: Facts) -> Facts:
         """These facts, what they leave open filled from `other` (timing beside utilisation, for instance)."""
