@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from flow.backends.project import BuildConfig, Project
     from flow.comparison import Comparison
     from flow.ir import Graph
+    from flow.reports.facts import Facts
 
 __version__ = "0.1.0"
 __all__ = [
-    "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "compare", "load",
-    "lower", "run", "save", "simulate", "split_encoder", "to_hls4ml", "trace",
+    "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "compare",
+    "estimate", "load", "lower", "report", "run", "save", "simulate", "split_encoder", "synthesize", "to_hls4ml",
+    "trace",
 ]
 
 
@@ -38,6 +40,13 @@ def lower(model: Any, input_type: str = "fixed<16,6>", output_type: str | None =
     from flow.lowering.lower import lower
 
     return lower(model, input_type, output_type)
+
+
+def report(projects: Any, output: str | os.PathLike[str] | None = None, data: Any = None, labels: Any = None) -> Any:
+    """A report on one project or several, as .html, .md, .csv or .json; see `flow.reports.reporting.report`."""
+    from flow.reports.reporting import report
+
+    return report(projects, output, data, labels)
 
 
 def run(graph: Graph, codes: Any) -> Any:
@@ -98,8 +107,30 @@ def compare(model: Any, project: str | os.PathLike[str], x: Any) -> Comparison:
     return compare(model, project, x)
 
 
-def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str = "gxx") -> Any:
+def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str = "gxx", via: str = "") -> Any:
     """Run the project's own C++ and compare every output bit with the stored graph; see `flow.builder.simulate`."""
     from flow.builder import simulate
 
-    return simulate(project, codes, tool)
+    return simulate(project, codes, tool, via)
+
+
+def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None = None, stock: bool = False) -> Facts:
+    """Resources and latency of a graph (with the options of a build) or a project, from a table; no tool is run.
+
+    With `stock`, what stock hls4ml's kernels would cost. See `flow.reports.estimate` and `flow.reports.stock`.
+    """
+    from flow.backends.project import Project
+    from flow.reports.estimate import estimate
+    from flow.reports.stock import estimate_stock
+
+    if isinstance(design, (str, os.PathLike)):
+        project = Project.open(design)
+        design, config = project.graph(), config or project.config
+    return estimate_stock(design) if stock else estimate(design, config)
+
+
+def synthesize(project: str | os.PathLike[str], tool: str = "vitis", **options: Any) -> Facts:
+    """Resources, latency and clock as a synthesis tool gives them; see `flow.builder.synthesize`."""
+    from flow.builder import synthesize
+
+    return synthesize(project, tool, **options)

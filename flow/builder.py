@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import hashlib
 import importlib.metadata
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flow import tools
+from flow import tools, vendor
 from flow.backends.project import (
-    EXPECTED,
     GRAPH,
     INPUTS,
+    RUNS,
     BuildConfig,
     Project,
     read_vectors,
@@ -28,16 +32,18 @@ from flow.backends.project import (
     write_vectors,
 )
 from flow.errors import InputError, Mismatch, ToolError
+from flow.files import whole_file
 from flow.ir import Graph, Op
 from flow.ir.evaluate import check_codes
 from flow.ir.passes import split_encoder
 from flow.ir.store import save
+from flow.reports.facts import Facts
 
-__all__ = ["SIMULATORS", "build", "simulate", "trace_project"]
+__all__ = ["SIMULATORS", "SYNTHESIZERS", "build", "simulate", "synthesize", "trace_project"]
 
 # The flags of hls4ml's Tcl; -O2 only speeds up the run.
 GXX_FLAGS = ("-std=c++0x", "-O2", "-w")
-COMPILE_SECONDS, RUN_SECONDS, VENDOR_SECONDS = 1800.0, 3600.0, 4 * 3600.0
+COMPILE_SECONDS, RUN_SECONDS = 1800.0, 3600.0
 CACHED = 50  # compiled simulations that are kept
 
 
@@ -78,6 +84,8 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
         project = Project(inside, config.project_name, config.backend, graph.digest, {}, model.arrays)
         project.write_manifest(config, {name: importlib.metadata.version(name) for name in ("hls4ml", "numpy")})
         if target.exists():
+            if (target / RUNS).is_dir():  # hours of work, found again where the sources are the same
+                os.rename(target / RUNS, inside / RUNS)
             os.rename(target, work / "old")
         os.rename(inside, target)
     finally:
@@ -87,7 +95,6 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
 
 def _quietly(function: Callable[[], Any]) -> None:
     """hls4ml prints as it goes; say nothing unless it fails."""
-    import contextlib
     import io
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -144,11 +151,12 @@ def _alive(pid: int) -> bool:
 # --- simulate -------------------------------------------------------------------------------------------------------
 
 
-def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx") -> Any:
+def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx", via: str = "") -> Any:
     """Run the project's own C++ and test bench and compare every output with the stored graph.
 
     `codes`: input codes (n, *shape), by default the project's own vectors. `tool`: "gxx" (g++ with the flags of the
-    project's Tcl), "vitis" or "vivado". Returns the outputs, int64 (n, *shape). Lists where there are several.
+    project's Tcl), "vitis" or "vivado", behind the prefix `via` ("ssh host"; the temporary folder must be the same
+    there: set TMPDIR to a shared one). Returns the outputs, int64 (n, *shape). Lists where there are several.
 
     Raises Mismatch with the first differing sample and output, ToolError where the tool is missing or fails.
     """
@@ -164,10 +172,11 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx
     with tempfile.TemporaryDirectory(prefix="bnnflow-sim-") as name:
         run = Path(name)
         expected = write_vectors(run, graph, codes)
-        log, bench_failed = SIMULATORS[tool](project, run)
+        log, bench_failed = SIMULATORS[tool](project, run, via)
         got = read_vectors(log, [graph[name] for name in graph.outputs])
     if len(got[0]) != len(codes[0]):
         raise ToolError(f"{tool}: the simulation gave {len(got[0])} samples of {len(codes[0])}; it stopped early")
+    _record(project, tool, codes, expected, got)
     for name, ours, theirs in zip(graph.outputs, expected, got):
         wrong = theirs != ours
         if wrong.any():
@@ -180,6 +189,19 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx
         raise Mismatch(f"{project.path}: the test bench reports errors although its outputs equal the graph's; "
                        "the bench was changed, build the project again")
     return got[0] if len(got) == 1 else got
+
+
+def _record(project: Project, tool: str, codes: Sequence[Any], expected: Sequence[Any], got: Sequence[Any]) -> None:
+    """Keep what was compared beside the project's runs, for its report; one that cannot be written to has none."""
+    row = {
+        "tool": tool, "version": tools.version(tool), "samples": len(codes[0]), "outputs": sum(a.size for a in got),
+        "differ": sum(int((a != b).sum()) for a, b in zip(expected, got)),
+        "vectors": hashlib.sha256(b"".join(np.ascontiguousarray(c).tobytes() for c in codes)).hexdigest(),
+    }
+    with contextlib.suppress(OSError, InputError):
+        project.runs.mkdir(parents=True, exist_ok=True)
+        with whole_file(project.runs / f"sim-{tool}.json") as path:
+            path.write_text(json.dumps(row) + "\n")
 
 
 def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArray[np.int64]]:
@@ -195,7 +217,7 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
     with tempfile.TemporaryDirectory(prefix="bnnflow-trace-") as name:
         run = Path(name)
         copy = run / "project"
-        shutil.copytree(project.path, copy, ignore=shutil.ignore_patterns(f"{project.top}_prj"))
+        shutil.copytree(project.path, copy, ignore=shutil.ignore_patterns(f"{project.top}_prj", RUNS))
         top = copy / f"firmware/{project.top}.cpp"
         text = top.read_text()
         made = [node for node in graph if node.op is not Op.INPUT and node.name in project.arrays]
@@ -258,8 +280,10 @@ def _compile(project: Project, program: Path, log: Path) -> None:
          f"firmware/{project.top}.cpp", "-o", str(program.absolute())], project.path, log, COMPILE_SECONDS)
 
 
-def _gxx(project: Project, run: Path) -> tuple[Path, bool]:
+def _gxx(project: Project, run: Path, via: str) -> tuple[Path, bool]:
     """Compile (cached by the digest of all sources, compiler and flags), then run in `run`."""
+    if via:
+        raise InputError(f"via={via!r}: g++ runs here; a prefix is for vitis and vivado")
     compiler = tools.need("gxx")
     digest = project.sources_digest(" ".join([compiler, tools.version("gxx"), *GXX_FLAGS]))
     # Not in the project: a project from elsewhere must not bring the program that vouches for it.
@@ -282,38 +306,27 @@ def _gxx(project: Project, run: Path) -> tuple[Path, bool]:
     return log, code != 0
 
 
-def _vendor(tool: str) -> Callable[[Project, Path], tuple[Path, bool]]:
-    """C simulation by the vendor's tool: the project's own Tcl in a copy of the project, with our vectors."""
-
-    def simulator(project: Project, run: Path) -> tuple[Path, bool]:
-        program = tools.need(tool)
-        copy = run / "project"
-        shutil.copytree(project.path, copy, ignore=shutil.ignore_patterns(f"{project.top}_prj"))
-        for name in (INPUTS, EXPECTED):
-            shutil.copyfile(run / name, copy / name)
-        steps = dict.fromkeys(("synth", "cosim", "validation", "export", "vsynth", "fifo_opt"), 0)
-        steps = {"reset": 1, "csim": 1, **steps}
-        (copy / "build_opt.tcl").write_text(
-            "array set opt {\n" + "".join(f"    {k} {v}\n" for k, v in steps.items()) + "}\n")
-        script = {
-            "vitis-run": ["--mode", "hls", "--tcl", "build_prj.tcl"],
-            "vitis_hls": ["-f", "build_prj.tcl"],
-        }.get(Path(program).name, ["-f", "build_prj.tcl", " ".join(f"{k}={v}" for k, v in steps.items())])
-        # A bench that finds errors makes csim_design fail; the outputs tell which, so look before giving up.
-        code = tools.call([program, *script], copy, run / "vendor.log", VENDOR_SECONDS, ok=range(-64, 256))
-        found = sorted(copy.rglob("csim_results.log"), key=lambda f: f.stat().st_mtime)
-        if not found:
-            kept = project.path / f"{tool}-csim.log"
-            shutil.copyfile(run / "vendor.log", kept)
-            text = kept.read_text(errors="replace").splitlines()
-            lines = [line for line in text if "ERROR" in line] or text[-15:]
-            raise ToolError(f"{Path(program).name} gave no C simulation (exit code {code}):\n" + "\n".join(lines[:15])
-                            + f"\n(log: {kept})")
-        return found[-1], code != 0
-
-    return simulator
+SIMULATORS: dict[str, Callable[[Project, Path, str], tuple[Path, bool]]] = {
+    "gxx": _gxx, "vitis": vendor.simulator("vitis"), "vivado": vendor.simulator("vivado"),
+}
 
 
-SIMULATORS: dict[str, Callable[[Project, Path], tuple[Path, bool]]] = {
-    "gxx": _gxx, "vitis": _vendor("vitis"), "vivado": _vendor("vivado"),
+# --- synthesize -----------------------------------------------------------------------------------------------------
+
+
+def synthesize(folder: str | os.PathLike[str], tool: str = "vitis", **options: Any) -> Facts:
+    """Facts of a project as a synthesis tool gives them; kept in its folder, so that the same again costs nothing.
+
+    `tool`: "vitis" or "vivado" (HLS), with the options of `flow.vendor.synthesize`: `steps` ("csynth", "cosim",
+    "export", "logic"), `via`, `hours`, `say`.
+
+    Raises ToolError where the tool is missing or fails, Mismatch where co-simulation differs.
+    """
+    if tool not in SYNTHESIZERS:
+        raise InputError(f"tool {tool!r}: use one of {', '.join(SYNTHESIZERS)}")
+    return SYNTHESIZERS[tool](Project.open(folder), **options)
+
+
+SYNTHESIZERS: dict[str, Callable[..., Facts]] = {
+    tool: partial(vendor.synthesize, tool=tool) for tool in ("vitis", "vivado")
 }

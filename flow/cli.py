@@ -24,6 +24,7 @@ from flow import tools
 from flow.errors import FlowError, InputError, Mismatch
 from flow.files import existing, whole_file
 from flow.ir import Graph, Weights
+from flow.reports.facts import Facts
 
 __all__ = ["app", "main"]
 
@@ -44,8 +45,8 @@ IoType = Annotated[str, typer.Option(help="io_parallel (arrays) or io_stream (pi
 Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline) or Resource (loops, DATAFLOW)")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_factor=4,strategy=Resource for one node; "
                                                                   "repeat it for others")]
-
-
+Via = Annotated[str, typer.Option(help='prefix of the vendor\'s commands: "ssh host", "docker run -v /data:/data '
+                                       'IMAGE"; the project must have the same path there')]
 NETWORKS = ("digits", "mnist", "jets", "cnv", "glt")  # of flow.models
 
 
@@ -275,15 +276,15 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
         tool: Annotated[str, typer.Option(help="gxx, vitis or vivado")] = "gxx",
         data: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers); by default the "
                                                        "project's own vectors")] = None,
-        output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy)")] = None
-        ) -> None:
+        output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy)")] = None,
+        via: Via = "") -> None:
     """Run the project's C++ and compare every output bit with its graph."""
     from flow.backends.project import Project
 
     graph = Project.open(project).graph()
     codes = _codes(graph, data)
     with doing(f"C simulation ({tool})"):
-        got = flow.simulate(project, codes, tool)
+        got = flow.simulate(project, codes, tool, via)
     if output is not None:
         try:
             np.save(output, got)
@@ -291,6 +292,89 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
             raise InputError(f"cannot write {output}: {error.strerror}") from error
     out.print(f"equal: {len(got):,} samples, {got.size:,} outputs, 0 differ ({tool} against graph {graph.digest[:16]})",
               highlight=False)
+
+
+@app.command()
+def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a graph (.npz) or a Keras model")],
+             input_type: InputType = "fixed<16,6>", output_type: OutputType = None,
+             part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0, reuse_factor: Reuse = 1,
+             io_type: IoType = "io_parallel", strategy: Strategy = "Latency", layer: Layers = None) -> None:
+    """Estimate resources and latency from a table, without any tool. A project has its own options."""
+    from flow.backends.project import Project
+    from flow.reports.estimate import fitting
+
+    if Project.is_project(design):
+        project = Project.open(design)
+        graph, config = project.graph(), project.config
+    else:
+        graph = _graph(design, input_type, output_type)
+        config = flow.BuildConfig(part=part, clock_period=clock_period, io_type=io_type, reuse_factor=reuse_factor,
+                                  strategy=strategy, layers=_layers(layer or []))
+    facts = flow.estimate(graph, config)
+    columns = ("lut", "ff", "dsp", "bram", "weight_bits", "buffer_bits")
+    table = Table("kernel", *columns, "cycles", "interval", box=None, pad_edge=False)
+    for row in (*facts.modules, facts):
+        pairs = [str(pair[1]) if pair else "" for pair in (row.latency, row.interval)]
+        table.add_row("total" if row is facts else row.name, *(f"{getattr(row, c) or 0:,}" for c in columns), *pairs)
+    out.print(table)
+    out.print(f"{facts.part}: {_share(facts)}; {facts.latency_ns:g} ns, {facts.throughput:,.0f} inputs a second",
+              highlight=False)
+    for note in facts.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
+    if facts.fits is False:
+        options, devices = fitting(graph, config)
+        for fit in options[:1]:
+            flags = " ".join(f"--layer {name}:reuse_factor={row['reuse_factor']}" for name, row in fit.layers.items())
+            out.print(f"fits with: --strategy Resource --reuse-factor {fit.reuse_factor} {flags}", highlight=False)
+        out.print(f"fits as it is: {', '.join(devices) or 'none of the parts known'}", highlight=False)
+
+
+def _share(facts: Facts) -> str:
+    if facts.fits is None:
+        return "its totals are not known"
+    used = ", ".join(f"{name} {share:.1f} %" for name, share in facts.used.items())
+    return f"{'fits' if facts.fits else 'does not fit'} ({used})"
+
+
+@app.command()
+def report(projects: Annotated[list[Path], typer.Argument(help="project folders of `bnnflow build`")],
+           output: Annotated[Path, typer.Option("--output", "-o", help="file to write: .html, .md, .csv or .json")
+                             ] = Path("report.html"),
+           data: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers), for the "
+                                                          "accuracy")] = None,
+           labels: Annotated[Path | None, typer.Option(help=".npy of the classes of --data")] = None) -> None:
+    """Write a report on one project or several side by side: one self-contained file."""
+    with doing(f"writing {output}"):
+        flow.report(projects, output, _array(data), _array(labels))
+    out.print(f"{escape(str(output))}: {len(projects)} project{'s' if len(projects) > 1 else ''}", highlight=False,
+              soft_wrap=True)
+
+
+@app.command()
+def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
+          tool: Annotated[str, typer.Option(help="vitis or vivado (HLS)")] = "vitis",
+          steps: Annotated[str, typer.Option(help="csynth, cosim, export, logic (out of context); with "
+                                                  "commas")] = "csynth",
+          via: Via = "", hours: Annotated[float, typer.Option(help="most hours of a step")] = 4.0) -> None:
+    """Synthesise a project: resources, latency, clock. Goes on where a run stopped; the same again costs nothing."""
+    def say(line: str) -> None:
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    facts = flow.synthesize(project, tool, steps=[step.strip() for step in steps.split(",")], via=via, hours=hours,
+                            say=say)
+    out.print(_facts(facts))
+
+
+def _facts(facts: Facts) -> Table:
+    table = Table("", "", title=f"{facts.name}: {facts.source}, {facts.tool} {facts.version}", box=None, pad_edge=False,
+                  show_header=False)
+    said = ("modules", "available", "used", "source", "tool", "version")
+    for name, value in facts.as_dict().items():
+        if value not in (None, "", [], {}) and name not in said:
+            share = facts.used.get(name)
+            table.add_row(name, escape(f"{value:,}" if isinstance(value, int) else str(value)),
+                          "" if share is None else f"{share:.1f} % of {facts.available[name]:,}")
+    return table
 
 
 @app.command()

@@ -17,6 +17,7 @@ from flow.ir.evaluate import doubtful, trace
 from flow.lowering.calls import Call, model_calls
 from flow.lowering.reading import read_model
 from flow.lowering.reference import keras_activations, keras_codes, nothing_compared
+from flow.tables import html_table
 
 __all__ = ["Comparison", "Row", "compare"]
 
@@ -53,6 +54,11 @@ class Comparison:
     def equal(self) -> bool:
         """True where nothing differs."""
         return not self.first
+
+    def _repr_html_(self) -> str:
+        rows = [(row.node, row.layer, row.codes, row.keras_differ, row.csim_differ) for row in self.rows]
+        head = ("node", "Keras layer", "codes", "Keras differs", "C-sim differs")
+        return html_table(str(self), head, rows, self.notes)
 
     def __str__(self) -> str:
         left = f"; {self.left_out:,} of {self.samples:,} samples were not compared with Keras" if self.left_out else ""

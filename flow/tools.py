@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flow.errors import ToolError
+from flow.errors import InputError, ToolError
 
-__all__ = ["TOOLS", "Tool", "call", "find", "need", "version"]
+__all__ = ["TOOLS", "Tool", "call", "find", "need", "through", "version"]
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,57 @@ TOOLS: dict[str, Tool] = {
     for tool in (
         Tool("gxx", ("g++",), "BNNFLOW_GXX", "bit-accurate C simulation, hls4ml compile() and predict()",
              "install g++ (Debian: apt-get install g++), or set BNNFLOW_GXX"),
-        Tool("vitis", ("vitis-run", "vitis_hls"), "BNNFLOW_VITIS", "C simulation with Vitis HLS",
+        Tool("vitis", ("vitis-run", "vitis_hls"), "BNNFLOW_VITIS", "C simulation, synthesis, co-simulation, Vitis HLS",
              "put vitis-run (2024.2 on) or vitis_hls on PATH (source settings64.sh), or set BNNFLOW_VITIS", "-version"),
-        Tool("vivado", ("vivado_hls",), "BNNFLOW_VIVADO_HLS", "C simulation with Vivado HLS",
+        Tool("vivado", ("vivado_hls",), "BNNFLOW_VIVADO_HLS", "C simulation, synthesis, co-simulation, Vivado HLS",
              "put vivado_hls (2019.2 or 2020.1) on PATH (source settings64.sh), or set BNNFLOW_VIVADO_HLS", "-version"),
+        Tool("vivado_logic", ("vivado",), "BNNFLOW_VIVADO", "logic synthesis out of context, resources and timing",
+             "put vivado on PATH (source settings64.sh), or set BNNFLOW_VIVADO", "-version"),
     )
 }
 
 
-def find(name: str) -> str | None:
-    """Path of a tool, or None. Raises ToolError where the override variable names no executable."""
+def through(via: str, arguments: Sequence[str], folder: Path) -> list[str]:
+    """A command behind a prefix ("ssh host", "docker run image"), run there in the folder of the same path.
+
+    Without a prefix the command itself. Raises InputError for a prefix whose quotes do not close.
+    """
+    return _behind(via, f"cd {shlex.quote(str(folder))} && exec {shlex.join(arguments)}") if via else list(arguments)
+
+
+def _behind(via: str, script: str) -> list[str]:
+    try:
+        prefix = shlex.split(via)
+    except ValueError as error:
+        raise InputError(f"via={via!r}: {error}") from error
+    if not prefix:
+        raise InputError(f"via={via!r}: name a command, as in \"ssh host\"")
+    if Path(prefix[0]).name == "ssh":  # it hands one line to a shell, where others hand over arguments
+        return [*prefix, f"sh -c {shlex.quote(script)}"]
+    return [*prefix, "sh", "-c", script]
+
+
+def _find_behind(tool: Tool, via: str) -> str | None:
+    """The first of a tool's commands that the other side has."""
+    words = _behind(via, " || ".join(f"command -v {command}" for command in tool.commands))
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolError(f"cannot run {via!r}: {error}") from error
+    if done.returncode not in (0, 1, 127):
+        raise ToolError(f"{via!r} failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout.split("\n")[-2].strip() if done.returncode == 0 and done.stdout.strip() else None
+
+
+def find(name: str, via: str = "") -> str | None:
+    """Path of a tool, or None; with `via`, behind that prefix.
+
+    Raises ToolError where the override variable names no executable, or the prefix itself fails.
+    """
     tool = TOOLS[name]
     given = os.environ.get(tool.override)
+    if via:
+        return given or _find_behind(tool, via)
     if given:
         path = shutil.which(given)
         if path is None:
@@ -52,11 +93,12 @@ def find(name: str) -> str | None:
     return next((path for path in map(shutil.which, tool.commands) if path), None)
 
 
-def need(name: str) -> str:
+def need(name: str, via: str = "") -> str:
     """Path of a tool; raises ToolError that says what it is for and how to get it."""
-    tool, path = TOOLS[name], find(name)
+    tool, path = TOOLS[name], find(name, via)
     if path is None:
-        raise ToolError(f"{' or '.join(tool.commands)} not found (needed for {tool.enables}): {tool.remedy}")
+        where = f" behind {via!r}" if via else ""
+        raise ToolError(f"{' or '.join(tool.commands)} not found{where} (needed for {tool.enables}): {tool.remedy}")
     return path
 
 
@@ -73,8 +115,9 @@ def version(name: str) -> str:
     return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "")
 
 
-def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Sequence[int] = (0,)) -> int:
-    """Run a tool without a shell, output to `log`; returns its exit code.
+def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Sequence[int] = (0,),
+         say: Callable[[str], None] | None = None) -> int:
+    """Run a tool without a shell, output to `log` and, line by line as it comes, to `say`; returns its exit code.
 
     Raises ToolError for an exit code not in `ok`, with the last lines of the log, and for a timeout (seconds); the
     whole process group is ended then, and also when we are interrupted.
@@ -86,7 +129,7 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
         except OSError as error:
             raise ToolError(f"cannot run {arguments[0]}: {error.strerror}") from error
         try:
-            code = process.wait(timeout)
+            code = process.wait(timeout) if say is None else _wait(process, timeout, log, say)
         except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -96,6 +139,27 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
     if code not in ok:
         raise ToolError(f"{Path(arguments[0]).name} failed with exit code {code}:\n{_tail(log)}\n(log: {log})")
     return code
+
+
+def _wait(process: subprocess.Popen[bytes], timeout: float, log: Path, say: Callable[[str], None]) -> int:
+    """Wait, and pass on whole lines of the log as they come."""
+    end, rest = time.monotonic() + timeout, ""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        while True:
+            left = end - time.monotonic()
+            try:
+                code: int | None = process.wait(min(0.2, max(0.0, left)))
+            except subprocess.TimeoutExpired as error:
+                if left <= 0:
+                    raise subprocess.TimeoutExpired(process.args, timeout) from error
+                code = None
+            *lines, rest = (rest + file.read()).split("\n")
+            for line in lines:
+                say(line)
+            if code is not None:
+                if rest:
+                    say(rest)
+                return code
 
 
 def _tail(log: Path, lines: int = 15) -> str:

@@ -18,6 +18,7 @@ from flow.errors import InputError
 from flow.ir import Graph, Index, Node, Steps
 from flow.ir.graph import is_clean
 from flow.ir.store import load
+from flow.tables import html_table
 
 __all__ = ["MANIFEST", "BuildConfig", "Project", "read_vectors", "write_vectors"]
 
@@ -40,6 +41,7 @@ KEYWORDS = frozenset(
 )
 MANIFEST = "flow.json"
 GRAPH = "flow.npz"
+RUNS = "runs"  # of the vendors' tools; what they leave behind
 INPUTS, EXPECTED = "tb_data/flow_inputs.dat", "tb_data/flow_expected.dat"
 FORMAT = 1
 
@@ -140,6 +142,10 @@ class Project:
     options: dict[str, Any]
     arrays: dict[str, str] = field(default_factory=dict)  # C array of each node in the top function
 
+    def _repr_html_(self) -> str:
+        rows = [*self.options.items(), ("graph", self.graph_digest)]
+        return html_table(f"Project {self.path}", ("option", "value"), rows)
+
     @staticmethod
     def is_project(path: Path) -> bool:
         """True for a folder that holds a manifest of ours."""
@@ -173,6 +179,14 @@ class Project:
             raise InputError(f"{self.path}: {GRAPH} is not the graph this project was built from; build it again")
         return graph
 
+    @property
+    def config(self) -> BuildConfig:
+        """The options this project was built with; raises InputError where the manifest has others."""
+        try:
+            return BuildConfig(output_dir=self.path, **self.options)
+        except TypeError as error:
+            raise InputError(f"{self.path / MANIFEST}: {error}; build the project again") from error
+
     def write_manifest(self, config: BuildConfig, versions: dict[str, str]) -> None:
         """Write flow.json."""
         options = {k: v for k, v in asdict(config).items() if k != "output_dir"}
@@ -183,11 +197,18 @@ class Project:
     def sources_digest(self, extra: str) -> str:
         """SHA-256 (hex) of every C++ file that a simulation compiles, and of `extra` (compiler and flags)."""
         h = hashlib.sha256(extra.encode())
-        for file in sorted(self.path.rglob("*")):
+        for file in sorted([*self.path.glob("*"), *(self.path / "firmware").rglob("*")]):
             if file.suffix in (".h", ".cpp") and file.is_file():
                 h.update(f"\0{file.relative_to(self.path).as_posix()}\0".encode())
                 h.update(file.read_bytes())
         return h.hexdigest()
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the runs on these very sources and scripts, one folder a tool, its facts in facts-*.json."""
+        scripts = [self.path / name for name in ("project.tcl", "build_prj.tcl")]
+        text = "".join(script.read_text() for script in scripts if script.exists())
+        return self.path / RUNS / self.sources_digest(text)[:16]
 
 
 def thermometer_table(front: Graph) -> str:

@@ -17,7 +17,7 @@ from flow.backends.hls_ops import EMIT_HLS
 from flow.ir import Graph, Index, Node, Op, clean_name
 from flow.ir.graph import Int
 
-__all__ = ["UNITS", "Unit", "copied", "forked"]
+__all__ = ["CHAINS", "UNITS", "Unit", "copied", "forked"]
 
 STREAMS = "nnet_flow_stream.h"
 
@@ -67,15 +67,25 @@ def _emit(node: Node, sources: Sequence[Node]) -> list[Emission]:
 
 def in_parallel(graph: Graph) -> list[Unit]:
     """A unit a node."""
-    nodes = two_by_two(graph)
-    known = {node.name: node for node in nodes}
-    kept, reads = _without_windows(nodes, graph.outputs)
-    return [Unit(node, reads[node.name], [] if node.op is Op.INPUT else _emit(node, [known[i] for i in node.inputs]),
-                 (node,)) for node in kept]
+    known = {node.name: node for node in two_by_two(graph)}
+    return [Unit(node, reads, [] if node.op is Op.INPUT else _emit(node, [known[i] for i in node.inputs]), (node,))
+            for (node,), reads in single(graph)]
 
 
 def in_stream(graph: Graph) -> list[Unit]:
     """A unit a chain."""
+    known = {node.name: node for node in two_by_two(graph)}
+    return [Unit(chain[-1], reads, _streamed(chain, known), chain) for chain, reads in chained(graph)]
+
+
+def single(graph: Graph) -> list[tuple[tuple[Node, ...], list[str]]]:
+    """(node, the tensors that it reads) of every kernel on arrays."""
+    kept, reads = _without_windows(two_by_two(graph), graph.outputs)
+    return [((node,), reads[node.name]) for node in kept]
+
+
+def chained(graph: Graph) -> list[tuple[tuple[Node, ...], list[str]]]:
+    """(nodes in a row, the tensors that the first reads) of every kernel on streams."""
     nodes = two_by_two(graph)
     known = {node.name: node for node in nodes}
     kept, reads = _without_windows(nodes, graph.outputs)
@@ -83,7 +93,7 @@ def in_stream(graph: Graph) -> list[Unit]:
     for node in kept:
         for name in reads[node.name]:
             readers[name].append(node)
-    units: list[Unit] = []
+    chains: list[tuple[tuple[Node, ...], list[str]]] = []
     done: set[str] = set()
     for node in kept:
         if node.name in done:
@@ -95,8 +105,8 @@ def in_stream(graph: Graph) -> list[Unit]:
                 break
             chain.append(follower)
         done |= {n.name for n in chain}
-        units.append(Unit(chain[-1], reads[node.name], _streamed(chain, known), tuple(chain)))
-    return units
+        chains.append((tuple(chain), reads[node.name]))
+    return chains
 
 
 def _pixels(node: Node) -> int:
@@ -184,4 +194,6 @@ def copied(node: Node, name: str, stream: bool) -> Unit:
     return Unit(copy, [node.name], emissions, (copy,))
 
 
+Chains = Callable[[Graph], list[tuple[tuple[Node, ...], list[str]]]]
+CHAINS: dict[str, Chains] = {"io_parallel": single, "io_stream": chained}
 UNITS: dict[str, Callable[[Graph], list[Unit]]] = {"io_parallel": in_parallel, "io_stream": in_stream}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flow.errors import InputError
 from flow.ir.domain import Domain
+from flow.tables import html_table
 
 __all__ = [
     "Affine", "Graph", "Index", "Node", "Op", "Params", "Steps", "Sum", "Table", "Weights", "Window", "clean_name",
@@ -312,6 +313,13 @@ class Graph:
 
     def __str__(self) -> str:
         return "\n".join([*map(str, self.nodes), f"return {', '.join(self.outputs)}"])
+
+    def _repr_html_(self) -> str:
+        rows = [(node.name, node.op.value, ", ".join(node.inputs), "×".join(map(str, node.shape)), node.domain,
+                 int(np.count_nonzero(node.params.effective)) if isinstance(node.params, Weights) else None)
+                for node in self]
+        head = ("node", "op", "inputs", "shape", "codes", "nonzero weights")
+        return html_table(f"Graph {self.digest[:16]}", head, rows, self.notes)
 
     def __call__(self, codes: Any) -> Any:
         """Shorthand of `flow.run`."""

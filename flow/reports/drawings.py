@@ -1,0 +1,105 @@
+"""Drawings as inline SVG, from the data of a document. Text is escaped; colours are the page's (CSS classes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+__all__ = ["dataflow", "histogram", "pareto", "tone"]
+
+BOX, TALL, ACROSS, DOWN, PAD = 216, 44, 24, 26, 8
+
+
+def _svg(width: float, height: float, label: str, parts: Sequence[Markup]) -> Markup:
+    return Markup('<svg role="img" aria-label="{}" viewBox="0 0 {} {}" style="max-width:{}px">{}</svg>').format(
+        label, round(width), round(height), round(width), Markup("").join(parts))
+
+
+def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> Markup:
+    return Markup('<text x="{:.1f}" y="{:.1f}" class="{}" text-anchor="{}">{}</text>').format(x, y, kind, anchor, text)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def dataflow(nodes: Sequence[Mapping[str, Any]]) -> Markup:
+    """The network from top to bottom: a box a node, with its shape and the width of its codes."""
+    depth: dict[str, int] = {}
+    rows: list[list[Mapping[str, Any]]] = []
+    for node in nodes:
+        depth[node["name"]] = 1 + max((depth[name] for name in node["inputs"]), default=-1)
+        while len(rows) <= depth[node["name"]]:
+            rows.append([])
+        rows[depth[node["name"]]].append(node)
+    width = max(map(len, rows)) * (BOX + ACROSS) - ACROSS + 2 * PAD
+    place = {}
+    for y, row in enumerate(rows):
+        left = (width - len(row) * (BOX + ACROSS) + ACROSS) / 2
+        for k, node in enumerate(row):
+            place[node["name"]] = (left + k * (BOX + ACROSS), PAD + y * (TALL + DOWN))
+    parts = []
+    for node in nodes:
+        x, y = place[node["name"]]
+        for name in node["inputs"]:
+            a, b = place[name]
+            start, end, middle = a + BOX / 2, x + BOX / 2, DOWN / 2
+            curve = Markup('<path class="edge" d="M{:.1f} {:.1f}C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}"/>')
+            parts.append(curve.format(start, b + TALL, start, b + TALL + middle, end, y - middle, end, y))
+    for node in nodes:
+        x, y = place[node["name"]]
+        size = f"{'×'.join(map(str, node['shape']))} of {node['bits']} bit{'s' if node['bits'] > 1 else ''}"
+        box = Markup('<rect class="box {}" x="{:.1f}" y="{:.1f}" width="{}" height="{}" rx="5"/>')
+        parts += [box.format(node["op"], x, y, BOX, TALL), _text(x + 10, y + 18, _short(node["name"], 20), "name"),
+                  _text(x + BOX - 10, y + 18, node["op"], "op", "end"), _text(x + 10, y + 35, _short(size, 32), "size")]
+    height = 2 * PAD + len(rows) * (TALL + DOWN) - DOWN
+    return _svg(width, height, "the network as dataflow, inputs at the top", parts)
+
+
+def histogram(counts: Sequence[int], label: str) -> Markup:
+    """Bars side by side."""
+    most, width, height = max(1, *counts), 240, 64
+    each = width / len(counts)
+    parts = [Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+        k * each, height - height * n / most, each - 1, height * n / most) for k, n in enumerate(counts) if n]
+    parts.append(Markup('<path class="axis" d="M0 {0} H{1}"/>').format(height, width))
+    return _svg(width, height + 1, label, parts)
+
+
+def tone(curve: Mapping[str, Any]) -> Markup:
+    """A thermometer: how much of it is high at each value of its input."""
+    width, height = 240, 120
+    low, high = curve["from"], curve["to"]
+    span = (high - low) or 1
+    line = [f"M0 {height}"]
+    for value, share in curve["points"]:
+        x = width * min(1.0, max(0.0, (value - low) / span))
+        line.append(f"H{x:.1f}V{height * (1 - share):.1f}")
+    axes = Markup('<path class="axis" d="M0 0V{0}H{1}"/>').format(height, width)
+    steps = Markup('<path class="line" d="{}H{}"/>').format("".join(line), width)
+    return _svg(width, height + 1, f"tone curve of {curve['node']}", [axes, steps])
+
+
+def pareto(data: Mapping[str, Any]) -> Markup:
+    """Points of size and what it buys; those that nothing beats are joined."""
+    points, width, height, edge = data["points"], 480, 240, 40
+
+    def scaled(key: str, length: float) -> list[float]:
+        values = [float(point[key]) for point in points]
+        low, high = min(values), max(values)
+        return [length * ((v - low) / (high - low) if high > low else 0.5) for v in values]
+
+    xs = [edge + x for x in scaled("lut", width - 3 * edge)]
+    ys = [height - edge - y for y in scaled("other", height - 2 * edge)]
+    best = sorted((x, y) for x, y, point in zip(xs, ys, points) if point["best"])
+    joined = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in best)
+    parts = [Markup('<path class="axis" d="M{0} {0}V{1}H{2}"/>').format(edge / 2, height - edge / 2, width - edge / 2),
+             Markup('<path class="edge" d="{}"/>').format(joined),
+             _text(width - edge / 2, height - 4, "LUTs, more to the right", "size", "end"),
+             _text(edge / 2, 12, f"{data['against']}, more upwards", "size")]
+    for x, y, point in zip(xs, ys, points):
+        parts += [Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(
+            "best" if point["best"] else "beaten", x, y), _text(x + 8, y - 7, _short(point["name"], 24), "name")]
+    return _svg(width, height, "size of every project against what it buys", parts)

@@ -1,0 +1,221 @@
+"""Estimates without tools: what they follow from, how fast they are, and how far the stock model is from the truth."""
+
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import flow
+from flow.errors import InputError
+from flow.ir import BIPOLAR, TERNARY, Domain, Graph, Index, Node, Op, Steps, Weights, Window, fixed
+from flow.ir.verify import dot_domain
+from flow.reports.estimate import COST, LUT_PER_BIT, Cost, Hardware, estimate, fitting, table_cost
+from flow.reports.parts import PARTS, part_of
+from flow.reports.readers import read_report
+from flow.reports.stock import LUT_PER_ACTIVATION, LUT_PER_NONZERO, estimate_stock, stock_facts
+from tests.random_graphs import random_graph
+from tests.test_hls import net
+
+
+def layer(source: Node, outputs: int, levels: np.ndarray, mask: np.ndarray | None = None, name: str = "d") -> Node:
+    weights = Weights(levels, np.ones(levels.shape, bool) if mask is None else mask)
+    domain = dot_domain(source.domain, weights)
+    return Node(name, Op.DOT, (source.name,), (*source.shape[:-1], outputs), domain, weights)
+
+
+def dense(inputs: int = 64, outputs: int = 32, domain: Domain = BIPOLAR, seed: int = 0, kept: float = 1.0) -> Graph:
+    rng = np.random.default_rng(seed)
+    x = Node("x", Op.INPUT, (), (inputs,), domain)
+    d = layer(x, outputs, rng.choice([-1, 1], (inputs, outputs)), rng.random((inputs, outputs)) < kept)
+    cuts = Steps(np.zeros(outputs, np.int64), np.ones(outputs, np.int64), np.zeros((outputs, 1), np.int64))
+    return Graph((x, d, Node("a", Op.STEP, ("d",), (outputs,), BIPOLAR, cuts)), ("a",))
+
+
+def conv(size: int = 16, channels: int = 8) -> Graph:
+    x = Node("x", Op.INPUT, (), (size, size, channels), BIPOLAR)
+    window = Window((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), 1, (size, size))
+    w = Node("w", Op.WINDOW, ("x",), (size, size, 9 * channels), BIPOLAR, window)
+    rng = np.random.default_rng(0)
+    weights = Weights(rng.choice([-1, 1], (9 * channels, channels)), np.ones((9 * channels, channels), bool))
+    reach = 9 * channels
+    d = Node("d", Op.DOT, ("w",), (size, size, channels), Domain(-reach, reach), weights)
+    return Graph((x, w, d), ("d",))
+
+
+def test_every_op_has_a_cost():
+    assert set(COST) == set(Op)
+
+
+def test_what_a_layer_costs():
+    facts = estimate(dense())
+    d, a = facts.modules
+    assert d.lut == pytest.approx(64 * 32 * LUT_PER_BIT, abs=1) and d.weight_bits == 64 * 32
+    assert a.lut == 32 * 2  # a cut on 8 bits
+    assert facts.lut == d.lut + a.lut and facts.source == "table estimate" and facts.tool == "bnnflow"
+    assert facts.interval == (1, 1) and facts.fits and "not yet measured with vendor tools" in facts.notes[0]
+    assert facts.latency_ns == facts.latency[1] * 5.0 and facts.throughput == 2e8
+
+
+def test_what_is_not_there_costs_nothing():
+    half, whole = estimate(dense(kept=0.5)), estimate(dense())
+    assert 0.4 < half.modules[0].lut / whole.modules[0].lut < 0.6
+    wide = estimate(dense(domain=fixed("ufixed<8,0>")))
+    assert wide.modules[0].lut > 4 * whole.modules[0].lut
+    assert estimate(dense(domain=TERNARY)).modules[0].lut > whole.modules[0].lut
+
+
+def test_faster_parts_and_slower_clocks_need_fewer_cycles():
+    slow = estimate(dense(), flow.BuildConfig(part="xc7a35t-cpg236-1", clock_period=3.0))
+    fast = estimate(dense(), flow.BuildConfig(clock_period=10.0))
+    assert slow.latency[0] > fast.latency[0]
+
+
+def test_loops_and_streams():
+    config = flow.BuildConfig(strategy="Resource", reuse_factor=8)
+    looped, flat = estimate(dense(256, 64), config), estimate(dense(256, 64))
+    assert looped.interval == (8, 8) and looped.lut < flat.lut and looped.latency[1] > flat.latency[1]
+    one = flow.BuildConfig(layers={"d": {"strategy": "Resource", "reuse_factor": 16}})
+    assert estimate(dense(256, 64), one).interval == (16, 16)
+    stream = flow.BuildConfig(io_type="io_stream")
+    facts = estimate(conv(), stream)
+    assert facts.interval == (18 * 18, 18 * 18)  # a pixel a cycle, those around the image too
+    assert facts.buffer_bits == 2 * 18 * 8 + 9 * 8  # two rows and a window
+    assert facts.lut < estimate(conv()).lut / 50
+    assert estimate(conv(), replace(stream, reuse_factor=4)).interval == (4 * 18 * 18, 4 * 18 * 18)
+    assert estimate(conv(64, 64), stream).bram == 0 < estimate(conv(256, 64), stream).bram  # rows of LUTs, of blocks
+
+
+def test_any_graph_and_options():
+    for seed in range(40):
+        graph = random_graph(seed)
+        for options in ({}, {"strategy": "Resource"}, {"io_type": "io_stream"}, {"reuse_factor": 4}):
+            facts = estimate(graph, flow.BuildConfig(**options))
+            assert facts.lut == sum(m.lut for m in facts.modules) and facts.latency[1] >= 0
+            assert estimate(graph, flow.BuildConfig(**options)) == facts
+
+
+def test_a_large_network_takes_no_second():
+    rng, x = np.random.default_rng(0), Node("x", Op.INPUT, (), (2048,), BIPOLAR)
+    nodes = [x, *(layer(x, 1024, rng.choice([-1, 1], (2048, 1024)), name=f"d{k}") for k in range(3))]
+    graph = Graph(tuple(nodes), tuple(n.name for n in nodes[1:]))
+    start = time.process_time()
+    facts = estimate(graph)
+    assert time.process_time() - start < 1  # six million weights
+    assert facts.lut == pytest.approx(3 * 2048 * 1024 * LUT_PER_BIT, rel=1e-6)
+
+
+def test_another_cost_can_be_given():
+    def measured(node: Node, source: Node, there: Hardware) -> Cost:
+        return replace(table_cost(node, source, there), lut=7)
+
+    assert estimate(dense(), cost=measured).lut == 14
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "device"), [
+    ("xcvu9p-flga2104-2-e", "xcvu9p"), ("xc7z020clg400-1", "xc7z020"), ("XC7A35T-CPG236-1", "xc7a35t"),
+    ("xczu3eg-sbva484-1-e", "xczu3"), ("xcu55c-fsvh2892-2L-e", "xcu55"), ("xcu50-fsvh2104-2-e", "xcu50"),
+    ("xcu250-figd2104-2L-e", "xcu250"), ("LFE5U-25F-6BG256C", "lfe5u-25"), ("iCE40HX8K-CT256", "ice40hx8k"),
+    ("xczu28dr-ffvg1517-2-e", "xczu28"), ("xck26-sfvc784-2LV-c", "xck26"),
+])
+def test_parts_by_their_names(name, device):
+    assert part_of(name).device == device
+
+
+def test_parts():
+    assert part_of("xc9z999") is None and part_of("xczu300") is None
+    facts = estimate(dense(), flow.BuildConfig(part="xc9z999"))
+    assert facts.fits is None and "not in the table" in facts.notes[-1]
+    families = {part.family.name for part in PARTS.values()}
+    assert len(families) == 8
+    small = estimate(dense(512, 64), flow.BuildConfig(part="ice40hx1k"))
+    assert small.fits is False and small.used["lut"] > 100
+
+
+def test_parts_as_real_reports_have_them(shared):
+    for name in ("argykokk_hls4ml36/mnist/LUT_reuse1/csynth.xml", "bnn_mnist_marlyn/csynth.xml",
+                 "hls4ml_tutorial/pruned_cnn/vivado_synth.rpt", "da4ml_vivado/lc=2/vmodel_post_route_util.rpt",
+                 "kebl_cnn/latency_analysis/core/model16/csynth/model16_rf4_core.rpt",
+                 "vitis_accel_jsc_u55c/impl_1_full_util_routed.rpt"):
+        facts = read_report(shared(f"reports/{name}"))
+        assert dict(facts.available) == part_of(facts.part).available, name
+
+
+def test_reuse_factors_that_fit():
+    graph = dense(1024, 128)
+    config = flow.BuildConfig(part="xc7z020clg400-1")
+    assert not estimate(graph, config).fits
+    found, devices = fitting(graph, config)
+    print([options.reuse_factor for options in found])
+    assert found and "xcvu9p" in devices and "xc7z020" not in devices
+    for options in found:
+        assert options.strategy == "Resource" and estimate(graph, options).fits
+    smaller = replace(found[0], reuse_factor=found[0].reuse_factor // 2, layers={})
+    assert not estimate(graph, smaller).fits
+    assert fitting(conv(64, 64), replace(config, io_type="io_stream"))[0] == []
+
+
+@pytest.mark.hls
+def test_what_fits_can_be_built(tmp_path):
+    found, _ = fitting(net(), flow.BuildConfig(part="xc7z020clg400-1", output_dir=tmp_path / "prj"))
+    flow.build(net(), found[-1])
+
+
+# --- stock hls4ml ---------------------------------------------------------------------------------------------------
+
+
+PREFIX = {"multiclass": "multiclass_", "qg_vs_wzt": "", "qg_vs_top": "topqg_"}
+
+
+@pytest.fixture(scope="module")
+def results(shared):
+    """(nonzero weights of every layer, elements of every ReLU, LUTs of C synthesis) of the 20 networks."""
+    h5py = pytest.importorskip("h5py")
+    found = {}
+    for row in csv.DictReader(shared("models/nairods/csynth.csv").open()):
+        if row["model"] not in ("QKeras binary", "QKeras ternary"):
+            continue
+        kind = row["model"].split()[1]
+        name = f"{row['epochs']}-epochs/{PREFIX[row['task']]}qkeras_{kind}_{row['architecture'].replace('-', '_')}"
+        with h5py.File(shared(f"models/nairods/{name}__seed42.weights.h5")) as file:
+            stored = file["_layer_checkpoint_dependencies"]
+            kernels = [stored[f"{n}/vars/0"][:] for n in stored if n.startswith("q_dense")]
+        nonzeros = [k.size if kind == "binary" else int((np.abs(k) >= np.float32(1 / 3)).sum()) for k in kernels]
+        relus = [int(width) for width in row["architecture"].split("-")]
+        found[name] = (nonzeros, relus, int(row["lut"]))
+    return found
+
+
+def test_stock_model_leaving_each_design_out(results):
+    """The ratio of estimate and C synthesis, of a model that has not seen the design."""
+    rows = np.array([[sum(nonzeros), sum(relus)] for nonzeros, relus, _ in results.values()], float)
+    truth = np.array([lut for _, _, lut in results.values()], float)
+
+    def fitted(chosen: np.ndarray) -> np.ndarray:
+        return np.linalg.lstsq(rows[chosen] / truth[chosen, None], np.ones(chosen.sum()), rcond=None)[0]
+
+    everything = np.ones(len(truth), bool)
+    assert fitted(everything) == pytest.approx([LUT_PER_NONZERO, LUT_PER_ACTIVATION], abs=5e-4)
+    ratios = np.array([rows[k] @ fitted(np.arange(len(truth)) != k) / truth[k] for k in range(len(truth))])
+    for name, ratio in zip(results, ratios):
+        print(f"{name} {ratio:.3f}")
+    print(f"median {np.median(ratios):.3f}, worst {ratios.min():.3f} and {ratios.max():.3f}")
+    assert len(ratios) == 20 and 0.95 < np.median(ratios) < 1.05 and ratios.min() > 0.7 and ratios.max() < 1.35
+
+
+def test_stock_model_of_a_graph():
+    graph = dense(64, 32, kept=0.5)
+    weights = graph["d"].params
+    facts = estimate_stock(graph)
+    assert facts == stock_facts([int(weights.mask.sum())], [32])
+    assert facts.ff is None and facts.latency is None and facts.source == "table estimate"
+    x = Node("x", Op.INPUT, (), (2,), BIPOLAR)
+    wires = Node("y", Op.GATHER, ("x",), (1,), BIPOLAR, Index(np.array([0])))
+    with pytest.raises(InputError, match="no sums"):
+        estimate_stock(Graph((x, wires), ("y",)))

@@ -1,0 +1,335 @@
+"""Runs of the vendors' tools: every script under a real Tcl interpreter, everything else against stand-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import flow
+from flow import tools, vendor
+from flow.backends.project import Project
+from flow.errors import InputError, Mismatch, ToolError
+from tests.test_facts import COSIM, CSYNTH_XML, TIMING, UTILISATION
+from tests.test_hls import net
+
+PART = "xc7a35t-cpg236-1"
+CONFIG = flow.BuildConfig(part=PART, clock_period=4.0, project_name="toy")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    flow.build(net(), replace(CONFIG, output_dir=tmp_path / "prj"))
+    return tmp_path / "prj"
+
+
+# --- the scripts ----------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A Tcl interpreter in which the vendors' commands only write down how they were called."""
+
+    COMMANDS = ("open_project", "set_top", "add_files", "open_solution", "config_array_partition", "config_compile",
+                "config_schedule", "set_part", "create_clock", "set_clock_uncertainty", "csim_design", "csynth_design",
+                "cosim_design", "export_design", "synth_design", "opt_design", "report_utilization",
+                "report_timing_summary", "read_xdc")
+
+    def __init__(self) -> None:
+        self.tcl = pytest.importorskip("tkinter").Tcl()
+        self.calls: list[tuple[str, ...]] = []
+        self.on: dict[str, Callable[[], None]] = {}
+        for name in (*self.COMMANDS, "exit"):
+            self.tcl.createcommand(name, self._recorder(name))
+
+    def _recorder(self, name: str) -> Callable[..., str]:
+        def record(*arguments: str) -> str:
+            self.calls.append((name, *map(str, arguments)))
+            self.on.get(name, lambda: None)()
+            return ""
+
+        return record
+
+    def run(self, script: Path, argv: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+        back = Path.cwd()
+        os.chdir(script.parent)
+        try:
+            self.tcl.setvar("argv", argv)
+            self.tcl.eval(f"source {{{script.name}}}")
+        finally:
+            os.chdir(back)
+        return self.calls
+
+    def names(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+
+@pytest.mark.parametrize(("backend", "words"), [("Vitis", False), ("Vivado", False), ("Vivado", True)])
+@pytest.mark.parametrize("step", ["csim", "csynth", "cosim", "export"])
+def test_hls_scripts_under_tcl(backend, words, step, tmp_path, monkeypatch):
+    """`words`: where the switches come as one word each, and not as the one argument that they were."""
+    prj = tmp_path / "a folder"
+    flow.build(net(), replace(CONFIG, output_dir=prj, backend=backend))
+    tool = backend.lower()
+    monkeypatch.setattr(tools, "find", lambda name, via="": {"vitis": "/x/vitis_hls", "vivado": "/x/vivado_hls"}[name])
+    _, *arguments = vendor._hls(tool, step, prj, "")
+    recorder = Recorder()
+
+    def simulation_files() -> None:
+        for name, text in (("verilog/toy.tcl", "log_wave -r /\nquit\n"), ("verilog/run_sim.tcl", "set simulated 1"),
+                           ("report/toy_cosim.rpt", "")):
+            file = prj / "toy_prj/solution1/sim" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+
+    recorder.on["cosim_design"] = simulation_files
+    argv = tuple(" ".join(arguments).split()) if words else tuple(arguments)
+    calls = recorder.run(prj / "build_prj.tcl", argv)
+    design = f"{step}_design"
+    assert [name for name in recorder.names() if name.endswith("_design")] == [design]
+    assert calls[-1] == ("exit",)
+    fresh = ("-reset",) if step in ("csim", "csynth") else ()
+    assert ("open_project", *fresh, "toy_prj") in calls and ("open_solution", *fresh, "solution1") in calls
+    assert ("set_top", "toy") in calls and ("set_part", PART) in calls
+    clock = next(call for call in calls if call[0] == "create_clock")
+    assert clock[1] == "-period" and float(clock[2]) == 4.0
+    for call in calls:
+        if call[0] == "add_files":
+            assert (prj / call[-3 if "-cflags" in call else -1]).exists(), call
+    order = recorder.names()
+    assert order.index("open_project") < order.index("set_top") < order.index("open_solution") < order.index("set_part")
+    assert order.index("create_clock") < order.index(design)
+    if step == "cosim":
+        assert int(recorder.tcl.getvar("simulated")) == 1
+        assert "log_wave" not in (prj / "toy_prj/solution1/sim/verilog/toy.tcl").read_text()
+
+
+def test_logic_script_under_tcl(project):
+    (project / vendor.LOGIC).write_text(vendor.LOGIC_TCL)
+    recorder = Recorder()
+    calls = recorder.run(project / vendor.LOGIC)
+    assert (project / "flow_clock.xdc").read_text() == "create_clock -period 4.0 -name ap_clk [get_ports ap_clk]\n"
+    assert calls == [
+        ("add_files", "toy_prj/solution1/syn/verilog"), ("read_xdc", "-mode", "out_of_context", "flow_clock.xdc"),
+        ("synth_design", "-top", "toy", "-part", PART, "-mode", "out_of_context"),
+        ("opt_design", "-retarget", "-propconst", "-sweep", "-bram_power_opt", "-shift_register_opt"),
+        ("report_utilization", "-file", "flow_utilization.rpt"),
+        ("report_timing_summary", "-file", "flow_timing.rpt")]
+    (project / "flow_clock.xdc").unlink()
+    stock = Recorder()
+    stock.run(project / "vivado_synth.tcl")
+    assert "synth_design" in stock.names()
+
+
+# --- stand-ins ------------------------------------------------------------------------------------------------------
+
+# A program that does what the switches in its folder say, as the tools do: log on standard output, reports in files.
+TOOL = """#!{python}
+import pathlib, re, sys, time
+with open({calls!r}, "a") as calls: calls.write(" ".join(sys.argv) + "\\n")
+if sys.argv[1:] == ["-version"]: print("stand-in 2023.1"); raise SystemExit
+on = {{k for k, v in re.findall(r"(\\w+) (\\d)", pathlib.Path("build_opt.tcl").read_text()) if v == "1"}}
+if sys.argv[0].endswith("/vivado"): on = {{"logic"}}
+print("INFO: [HLS 200-10] starting", *sorted(on), flush=True)
+{body}
+reports = {reports!r}
+for name, text in reports.items():
+    step, _, place = name.partition(":")
+    if step in on:
+        file = pathlib.Path(place); file.parent.mkdir(parents=True, exist_ok=True); file.write_text(text)
+"""
+REPORTS = {
+    "synth:toy_prj/solution1/syn/report/csynth.xml": CSYNTH_XML.format(latency=6),
+    "cosim:toy_prj/solution1/sim/report/toy_cosim.rpt": COSIM.format(status="Pass"),
+    "export:toy_prj/solution1/impl/export.zip": "",
+    "logic:flow_utilization.rpt": UTILISATION.format(state="Synthesized"), "logic:flow_timing.rpt": TIMING,
+}
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch) -> Callable[..., Path]:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def make(name: str, body: str = "", reports: dict[str, str] = REPORTS) -> Path:
+        program = folder / name
+        calls = str(tmp_path / "calls")
+        program.write_text(TOOL.format(python=sys.executable, body=body, reports=reports, calls=calls))
+        program.chmod(program.stat().st_mode | stat.S_IEXEC)
+        return tmp_path / "calls"
+
+    return make
+
+
+@pytest.mark.parametrize(("tool", "name", "arguments"), [
+    ("vitis", "vitis-run", "--mode hls --tcl build_prj.tcl"), ("vitis", "vitis_hls", "-f build_prj.tcl"),
+    ("vivado", "vivado_hls", "-f build_prj.tcl reset=1 csim=0 synth=1 cosim=0"),
+])
+def test_every_step(tool, name, arguments, project, install, tmp_path):
+    calls = install(name)
+    install("vivado")
+    lines: list[str] = []
+    facts = flow.synthesize(project, tool, say=lines.append)
+    assert (facts.lut, facts.source, facts.version) == (300, "C synthesis", "2023.2")
+    assert (facts.part, facts.name) == (PART, "toy")
+    assert calls.read_text().startswith(f"{tmp_path}/bin/{name} {arguments}")
+    assert lines == ["INFO: [HLS 200-10] starting reset synth"]
+    facts = flow.synthesize(project, tool, steps=["logic", "cosim", "export"])
+    assert (facts.lut, facts.source, facts.clock_estimated) == (211, "logic synthesis", 4.25)
+    assert len(calls.read_text().splitlines()) == 4  # C synthesis was done
+    again = flow.synthesize(project, tool, steps=["cosim"])
+    assert again.latency == (7, 9) and again.source == "co-simulation"
+    assert len(calls.read_text().splitlines()) == 4  # and so was all else
+    runs = Project.open(project).runs / tool
+    assert {f.name for f in runs.glob("*.log")} == {"csynth.log", "cosim.log", "export.log", "logic.log"}
+    assert "starting" in (runs / "cosim.log").read_text()
+
+
+def test_a_rebuilt_project_keeps_its_runs(project, install):
+    calls = install("vitis-run")
+    flow.synthesize(project)
+    flow.build(net(), replace(CONFIG, output_dir=project))
+    flow.synthesize(project)
+    assert len(calls.read_text().splitlines()) == 1
+    flow.build(net(), replace(CONFIG, output_dir=project, clock_period=5.0))
+    flow.synthesize(project)  # another clock
+    (project / "firmware/toy.cpp").open("a").write("// other sources\n")
+    flow.synthesize(project)
+    assert len(calls.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(("body", "message"), [
+    ("print(\"ERROR: [Common 17-345] A valid license was not found for feature 'HLS'\"); raise SystemExit(1)",
+     r"exit code 1:\nERROR: \[Common 17-345\] A valid license was not found for feature 'HLS'\nno licence: let XIL"),
+    ("print('INFO: a\\nERROR: [HLS 200-1023] Part \\'xc9\\' is not installed.'); raise SystemExit(1)",
+     r"Part 'xc9' is not installed\.\nthis tool does not know the part: install its device family, or build"),
+    ("print('ERROR: [Coretcl 2-106] Specified part could not be found.'); raise SystemExit(1)", "not know the part"),
+    ("print('ERROR: write failed: No space left on device'); raise SystemExit(2)", "the disk is full: free some"),
+    ("print('std::bad_alloc'); raise SystemExit(134)", "not enough memory: strategy='Resource'"),
+    ("print('ERROR: [XFORM 203-504] Stop unrolling loop Fold'); raise SystemExit(1)", "too much to unroll: use"),
+    ("print('ERROR: [HLS 200-70] Compilation errors found'); raise SystemExit(1)", "Compilation errors found"),
+    ("print('quiet end'); raise SystemExit(7)", "exit code 7:\n.*\nquiet end"),
+    ("raise SystemExit", "csynth ended without toy_prj/solution1/syn/report/toy_csynth.xml"),
+    ("import time; time.sleep(30)", r"did not finish in 2 s:\n.*\n.*longer time: hours="),
+])
+def test_failures_say_what_matters(body, message, project, install):
+    install("vitis_hls", body)
+    with pytest.raises(ToolError, match=message):
+        flow.synthesize(project, hours=0.0006)
+    log = Project.open(project).runs / "vitis/csynth.log"
+    assert log.exists() and not list(log.parent.glob("facts-*.json"))
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("synth:toy_prj/solution1/syn/report/csynth.xml", "<profile", "left a report that cannot be read"),
+    ("synth:toy_prj/solution1/syn/report/csynth.xml", CSYNTH_XML.format(latency=1).replace(PART, "xc7z007s-clg225-2"),
+     "vitis synthesised for xc7z007s-clg225-2, not for xc7a35t-cpg236-1"),
+    ("export:toy_prj/solution1/impl/export.zip", None, "export ended without an archive of the IP"),
+    ("logic:flow_timing.rpt", None, "logic ended without flow_timing.rpt"),
+])
+def test_bad_reports(name, text, message, project, install):
+    reports = {key: value for key, value in REPORTS.items() if key != name} | ({} if text is None else {name: text})
+    for program in ("vitis-run", "vivado"):
+        install(program, reports=reports)
+    with pytest.raises(ToolError, match=message):
+        flow.synthesize(project, steps=["export", "logic"])
+
+
+def test_a_step_that_failed_goes_on(project, install):
+    calls = install("vitis-run", "if 'cosim' in on: print('ERROR: interrupted'); raise SystemExit(1)")
+    with pytest.raises(ToolError, match="goes on with cosim"):
+        flow.synthesize(project, steps=["cosim"])
+    install("vitis-run")
+    assert flow.synthesize(project, steps=["cosim"]).latency == (7, 9)
+    assert len(calls.read_text().splitlines()) == 3  # C synthesis ran once
+
+
+def test_cosimulation_that_differs_is_a_mismatch(project, install):
+    failed = {"cosim:toy_prj/solution1/sim/report/toy_cosim.rpt": COSIM.format(status="Fail")}
+    install("vitis-run", reports={**REPORTS, **failed})
+    with pytest.raises(Mismatch, match="Verilog: Fail"):
+        flow.synthesize(project, steps=["cosim"])
+
+
+def test_missing_tools_and_bad_options(project, install, monkeypatch):
+    with pytest.raises(ToolError, match=r"vitis-run or vitis_hls not found .*source settings64\.sh"):
+        flow.synthesize(project)
+    with pytest.raises(InputError, match="tool 'quartus': use one of vitis, vivado"):
+        flow.synthesize(project, "quartus")
+    with pytest.raises(InputError, match="steps place: use some of csynth, cosim, export, logic"):
+        flow.synthesize(project, steps=["place"])
+    with pytest.raises(InputError, match="hours=0"):
+        flow.synthesize(project, hours=0)
+    install("vitis-run")
+    with pytest.raises(ToolError, match="vivado not found"):
+        flow.synthesize(project, steps=["logic"])
+    monkeypatch.setenv("BNNFLOW_VITIS", "/nowhere/vitis_hls")
+    with pytest.raises(ToolError, match="is not an executable"):
+        flow.synthesize(project, steps=["cosim"])
+
+
+# --- behind a prefix ------------------------------------------------------------------------------------------------
+
+SSH = """#!/bin/sh
+# What ssh does: all arguments after the host are one line for the shell there.
+host=$1; shift; cd /; [ "$host" = up ] || {{ echo "ssh: connect to host $host: no route" >&2; exit 255; }}
+exec sh -c "$*"
+"""
+DOCKER = """#!/bin/sh
+# What docker run does: the arguments after the image are the command.
+shift 3; cd /; exec "$@"
+"""
+
+
+@pytest.mark.parametrize(("via", "name", "text"), [
+    ("{bin}/ssh up", "ssh", SSH), ("{bin}/docker run --rm image", "docker", DOCKER)])
+def test_a_prefix(via, name, text, project, install, tmp_path):
+    folder = tmp_path / "bin"
+    calls = install("vitis_hls")
+    install("vivado")
+    (folder / name).write_text(text.format())
+    (folder / name).chmod(0o755)
+    facts = flow.synthesize(project, via=via.format(bin=folder), steps=["csynth", "logic"])
+    assert facts.lut == 211
+    assert [line.split()[0] for line in calls.read_text().splitlines()] == [f"{folder}/vitis_hls", f"{folder}/vivado"]
+    if name == "ssh":
+        with pytest.raises(ToolError, match="exit code 255: ssh: connect to host down"):
+            flow.synthesize(project, "vivado", via=f"{folder}/ssh down")
+    with pytest.raises(ToolError, match=r"vivado_hls not found behind "):
+        flow.synthesize(project, "vivado", via=via.format(bin=folder))
+    with pytest.raises(ToolError, match="cannot run '/nowhere/ssh x'"):
+        flow.synthesize(project, "vivado", via="/nowhere/ssh x")
+    with pytest.raises(InputError, match="No closing quotation"):
+        flow.synthesize(project, "vivado", via='ssh "x')
+    with pytest.raises(InputError, match="a prefix is for vitis and vivado"):
+        flow.simulate(project, via="ssh up")
+
+
+def test_lines_are_passed_on_as_they_come(tmp_path):
+    heard: list[tuple[float, str]] = []
+    script = "echo one; sleep 1; printf 'two\\nthree'"
+    tools.call(["sh", "-c", script], tmp_path, tmp_path / "log", 30,
+               say=lambda line: heard.append((time.monotonic(), line)))
+    assert [line for _, line in heard] == ["one", "two", "three"] and heard[1][0] - heard[0][0] > 0.5
+    with pytest.raises(ToolError, match="did not finish in 1 s"):
+        tools.call(["sleep", "20"], tmp_path, tmp_path / "log", 1, say=print)
+
+
+def test_command_line(bnnflow, project, install, tmp_path):
+    install("vitis-run")
+    done = bnnflow("synth", "prj")
+    assert done.returncode == 0 and "C synthesis, Vitis HLS 2023.2" in done.stdout and "300" in done.stdout
+    assert "starting" in done.stderr
+    assert bnnflow("synth", "prj", "--tool", "vivado").returncode == 3
+    assert bnnflow("synth", "prj", "--steps", "fly").returncode == 2
+    state = Project.open(project).runs / "vitis/facts-csynth.json"
+    assert json.loads(state.read_text())["facts"][0]["lut"] == 300
+    state.write_text("{")
+    assert bnnflow("synth", "prj").returncode == 2
