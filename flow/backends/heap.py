@@ -91,6 +91,17 @@ class Heap:
         for k in range(min(len(sums), most.bit_length())):
             self.put(column + k, sums[k])
 
+    def left(self, column: int) -> list[int]:
+        """Remove all of a column, its bit of the constant too."""
+        constant = self.constant >> column & 1
+        self.constant -= constant << column
+        return [*self.take(column, self.heights()[column]), *[TRUE] * constant]
+
+    def add(self, column: int, literals: Sequence[int]) -> None:
+        """A full adder."""
+        for k in range(2):
+            self.put(column + k, self.net.sum_bit(literals, (1,) * len(literals), 0, k))
+
     def lanes(self) -> None:
         """Begin several sums of a high column, so that the chains that go on with them are not all in one row."""
         for column in range(self.width):
@@ -200,25 +211,26 @@ def total(net: Netlist, terms: Sequence[Term], constant: int, width: int) -> lis
 
 
 def ripple(heap: Heap) -> list[int]:
-    """The last chain: what is left, from the lowest column to the highest."""
-    while max(heap.heights()) > 2:
-        if not heap.compress(0.01):
-            break
-    heights = heap.heights()
-    if max(heights) <= 1 and not heap.constant:
-        return [(heap.take(k) or [FALSE])[0] for k in range(heap.width)]
-    low = next(k for k in range(heap.width) if heights[k] > 1 or heap.constant >> k & 1)
-    result = [(heap.take(k) or [FALSE])[0] for k in range(low)]
+    """What is left, from the lowest column to the highest: full adders until two rows remain, then one chain."""
+    while max(heap.heights()) > 2 and heap.compress(0.01):
+        pass
+    result: list[int] = []
     rows: list[list[int]] = [[], []]
-    for k in range(low, heap.width):
-        pair = heap.take(k, 2)
-        pair += [FALSE] * (2 - len(pair))
-        if heap.constant >> k & 1:
-            pair[pair.index(FALSE)] = TRUE if FALSE in pair else FALSE
-        pair.sort(key=lambda literal: literal & 1)
-        rows[0].append(pair[0])
-        rows[1].append(pair[1])
-    return [*result, *heap.net.chain(rows[0], rows[1], FALSE)[:-1]]
+    for column in range(heap.width):
+        while len(left := heap.left(column)) > 2:
+            heap.add(column, left[:3])
+            for literal in left[3:]:
+                heap.put(column, literal)
+        left.sort(key=lambda literal: literal & 1)  # the plain one can feed the carry multiplexer
+        if not rows[0] and len(left) == 2 and TRUE in left:  # x + 1 = ~x, and x carried
+            heap.put(column + 1, left[0] if left[1] == TRUE else left[1])
+            result.append((left[0] if left[1] == TRUE else left[1]) ^ 1)
+        elif not rows[0] and len(left) < 2:
+            result.append(left[0] if left else FALSE)
+        else:
+            for row, literal in zip(rows, [*left, FALSE, FALSE]):
+                row.append(literal)
+    return [*result, *heap.net.chain(*rows, FALSE)[:-1]] if rows[0] else result
 
 
 def at_least(net: Netlist, terms: Sequence[Term], threshold: int) -> int:

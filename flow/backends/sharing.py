@@ -95,18 +95,14 @@ def _split_off(rows: Int, bits: int) -> Int:
         top = sum(largest[np.flatnonzero(common)], 0)
         if best[j, k] - top.bit_length() < LEAST_GAIN:
             break
-        whole = int(j) if (common == matrix[j]).all() else int(k) if (common == matrix[k]).all() else None
-        if whole is not None:  # one row is part of the other
-            new, other = whole, int(k) if whole == j else int(j)
-            same = (matrix[new] == matrix[other]).sum() > (matrix[new] == -matrix[other]).sum()
-            factor = _sign(matrix[new], matrix[other])
-            del same
-            readers = [(other, factor)]
+        if (common == matrix[j]).all():  # one row is part of the other
+            new, readers = int(j), [(int(k), sign)]
+        elif (common == sign * matrix[k]).all():
+            new, readers = int(k), [(int(j), sign)]
         else:
-            new = count
-            count += 1
+            new, readers = count, [(int(j), 1), (int(k), sign)]
             matrix[new] = common
-            readers = [(int(j), 1), (int(k), sign)]
+            count += 1
         width[inputs + new], largest[inputs + new] = top.bit_length(), top
         for reader, factor in readers:
             matrix[reader][common != 0] = 0
@@ -116,12 +112,6 @@ def _split_off(rows: Int, bits: int) -> Int:
             best[row] = np.maximum(agree[row], differ[row])
             best[:, row] = best[row]
     return matrix[:count, : inputs + count].astype(np.int64)
-
-
-def _sign(part: Int, whole: Int) -> int:
-    """+1 or -1: how the entries of `part` appear in `whole`."""
-    k = int(np.flatnonzero(part)[0])
-    return int(part[k] * whole[k])
 
 
 def _ordered(matrix: Int, inputs: int, outputs: list[list[tuple[int, int]]]) -> Plan:
