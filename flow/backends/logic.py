@@ -312,11 +312,9 @@ def to_logic(graph: Graph, share: bool = True) -> Logic:
     for node in graph:
         state.net.layer = node.name
         EMIT_LOGIC[node.op](node, state)
-    outputs = []
-    for name in graph.outputs:
-        state.net.layer = name
-        outputs.append(tuple(state.word(name)))
-    return Logic(graph, state.net, tuple(outputs))
+        if node.name in graph.outputs:
+            state.word(node.name)
+    return Logic(graph, state.net, tuple(tuple(state.word(name)) for name in graph.outputs))
 
 
 def _check(graph: Graph) -> None:
