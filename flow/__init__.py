@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flow.backends.project import BuildConfig, Project
+    from flow.backends.yosys import Size
     from flow.comparison import Comparison
     from flow.ir import Graph
 
 __version__ = "0.1.0"
 __all__ = [
     "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "compare", "load",
-    "lower", "run", "save", "simulate", "split_encoder", "to_hls4ml", "trace",
+    "lower", "run", "save", "simulate", "split_encoder", "synthesize", "to_hls4ml", "trace",
 ]
 
 
@@ -84,7 +85,7 @@ def to_hls4ml(graph: Graph, config: BuildConfig | None = None) -> Any:
 
 
 def build(graph: Graph, config: BuildConfig | None = None, vectors: Any = None) -> Project:
-    """Write the HLS project of a graph, whole or not at all; see `flow.builder.build`."""
+    """Write the HLS or Verilog project of a graph, whole or not at all; see `flow.builder.build`."""
     from flow.backends.project import BuildConfig
     from flow.builder import build
 
@@ -98,8 +99,16 @@ def compare(model: Any, project: str | os.PathLike[str], x: Any) -> Comparison:
     return compare(model, project, x)
 
 
-def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str = "gxx") -> Any:
-    """Run the project's own C++ and compare every output bit with the stored graph; see `flow.builder.simulate`."""
+def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str | None = None) -> Any:
+    """Run the project's own sources and compare every output bit with the stored graph; see `flow.builder.simulate`."""
     from flow.builder import simulate
 
     return simulate(project, codes, tool)
+
+
+def synthesize(project: str | os.PathLike[str], tool: str = "yosys", family: str = "xcup",
+               layers: bool = False) -> Size:
+    """LUTs, carry, registers and depth of a Verilog project; see `flow.builder.synthesize`."""
+    from flow.builder import synthesize
+
+    return synthesize(project, tool, family, layers)

@@ -1,8 +1,8 @@
 """Weighted sums of bits as LUTs and short carry chains: the columns of a bit heap, compressed until nothing is left.
 
-A chain adds, at each of up to three columns, one bit (free: it feeds the carry multiplexer) to a function of five others,
-and takes one more as its carry: nine bits become four with three LUTs. A full adder of LUTs alone would take one LUT
-for every bit that goes.
+A chain adds, at each of up to three columns, one bit (free: it feeds the carry multiplexer) to a function of five
+others, and takes one more as its carry: nine bits become four with three LUTs. Counters of LUTs alone, 6:3 or 3:2, take
+a LUT for every bit that goes.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ Plan = tuple[tuple[int, ...], tuple[bool, ...], bool]
 
 @lru_cache(maxsize=2**16)
 def best(profile: tuple[tuple[int, int], ...], room: int) -> tuple[float, Plan] | None:
-    """(bits removed a LUT, plan) of the best chain on columns with (plain, all) literals; None where none removes any."""
+    """(bits removed a LUT, plan) of the best chain on columns with (plain, all) literals; None where none helps."""
     found: tuple[float, Plan] | None = None
     for positions in range(1, room + 1):
         for carried in (True, False):
@@ -230,7 +230,7 @@ def ripple(heap: Heap) -> list[int]:
         else:
             for row, literal in zip(rows, [*left, FALSE, FALSE]):
                 row.append(literal)
-    return [*result, *heap.net.chain(*rows, FALSE)[:-1]] if rows[0] else result
+    return [*result, *heap.net.chain(rows[0], rows[1], FALSE)[:-1]] if rows[0] else result
 
 
 def at_least(net: Netlist, terms: Sequence[Term], threshold: int) -> int:

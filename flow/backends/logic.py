@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow.backends.heap import Term, at_least, merged, total
-from flow.backends.netlist import FALSE, INPUTS, TRUE, Netlist
+from flow.backends.netlist import INPUTS, TRUE, Netlist
 from flow.backends.sharing import Plan, plan
 from flow.errors import InputError
 from flow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
@@ -159,8 +159,8 @@ def _dot(node: Node, state: Lowering) -> None:
 def _rows(state: Lowering, plan: Plan, taps: Sequence[Word], domain: Domain) -> list[Form]:
     """The open sums of the codes `taps` by a plan."""
     known: list[Form] = [(_terms(word, domain), 0) for word in taps]
-    for row, uses in zip(plan.rows, plan.uses):
-        form = _scaled([(known[s], sign) for s, sign in row])
+    for entries, uses in zip(plan.rows, plan.uses):
+        form = _scaled([(known[s], sign) for s, sign in entries])
         known.append(_counted(state.net, form) if uses > 1 else form)
     result = []
     for output in plan.outputs:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from flow.backends.logic import Logic
-from flow.backends.netlist import FALSE, Bit, Chain, Given, Lut, sources, sum_table
+from flow.backends.netlist import Bit, Chain, Given, Lut, sources, sum_table
 from flow.ir import Graph, Op
 
 __all__ = ["Rtl", "to_rtl"]
@@ -34,8 +34,8 @@ class Rtl:
         return [name for name in self.files if name.startswith("rtl/")]
 
 
-ADD = """// {a} + {b} + c with the carry out on top. Where FLOW_CARRY4 is defined, a chain of the vendor's primitive: tools
-// that infer the chain from `+` may choose the operand that needs a LUT of its own for the carry multiplexer.
+ADD = """// a + b + c with the carry out on top. Where FLOW_CARRY4 is defined, a chain of the vendor's primitive: a tool
+// that infers the chain from `+` may take the operand that needs a LUT of its own for the carry multiplexer.
 module flow_add #(parameter W = 3) (
     input wire [W-1:0] a,  // plain signals
     input wire [W-1:0] b,  // functions of up to five signals
@@ -225,8 +225,8 @@ class _Design:
         ports.append("output wire valid_out")
         ports += [f"output wire [{self.graph[name].size * self.graph[name].domain.bits - 1}:0] y_{name}"
                   for name in self.graph.outputs]
-        lines = [f"// Codes in two's complement, element 0 lowest. Latency: {self.latency or 0} cycles, a new input every "
-                 "cycle.", f"module {self.top} (", _ports(ports), ");"]
+        lines = ["// Codes in two's complement, element 0 lowest.",
+                 f"// Latency: {self.latency or 0} cycles, a new input every cycle.", f"module {self.top} (", _ports(ports), ");"]
         for layer in self.layers:
             bus, width = self.port(layer)
             lines.append(f"    wire [{width - 1}:0] {bus};")
@@ -293,7 +293,8 @@ def _function(table: int, inputs: int) -> tuple[str, str]:
 
     result = expression(table, inputs)
     temporaries = ", ".join(f"t{k}" for k in range(len(lines)))
-    return name, "\n".join([f"    function {name};", f"        input [{inputs - 1}:0] a;", f"        reg {temporaries};",
+    return name, "\n".join([f"    function {name};", f"        input [{inputs - 1}:0] a;",
+                            f"        reg {temporaries};",
                             "        begin", *lines, f"            {name} = {result};", "        end",
                             "    endfunction"])
 
@@ -302,8 +303,8 @@ def _function(table: int, inputs: int) -> tuple[str, str]:
 
 
 def _bench(graph: Graph, top: str, latency: int | None, clock_period: float | None) -> str:
-    """A test bench for any simulator: feeds tb_data/flow_inputs.dat with gaps between samples, compares each output with
-    tb_data/flow_expected.dat and the cycle in which it appears, and writes tb_data/csim_results.log.
+    """A test bench for any simulator: feeds tb_data/flow_inputs.dat, with gaps between samples, compares each output
+    with tb_data/flow_expected.dat and the cycle in which it appears, and writes tb_data/csim_results.log.
     """
     half = (clock_period or 10.0) / 2
     clocked = latency is not None

@@ -1,9 +1,9 @@
 """What the outputs of a sum have in common: levels -> rows of +-1 that are added up once.
 
-A column of levels is a sum of rows times multipliers, one row for each magnitude. Two rows j, k that agree on the taps C
-share the sum over C: j = C + (j - C), k = C + (k - C); where they disagree they share it with opposite signs. The pair with
-the largest common part is split off first, and what is split off is a row like the others: two dense rows become
-P + Q and P - Q, and P goes on to be compared with the P of others.
+A column of levels is a sum of rows times multipliers, one row for each magnitude. Two rows j, k that agree on the taps
+C share the sum over C: j = C + (j - C), k = C + (k - C); where they disagree they share it with opposite signs. The
+largest part common to two rows is split off first, and it is a row like the others: two dense rows become P + Q and
+P - Q, and P goes on to be compared with the P of others.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def plan(levels: Int, bits: int, share: bool = True) -> Plan:
                 rows.append((row * first).astype(np.int8))
             output.append((numbers[key], multiplier * int(first)))
         outputs.append(output)
-    matrix = np.array(rows, np.int8).reshape(len(rows), inputs)
+    matrix: Int = np.array(rows, np.int64).reshape(len(rows), inputs)
     if share and len(rows) > 1:
         matrix = _split_off(matrix, bits)
     return _ordered(matrix, inputs, outputs)
 
 
 def _parts(levels: Int) -> list[list[tuple[int, Int]]]:
-    """Every column as (multiplier, row of -1, 0, 1); two values of different magnitude: one for all, and a difference."""
+    """Every column as (multiplier, row of -1, 0, 1); of two values that are not -v and v: one for all, and the rest."""
     values = np.unique(levels)
     if len(values) == 2 and levels.shape[1] > 1 and 0 not in values and values[0] != -values[1]:
         base, other = values if 2 * np.count_nonzero(levels == values[1]) <= levels.size else values[::-1]
