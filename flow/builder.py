@@ -200,6 +200,7 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str | None
         expected = write_vectors(run, graph, codes)
         log, bench_failed = SIMULATORS[tool](project, run)
         got = read_vectors(log, [graph[name] for name in graph.outputs])
+    what = "RTL simulation" if verilog else "C simulation"
     if len(got[0]) != len(codes[0]):
         raise ToolError(f"{tool}: the simulation gave {len(got[0])} samples of {len(codes[0])}; it stopped early")
     for name, ours, theirs in zip(graph.outputs, expected, got):
@@ -207,8 +208,8 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str | None
         if wrong.any():
             at = tuple(int(i) for i in np.argwhere(wrong)[0])
             raise Mismatch(
-                f"{project.path}: simulation ({tool}) and graph differ: sample {at[0]}, node {name!r}, element "
-                f"{at[1:]}: graph {ours[at]}, simulation {theirs[at]}; {int(wrong.sum())} of {wrong.size} outputs"
+                f"{project.path}: {what} ({tool}) and graph differ: sample {at[0]}, node {name!r}, element "
+                f"{at[1:]}: graph {ours[at]}, {what} {theirs[at]}; {int(wrong.sum())} of {wrong.size} outputs"
             )
     if bench_failed:
         raise Mismatch(f"{project.path}: the test bench reports errors although its outputs equal the graph's; "

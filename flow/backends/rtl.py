@@ -226,7 +226,8 @@ class _Design:
         ports += [f"output wire [{self.graph[name].size * self.graph[name].domain.bits - 1}:0] y_{name}"
                   for name in self.graph.outputs]
         lines = ["// Codes in two's complement, element 0 lowest.",
-                 f"// Latency: {self.latency or 0} cycles, a new input every cycle.", f"module {self.top} (", _ports(ports), ");"]
+                 f"// Latency: {self.latency or 0} cycles, a new input every cycle.",
+                 f"module {self.top} (", _ports(ports), ");"]
         for layer in self.layers:
             bus, width = self.port(layer)
             lines.append(f"    wire [{width - 1}:0] {bus};")
