@@ -254,13 +254,14 @@ def at_least(net: Netlist, terms: Sequence[Term], threshold: int) -> int:
         width += 1
     # sum + 2^width - need is below 2^(width + 1), and its highest bit is the answer.
     heap = Heap(net, parts, (1 << width) - threshold, width + 1)
-    heap.lanes()
-    while True:
-        done = carry_out(heap)
-        if done is not None:
-            return done
+    done = carry_out(heap)
+    if done is None:
+        heap.lanes()
+    while done is None:
         if not heap.compress(0.01):
             return ripple(heap)[-1]
+        done = carry_out(heap)
+    return done
 
 
 def carry_out(heap: Heap) -> int | None:

@@ -9,7 +9,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ SECONDS = 3600.0
 
 # The family's synthesis command, and the names of its cells: LUTs, carry, multiplexers behind LUTs, registers.
 FAMILIES: dict[str, tuple[str, str]] = {
-    "xc7": ("synth_xilinx -family xc7 -noiopad", "xilinx"),
-    "xcup": ("synth_xilinx -family xcup -noiopad", "xilinx"),
+    "xc7": ("synth_xilinx -family xc7 -noiopad -flatten", "xilinx"),
+    "xcup": ("synth_xilinx -family xcup -noiopad -flatten", "xilinx"),
     "ice40": ("synth_ice40 -abc9 -device hx", ""),
     "ecp5": ("synth_ecp5", ""),
 }
@@ -65,22 +65,21 @@ class Size:
                 f"depth {self.depth}")
 
 
-def synthesize(files: Mapping[str, str], top: str, family: str = "xcup", layers: Sequence[str] = ()) -> Size:
+def synthesize(files: Mapping[str, str], top: str, family: str = "xcup", layers: Sequence[str] = (),
+               carry: bool = True) -> Size:
     """Synthesize Verilog `files` (name: text) with the top module `top`; results are kept by the digest of all of it.
 
-    `layers` are modules to be synthesized alone as well. Raises InputError for an unknown family, ToolError where yosys
-    is missing or fails.
+    `layers` are modules to be synthesized alone as well; without `carry` no carry chains are used (xilinx only).
+    Raises InputError for an unknown family, ToolError where yosys is missing or fails.
     """
     if family not in FAMILIES:
         raise InputError(f"family {family!r}: use one of {', '.join(FAMILIES)}")
-    program = tools.command("yosys")
-    version = tools.version("yosys")
-    parts = {name: _one(files, name, family, program, version) for name in layers}
-    return Size(**{**asdict(_one(files, top, family, program, version)), "layers": parts})
+    parts = {name: _one(files, _script(list(files), name, family, carry), family) for name in layers}
+    return replace(_one(files, _script(list(files), top, family, carry), family), layers=parts)
 
 
-def _one(files: Mapping[str, str], top: str, family: str, program: Sequence[str], version: str) -> Size:
-    script = _script(list(files), top, family)
+def _one(files: Mapping[str, str], script: str, family: str) -> Size:
+    program, version = tools.command("yosys"), tools.version("yosys")
     digest = hashlib.sha256(json.dumps([version, script, dict(files)], sort_keys=True).encode()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow" / f"yosys-{digest}.json"
     try:
@@ -105,13 +104,14 @@ def _one(files: Mapping[str, str], top: str, family: str, program: Sequence[str]
     return size
 
 
-def _script(files: Sequence[str], top: str, family: str) -> str:
+def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
     command, technology = FAMILIES[family]
-    carry = " -DFLOW_CARRY4" if technology == "xilinx" else ""
+    command += " -nocarry" if technology and not carry else ""
+    define = " -DFLOW_CARRY4" if technology and carry else ""
     return "\n".join([
         "scratchpad -set abc9.verify 0",  # it can take minutes; the netlists are proven equal in the tests
-        f"read_verilog{carry} {' '.join(files)}", f"{command} -flatten -top {top}" if family != "ecp5" else
-        f"{command} -top {top}", f"tee -q -o stat.json stat -json{' -tech xilinx' if technology else ''}",
+        f"read_verilog{define} {' '.join(files)}", f"{command} -top {top}",
+        f"tee -q -o stat.json stat -json{' -tech xilinx' if technology else ''}",
         "tee -q -o ltp.txt ltp -noff", ""])
 
 
