@@ -50,9 +50,9 @@ class Heap:
             side = self.inverted if literal & 1 else self.plain
             insort(side[column], (self.net.arrival(literal), literal))
 
-    def heights(self) -> list[int]:
-        """Literals of every column."""
-        return [len(a) + len(b) for a, b in zip(self.plain, self.inverted)]
+    def height(self, column: int) -> int:
+        """Literals of a column."""
+        return len(self.plain[column]) + len(self.inverted[column])
 
     def take(self, column: int, count: int = 1, plain: bool = False) -> list[int]:
         """Remove the earliest literals of a column: inverted ones first, or plain ones only."""
@@ -95,7 +95,7 @@ class Heap:
         """Remove all of a column, its bit of the constant too."""
         constant = self.constant >> column & 1
         self.constant -= constant << column
-        return [*self.take(column, self.heights()[column]), *[TRUE] * constant]
+        return [*self.take(column, self.height(column)), *[TRUE] * constant]
 
     def add(self, column: int, literals: Sequence[int]) -> None:
         """A full adder."""
@@ -105,9 +105,9 @@ class Heap:
     def lanes(self) -> None:
         """Begin several sums of a high column, so that the chains that go on with them are not all in one row."""
         for column in range(self.width):
-            begun = len(self.plain[column]) + len(self.inverted[column])
-            others = self.heights()[column + 1] if column + 1 < self.width else 1
-            for _ in range(-(-begun // LANE) if others == 0 else 0):
+            if column + 1 == self.width or self.height(column + 1):
+                continue
+            for _ in range(-(-self.height(column) // LANE)):
                 room = min(3, self.width - column)
                 found = best(tuple(self.profile(column, room)), room)
                 if found is None or found[0] < 1:
@@ -123,6 +123,8 @@ class Heap:
         """The chain that removes the most bits a LUT; False where none removes at least so many."""
         choice = None
         for column in range(self.width):
+            if self.height(column) < 2:
+                continue
             room = min(3, self.width - column)
             found = best(tuple(self.profile(column, room)), room)
             if found is not None and found[0] >= least and (choice is None or found[0] > choice[0]):
@@ -212,7 +214,7 @@ def total(net: Netlist, terms: Sequence[Term], constant: int, width: int) -> lis
 
 def ripple(heap: Heap) -> list[int]:
     """What is left, from the lowest column to the highest: full adders until two rows remain, then one chain."""
-    while max(heap.heights()) > 2 and heap.compress(0.01):
+    while max(map(heap.height, range(heap.width)), default=0) > 2 and heap.compress(0.01):
         pass
     result: list[int] = []
     rows: list[list[int]] = [[], []]
@@ -268,34 +270,32 @@ def carry_out(heap: Heap) -> int | None:
     """Take the lowest columns away by functions of their carry; the highest bit once nothing else is left."""
     column = 0
     while column < heap.width - 1:
-        heights = heap.heights()
-        low = heap.constant & ((1 << (column + 1)) - 1)
-        if heights[column] == 0 and not low >> column & 1:
+        if heap.height(column) == 0 and not heap.constant >> column & 1:
             column += 1
             continue
         # As many columns as one LUT can read, while their carry is one bit.
         taken, most, end, best_end = 0, 0, column, column
         constant = heap.constant >> column
         while end < heap.width - 1:
-            taken += heights[end]
-            most += heights[end] << (end - column)
+            taken += heap.height(end)
+            most += heap.height(end) << (end - column)
             if taken > INPUTS:
                 break
             end += 1
             if most + (constant & ((1 << (end - column)) - 1)) < 2 << (end - column):
                 best_end = end
-        if best_end < heap.width - 1 and sum(heights[column:best_end]) < 4:
-            if heights[column] > 1:
+        if best_end < heap.width - 1 and sum(map(heap.height, range(column, best_end))) < 4:
+            if heap.height(column) > 1:
                 return None
             best_end = column + 1  # one bit and a constant make no function: the carry is the bit, or none
         literals, weights = [], []
         for k in range(column, best_end):
-            literals += heap.take(k, heights[k])
-            weights += [1 << (k - column)] * heights[k]
+            weights += [1 << (k - column)] * heap.height(k)
+            literals += heap.take(k, heap.height(k))
         part = constant & ((1 << (best_end - column)) - 1)
         heap.constant -= part << column
         carry = heap.net.sum_bit(literals, weights, part, best_end - column)
         column = best_end
         heap.put(column, carry)
-    last = heap.take(column, heap.heights()[column])
+    last = heap.take(column, heap.height(column))
     return heap.net.parity(last) ^ (heap.constant >> column & 1)
