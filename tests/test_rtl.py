@@ -29,9 +29,9 @@ def small_layer(seed: int) -> Graph:
     """Up to 24 one-bit inputs, levels and cuts of any kind."""
     rng = np.random.default_rng(seed)
     values = [[-1, 1], [-1, 0, 1], [0, 1], [-3, 5], [2, 5], [-4, -1, 0, 2]][seed % 6]
-    inputs = 24 if seed == 0 else int(rng.integers(4, 15))
-    levels = rng.choice(values, (inputs, 24 if seed == 0 else int(rng.integers(1, 9))))
-    if seed == 0:  # 24 inputs: neurons of six to twelve of them
+    inputs = 24 if seed == 0 else int(rng.integers(4, 11))
+    levels = rng.choice(values, (inputs, int(rng.integers(2, 7))))
+    if seed == 0:  # some eight taps in each neuron
         levels *= rng.random(levels.shape) < .35
     spread = np.abs(levels).sum(axis=0) // 3 + 1
     return neurons(levels, levels.sum(axis=0) // 2 + rng.integers(-spread, spread + 1))
@@ -74,8 +74,8 @@ sat -verify -prove trigger 0 miter
 
 
 def prove(logics: dict[str, Logic], graph: Graph, folder: Path) -> None:
-    """Formal equivalence, for all inputs, of the RTL of netlists, with `+` and with the vendor's carry chains, and of
-    the LUTs that yosys makes of it, with the layer's arithmetic. Raises ToolError where one differs.
+    """Formal equivalence, for all inputs, of the RTL of netlists with the layer's arithmetic; of the first one with
+    the vendor's carry chains, too, and of the LUTs that yosys makes of it. Raises ToolError where one differs.
     """
     (folder / "gold.v").write_text(specification(graph))
     cells = "chain.v"  # CARRY4 as its data sheet has it
@@ -91,7 +91,10 @@ endmodule
         text = "\n".join(rtl.files[file] for file in rtl.sources)
         (folder / f"{name}.v").write_text(text)
         (folder / f"{name}_carry.v").write_text("`define FLOW_CARRY4\n" + text + "\n`undef FLOW_CARRY4\n")
-        script += [PROOF.format(files=f"gold.v {name}.v"), PROOF.format(files=f"gold.v {cells} {name}_carry.v")]
+        script.append(PROOF.format(files=f"gold.v {name}.v"))
+        if name != next(iter(logics)):
+            continue
+        script.append(PROOF.format(files=f"gold.v {cells} {name}_carry.v"))
         script.append(f"design -reset\nscratchpad -set abc9.verify 0\nread_verilog {name}_carry.v\n"
                       "synth_xilinx -family xcup -flatten -noiopad -top gate\n"
                       f"write_verilog -noattr {name}_mapped.v\n")

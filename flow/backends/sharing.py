@@ -93,7 +93,7 @@ def _pairs(rows: Int, bits: int) -> Int:
             break
         new, sign = inputs + count, -1 if opposite else 1
         readers = np.flatnonzero((matrix[:, s] * matrix[:, t]) == sign)
-        for reader in readers:
+        for reader in readers.tolist():
             tally(reader, -1)
             matrix[reader, new] = matrix[reader, s]
             matrix[reader, [s, t]] = 0
