@@ -159,16 +159,20 @@ def _dot(node: Node, state: Lowering) -> None:
 def _rows(state: Lowering, plan: Plan, taps: Sequence[Word], domain: Domain) -> list[Form]:
     """The open sums of the codes `taps` by a plan."""
     known: list[Form] = [(_terms(word, domain), 0) for word in taps]
+    ends = [(domain.lo, domain.hi) if word else (0, 0) for word in taps]  # of the values that are really taken
     for entries, uses in zip(plan.rows, plan.uses):
         form = _scaled([(known[s], sign) for s, sign in entries])
-        known.append(_counted(state.net, form) if uses > 1 else form)
+        both = [ends[s] if sign > 0 else (-ends[s][1], -ends[s][0]) for s, sign in entries]
+        ends.append((sum(low for low, _ in both), sum(high for _, high in both)))
+        known.append(_counted(state.net, form, ends[-1][1]) if uses > 1 else form)
     result = []
     for output in plan.outputs:
         parts = []
         for row, multiplier in output:
             form = known[plan.inputs + row]
             if multiplier & (multiplier - 1) and -multiplier & (-multiplier - 1) and len(form[0]) > 3:
-                form = _counted(state.net, form)  # once, rather than every tap times every digit of the multiplier
+                # Once, rather than every tap times every digit of the multiplier.
+                form = _counted(state.net, form, ends[plan.inputs + row][1])
             parts.append((form, multiplier))
         result.append(_scaled(parts))
     return result
@@ -180,14 +184,13 @@ def _scaled(parts: Sequence[tuple[Form, int]]) -> Form:
     return terms, sum(factor * constant for (_, constant), factor in parts)
 
 
-def _counted(net: Netlist, form: Form) -> Form:
-    """The same sum as the bits of one number, and the least value it can have."""
+def _counted(net: Netlist, form: Form, high: int) -> Form:
+    """The same sum, at most `high`, as the bits of one number above the least that its terms could make."""
     terms, constant = merged(form[0]), form[1]
     constant += sum(weight for literal, weight in terms if literal == TRUE)
     terms = [(literal, weight) for literal, weight in terms if literal != TRUE]
     low = sum(weight for _, weight in terms if weight < 0)
-    most = sum(abs(weight) for _, weight in terms)
-    bits = total(net, terms, -low, most.bit_length()) if terms else []
+    bits = total(net, terms, -low, (high - constant - low).bit_length()) if terms else []
     return [(literal, 1 << k) for k, literal in enumerate(bits)], constant + low
 
 

@@ -50,7 +50,7 @@ def plan(levels: Int, bits: int, share: bool = True) -> Plan:
         outputs.append(output)
     matrix: Int = np.array(rows, np.int64).reshape(len(rows), inputs)
     if share and len(rows) > 1:
-        matrix = _split_off(matrix, bits)
+        matrix = _split_off(matrix) if bits == 1 else _pairs(matrix, bits)
     return _ordered(matrix, inputs, outputs)
 
 
@@ -66,14 +66,56 @@ def _parts(levels: Int) -> list[list[tuple[int, Int]]]:
             for column in levels.T]
 
 
-def _split_off(rows: Int, bits: int) -> Int:
-    """Rows over inputs -> rows over inputs and shared rows; row r is the source inputs + r."""
+def _pairs(rows: Int, bits: int) -> Int:
+    """Rows over words -> rows over words and shared sums of two, the pair that saves the most bits first."""
+    count, inputs = rows.shape
+    room = inputs + 4 * count  # sources at most
+    matrix = np.zeros((room - inputs, room), np.int64)
+    matrix[:count, :inputs] = rows
+    width = np.full(room, bits, np.int64)
+    ends = np.array([[0, 2**bits - 1]] * room, object)
+    together = np.zeros((2, room, room), np.int64)  # rows with both sources, of equal and of opposite sign
+
+    def tally(row: int, by: int) -> None:
+        at = np.flatnonzero(matrix[row])
+        equal = np.equal.outer(matrix[row, at], matrix[row, at])
+        together[0][np.ix_(at, at)] += by * equal
+        together[1][np.ix_(at, at)] += by * ~equal
+
+    for row in range(count):
+        tally(row, 1)
+    together[0][np.diag_indices(room)] = 0
+    while inputs + count < room:
+        saved = width[:, None] + width - np.maximum(width[:, None], width) - 1
+        gains = (together - 1) * saved
+        opposite, s, t = (int(i) for i in np.unravel_index(int(gains.argmax()), gains.shape))
+        if gains[opposite, s, t] < LEAST_GAIN:
+            break
+        new, sign = inputs + count, -1 if opposite else 1
+        readers = np.flatnonzero((matrix[:, s] * matrix[:, t]) == sign)
+        for reader in readers.tolist():
+            tally(reader, -1)
+            matrix[reader, new] = matrix[reader, s]
+            matrix[reader, [s, t]] = 0
+            tally(reader, 1)
+            together[0][np.diag_indices(room)] = 0
+        matrix[count, [s, t]] = 1, sign
+        tally(count, 1)
+        together[0][np.diag_indices(room)] = 0
+        ends[new] = ends[s] + sign * (ends[t] if sign > 0 else ends[t][::-1])
+        width[new] = int(ends[new][1] - ends[new][0]).bit_length()
+        count += 1
+    return matrix[:count, : inputs + count]
+
+
+def _split_off(rows: Int) -> Int:
+    """Rows over bits -> rows over bits and shared sums; row r is the source inputs + r."""
     count, inputs = rows.shape
     room = 4 * count  # at most so many rows in the end
     matrix = np.zeros((room, inputs + room), np.float32)
     matrix[:count, :inputs] = rows
-    width = np.full(inputs + room, bits, np.float32)  # bits of every source
-    largest = np.full(inputs + room, 2**bits - 1, object)
+    width = np.ones(inputs + room, np.float32)  # bits of every source
+    largest = np.ones(inputs + room, object)
     agree = np.full((room, room), -1, np.float32)
     differ = np.full((room, room), -1, np.float32)
 
