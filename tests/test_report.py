@@ -22,6 +22,7 @@ from flow.errors import InputError
 from flow.ir import Graph
 from flow.reports.facts import Facts, save_facts
 from flow.reports.render import cycles, number
+from flow.train.run import Result
 from tests.random_graphs import random_codes, random_graph
 from tests.test_estimate import conv, dense
 from tests.test_hls import net
@@ -264,7 +265,7 @@ def test_numbers_for_people():
 def test_notebooks_show_text_as_text(projects):
     graph = hostile(dense(8, 2))
     shown = [graph, Facts(HOSTILE, "routed", notes=(HOSTILE,)), Project.open(projects[2]),
-             Comparison((Row("a", HOSTILE, 3, 0, None),), "", (HOSTILE,))]
+             Comparison((Row("a", HOSTILE, 3, 0, None),), "", (HOSTILE,)), Result(0.5, 3, Path(HOSTILE))]
     for value in shown:
         html = value._repr_html_()
         assert html.startswith("<table>") and not any(evil in html for evil in EVIL)
@@ -293,10 +294,12 @@ def browse(page: Path, folder: Path) -> tuple[list[str], list[str]]:
     return [line for line in done.stderr.splitlines() if "CONSOLE" in line], asked
 
 
+@pytest.mark.browser
 def test_in_a_browser(page, tmp_path):
     assert browse(page, tmp_path) == ([], [])
 
 
+@pytest.mark.browser
 def test_the_browser_would_tell(tmp_path):
     """The same of a page with an error and an image from elsewhere."""
     bad = tmp_path / "bad.html"
