@@ -14,8 +14,10 @@ test: $(VENV)/.ready
 
 # No C++ compiler, no yosys, no training, no processes of their own; under a minute. Convolutions by their contract rows only.
 quick: $(VENV)/.ready
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not hls and not rtl and not training and not files and not fuzz" \
-		--ignore tests/test_convolutions.py --ignore tests/test_cli.py --ignore tests/test_imports.py
+	$(BIN)/python -m pytest -n $(WORKERS) \
+		-m "not hls and not rtl and not training and not files and not fuzz and not browser" \
+		--ignore tests/test_convolutions.py --ignore tests/test_cli.py --ignore tests/test_imports.py \
+		--ignore tests/test_vendor.py
 
 # The long randomised runs, with their histograms.
 fuzz: $(VENV)/.ready

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import flow.train  # noqa: F401  # isort: skip  (before TensorFlow, for which it chooses the legacy Keras)
 import numpy as np
 import tf_keras as keras
 

@@ -12,7 +12,7 @@ from tests.random_graphs import random_codes, random_graph
 
 GRAPH = next(s for s in range(99) if random_graph(s).inputs[0].domain == fixed("ufixed<8,0>")
              and len(random_graph(s).inputs) == len(random_graph(s).outputs) == 1)
-VERBS = ("train", "lower", "build", "sim", "compare", "demo", "ops", "doctor")
+VERBS = ("train", "lower", "build", "sim", "compare", "estimate", "synth", "report", "demo", "ops", "doctor")
 
 
 def test_help_and_version(bnnflow):

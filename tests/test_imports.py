@@ -18,7 +18,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "tables": (set(), set()),
     "tools": ({"errors"}, set()),
     "ir": ({"ir", "errors", "files", "tables"}, {"numpy"}),
-    "train": ({"train", "errors", "files"}, {"numpy", "scipy", "tensorflow", "tf_keras", "qkeras", "yaml"}),
+    "train": ({"train", "errors", "files", "tables"}, {"numpy", "scipy", "tensorflow", "tf_keras", "qkeras", "yaml"}),
     "train.plots": ({"train", "errors", "files"}, {"matplotlib"}),
     "lowering": ({"lowering", "train", "ir", "errors", "files"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "h5py"}),
     "backends": ({"backends", "ir", "tools", "errors", "tables"}, {"numpy"}),

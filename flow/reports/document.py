@@ -192,7 +192,7 @@ def _accuracy(graph: Graph, data: Any, labels: Any) -> dict[str, Any] | None:
     table = np.zeros((classes, classes), np.int64)
     np.add.at(table, (truth.astype(np.int64), chosen), 1)
     return {"samples": len(truth), "right": right, "percent": round(100 * right / len(truth), 2),
-            "confusion": table.tolist() if classes <= CLASSES else None}
+            "classes": list(range(classes)), "confusion": table.tolist() if classes <= CLASSES else None}
 
 
 # --- side by side ---------------------------------------------------------------------------------------------------

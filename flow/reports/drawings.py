@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import log10
 from typing import Any
 
 from markupsafe import Markup
@@ -12,9 +13,11 @@ __all__ = ["dataflow", "histogram", "pareto", "tone"]
 BOX, TALL, ACROSS, DOWN, PAD = 216, 44, 24, 26, 8
 
 
-def _svg(width: float, height: float, label: str, parts: Sequence[Markup]) -> Markup:
-    return Markup('<svg role="img" aria-label="{}" viewBox="0 0 {} {}" style="max-width:{}px">{}</svg>').format(
-        label, round(width), round(height), round(width), Markup("").join(parts))
+def _svg(width: float, height: float, label: str, parts: Sequence[Markup], most: float = 0) -> Markup:
+    """As wide as there is room, up to `most` pixels."""
+    style = Markup(' style="max-width:{}px"').format(round(most)) if most else ""
+    return Markup('<svg role="img" aria-label="{}" viewBox="0 0 {} {}"{}>{}</svg>').format(
+        label, round(width), round(height), style, Markup("").join(parts))
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> Markup:
@@ -55,7 +58,7 @@ def dataflow(nodes: Sequence[Mapping[str, Any]]) -> Markup:
         parts += [box.format(node["op"], x, y, BOX, TALL), _text(x + 10, y + 18, _short(node["name"], 20), "name"),
                   _text(x + BOX - 10, y + 18, node["op"], "op", "end"), _text(x + 10, y + 35, _short(size, 32), "size")]
     height = 2 * PAD + len(rows) * (TALL + DOWN) - DOWN
-    return _svg(width, height, "the network as dataflow, inputs at the top", parts)
+    return _svg(width, height, "the network as dataflow, inputs at the top", parts, most=width)
 
 
 def histogram(counts: Sequence[int], label: str) -> Markup:
@@ -83,11 +86,11 @@ def tone(curve: Mapping[str, Any]) -> Markup:
 
 
 def pareto(data: Mapping[str, Any]) -> Markup:
-    """Points of size and what it buys; those that nothing beats are joined."""
+    """Points of size and what it buys, both in decades; those that nothing beats are joined."""
     points, width, height, edge = data["points"], 480, 240, 40
 
     def scaled(key: str, length: float) -> list[float]:
-        values = [float(point[key]) for point in points]
+        values = [log10(max(point[key], 1e-9)) for point in points]
         low, high = min(values), max(values)
         return [length * ((v - low) / (high - low) if high > low else 0.5) for v in values]
 
@@ -102,4 +105,4 @@ def pareto(data: Mapping[str, Any]) -> Markup:
     for x, y, point in zip(xs, ys, points):
         parts += [Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(
             "best" if point["best"] else "beaten", x, y), _text(x + 8, y - 7, _short(point["name"], 24), "name")]
-    return _svg(width, height, "size of every project against what it buys", parts)
+    return _svg(width, height, "size of every project against what it buys", parts, most=2 * width)

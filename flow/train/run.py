@@ -31,6 +31,7 @@ import yaml
 
 from flow.errors import FlowError, InputError
 from flow.files import existing, whole_file
+from flow.tables import html_table
 from flow.train.fit import Arrays, Recipe, Row, Training
 
 __all__ = ["Config", "Network", "Result", "config_of", "network_of_file", "train"]
@@ -96,6 +97,10 @@ class Result:
     accuracy: float
     epoch: int
     model: Path
+
+    def _repr_html_(self) -> str:
+        rows = [("test accuracy, hard-quantised", f"{self.accuracy:.4f}"), ("epoch", self.epoch), ("model", self.model)]
+        return html_table("Training", ("", ""), rows)
 
 
 def network_of_file(path: str | os.PathLike[str]) -> Network:

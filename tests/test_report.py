@@ -1,0 +1,309 @@
+"""Reports: no number that the JSON lacks, nothing executed or fetched, no complaint from a browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flow
+from flow.backends.project import Project
+from flow.comparison import Comparison, Row
+from flow.errors import InputError
+from flow.ir import Graph
+from flow.reports.facts import Facts, save_facts
+from flow.reports.render import cycles, number
+from flow.train.run import Result
+from tests.random_graphs import random_codes, random_graph
+from tests.test_estimate import conv, dense
+from tests.test_hls import net
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'{{7*7}}|`x`"
+EVIL = ("<script>alert(1)</script>", "<img src=x", "onerror=alert(1)>")
+
+
+def hostile(graph: Graph) -> Graph:
+    """The graph with text that would run, were it not escaped."""
+    nodes = tuple(replace(node, origin=HOSTILE) for node in graph)
+    return Graph(nodes, graph.outputs, ("note </ul><script>alert(1)</script>", HOSTILE))
+
+
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three projects: arrays, streams and one whose every text is hostile and that tools have said something of."""
+    folder = tmp_path_factory.mktemp("projects")
+    config = flow.BuildConfig(part="xc7z020clg400-1")
+    flow.build(net(), replace(config, output_dir=folder / "arrays"))
+    flow.build(conv(8, 4), replace(config, output_dir=folder / "streams", io_type="io_stream"))
+    evil = folder / HOSTILE.replace("/", "")
+    flow.build(hostile(dense(40, 3)), replace(config, output_dir=evil, part="xc9nothing"))
+    runs = Project.open(evil).runs
+    (runs / "vitis").mkdir(parents=True)
+    facts = Facts(HOSTILE, "routed", HOSTILE, "=1+1", HOSTILE, 1234567, 89, 5, 7, None, (11, 13), (2, 2), 5.0, 4.321,
+                  notes=(HOSTILE,))
+    save_facts([facts], runs / "vitis/facts-logic.json")
+    return [folder / "arrays", folder / "streams", evil]
+
+
+@pytest.fixture(scope="module")
+def page(projects, tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("report") / "report.html"
+    flow.report(projects, target)
+    return target
+
+
+class Text(HTMLParser):
+    """The text that a reader sees."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.hidden = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.hidden += tag == "style"
+        self.words += [value for key, value in attrs if key in ("alt", "aria-label", "title") and value]
+
+    def handle_endtag(self, tag):
+        self.hidden -= tag == "style"
+
+    def handle_data(self, data):
+        if not self.hidden:
+            self.words.append(data)
+
+
+def numbers_of(data: object) -> tuple[set[float], str]:
+    """All numbers in plain data, and all of its text."""
+    if isinstance(data, dict):
+        parts = [numbers_of(value) for pair in data.items() for value in pair]
+    elif isinstance(data, list):
+        parts = [numbers_of(value) for value in data]
+    elif isinstance(data, str):
+        return set(), f" {data} "
+    else:
+        return ({float(data)} if data is not None and not isinstance(data, bool) else set()), ""
+    return set().union(*(p[0] for p in parts)), "".join(p[1] for p in parts)
+
+
+def unknown(words: list[str], data: object) -> list[str]:
+    """Numbers in a text that the data do not have, rounded as the text rounds them."""
+    known, text = numbers_of(data)
+    missing = []
+    for word in words:
+        word = re.sub(r"\b[0-9a-f]{64}\b", lambda digest: "" if digest[0] in text else digest[0], word)
+        for found in re.findall(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?", word):
+            plain = found.replace(",", "").lstrip("-")
+            digits = len(plain.partition(".")[2])
+            near = any(abs(abs(value) - float(plain)) <= 0.5 * 10**-digits + 1e-9 for value in known)
+            if not near and not re.search(rf"(?<![\w.]){re.escape(found)}(?!\w)", text):
+                missing.append(found)
+    return missing
+
+
+def test_html_has_no_number_that_json_lacks(projects, page):
+    data = json.loads(json.dumps(flow.report(projects)))
+    text = Text(page.read_text())
+    assert len(re.findall(r"\d+", " ".join(text.words))) > 300
+    # Words of the page that hold numbers and are no facts: the unit of a block.
+    words = [word.replace("18 Kbit", "") for word in text.words]
+    assert unknown(words, data) == []
+    evil = data["projects"][2]
+    for place in (evil["facts"][1], evil["summary"]["size"], evil["summary"]["speed"], data["pareto"]["points"][2]):
+        place["lut"] = 1
+    assert set(unknown(words, data)) == {"1,234,567"}  # and it would be seen
+
+
+def test_markdown_has_no_number_that_json_lacks(projects, tmp_path):
+    data = flow.report(projects, tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text().replace("18 Kbit", "")
+    assert unknown([text], json.loads(json.dumps(data))) == []
+    assert "<img" not in text.replace("\\<", "") and "not simulated yet" in text
+
+
+def test_csv_and_json(projects, tmp_path):
+    data = flow.report(projects, tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(data))
+    flow.report(projects, tmp_path / "report.csv")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text())))
+    assert {row["project"] for row in rows} == {p.name for p in projects}
+    routed = next(row for row in rows if row["source"] == "routed")
+    assert (routed["lut"], routed["latency"], routed["version"]) == ("1234567", "13", "'=1+1")  # no formula
+    totals = [int(row["lut"]) for row in rows if row["project"] == "arrays" and row["source"] == "table estimate"
+              and not row["tool"].endswith("kernels")]
+    assert totals[0] == sum(totals[1:])
+
+
+def test_nothing_is_executed_or_fetched(page):
+    text = page.read_text()
+    assert not any(evil in text for evil in EVIL) and "{{7*7}}" in text and "49*" not in text
+    tags = Text(text).tags
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in tags}
+    for tag, attributes in tags:
+        for key, value in attributes.items():
+            assert not key.startswith("on") and key not in ("href", "action", "xlink:href"), (tag, key)
+            assert key != "src" or value.startswith("data:image/png;base64,")
+    assert "default-src 'none'" in text and "url(" not in text and "@import" not in text
+
+
+def test_what_the_report_says(projects, page):
+    text = " ".join(" ".join(Text(page.read_text()).words).split())
+    for words in ("Side by side", "fits", "unknown part", "not simulated yet", "Dataflow", "Kernels", "tone curve",
+                  "Where the numbers come from", "not yet measured with vendor tools", "cuts",
+                  "C synthesis as Vitis HLS 2023.1"):
+        assert words in text, words
+    data = flow.report(projects)
+    evil = data["projects"][2]
+    assert evil["summary"]["size"]["source"] == "routed" and evil["summary"]["speed"]["latency_ns"] == 65
+    assert data["projects"][1]["facts"][0]["buffer_bits"] > 0
+    assert [point["best"] for point in data["pareto"]["points"]].count(True) >= 1
+
+
+def test_weights_as_a_picture(projects):
+    """Its pixels are the levels: blue above zero, orange below, nothing where there is no connection."""
+    import base64
+
+    from matplotlib import image
+
+    data = flow.report(projects[0])
+    node = next(n for n in data["projects"][0]["nodes"] if n["weights"])
+    pixels = image.imread(io.BytesIO(base64.b64decode(node["weights"]["picture"].split(",")[1])))
+    levels = net()["NULL"].params.effective
+    assert pixels.shape == (*levels.shape, 4)
+    assert np.array_equal(pixels[..., 3] > 0.5, levels != 0)
+    assert np.array_equal((pixels[..., 2] > pixels[..., 0])[levels != 0], (levels > 0)[levels != 0])
+    assert node["weights"]["nonzero"] == np.count_nonzero(levels) and len(node["weights"]["levels"]) == 3
+
+
+def test_accuracy(projects):
+    graph = net()
+    x = random_codes(graph, 0, 50)[0]
+    chosen = graph.decode(graph(x)).argmax(axis=1)
+    labels = chosen.copy()
+    labels[:10] = (labels[:10] + 1) % 5
+    found = flow.report(projects[0], data=x, labels=labels)["projects"][0]["accuracy"]
+    assert (found["samples"], found["right"], found["percent"]) == (50, 40, 80.0)
+    assert np.trace(found["confusion"]) == 40 and np.sum(found["confusion"]) == 50
+    one_hot = np.eye(5, dtype=int)[labels]
+    assert flow.report(projects[0], data=x.astype(float), labels=one_hot)["projects"][0]["accuracy"] == found
+    for bad, message in ((labels[:5], "5 for 50 samples"), (labels + 1, "whole numbers from 0 to 4"),
+                         (labels + 0.5, "whole numbers")):
+        with pytest.raises(InputError, match=message):
+            flow.report(projects[0], data=x, labels=bad)
+    with pytest.raises(InputError, match="labels without data"):
+        flow.report(projects[0], labels=labels)
+    with pytest.raises(InputError):
+        flow.report(projects[0], data=x + 99, labels=labels)
+
+
+def test_any_network_and_options(tmp_path):
+    for seed in range(6):
+        for io_type in ("io_parallel", "io_stream"):
+            path = tmp_path / f"{seed}{io_type}"
+            flow.build(random_graph(seed), flow.BuildConfig(output_dir=path, io_type=io_type, part="ice40hx1k"))
+            flow.report(path, tmp_path / "report.html")
+    assert "does not fit" in (tmp_path / "report.html").read_text() or seed
+
+
+def test_bad_input(projects, tmp_path):
+    with pytest.raises(InputError, match=r"\.pdf: use one of \.html, \.md, \.csv, \.json"):
+        flow.report(projects, tmp_path / "report.pdf")
+    with pytest.raises(InputError, match="not a bnnflow project"):
+        flow.report(tmp_path)
+    with pytest.raises(InputError, match="no project"):
+        flow.report([])
+    with pytest.raises(InputError, match="cannot write"):
+        flow.report(projects[0], tmp_path / "no/report.html")
+    copy = tmp_path / "copy"
+    shutil.copytree(projects[0], copy)
+    runs = Project.open(copy).runs
+    runs.mkdir(parents=True)
+    for text in ("{", "[]", '{"tool": 1}', '{"tool": "x", "version": "", "samples": -1.5, "outputs": 0, "differ": 0}'):
+        (runs / "sim-gxx.json").write_text(text)
+        with pytest.raises(InputError, match="damaged record of a simulation"):
+            flow.report(copy)
+    assert not list(tmp_path.glob("*.html"))
+
+
+@pytest.mark.hls
+def test_simulations_are_reported(tmp_path, bnnflow):
+    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj"))
+    flow.simulate(tmp_path / "prj")
+    (found,) = flow.report(tmp_path / "prj")["projects"][0]["exact"]
+    assert (found["tool"], found["samples"], found["outputs"], found["differ"]) == ("gxx", 256, 1280, 0)
+    done = bnnflow("report", "prj", "-o", "a.html")
+    assert done.returncode == 0 and "0 differ" in (tmp_path / "a.html").read_text()
+    # One bit of a ROM flipped by hand: other sources, of which nothing is known until they are simulated.
+    rom = tmp_path / "prj/firmware/weights/flow_NULL.h"
+    text = rom.read_text()
+    rom.write_text(re.sub(r"(flow_NULL_offset\[5\] = \{)(-?\d+)", lambda m: f"{m[1]}{int(m[2]) + 2}", text))
+    assert flow.report(tmp_path / "prj")["projects"][0]["exact"] == []
+    with pytest.raises(flow.Mismatch):
+        flow.simulate(tmp_path / "prj")
+    assert flow.report(tmp_path / "prj")["projects"][0]["exact"][0]["differ"] > 0
+    for arguments in (["report", "."], ["report", "prj", "-o", "x.pdf"], ["report", "prj", "--labels", "no.npy"]):
+        assert bnnflow(*arguments).returncode == 2
+
+
+def test_numbers_for_people():
+    assert [number(v) for v in (None, 0, 1234, 0.5, 1234.5678, 0.00001, 2.0, "x")] == [
+        "–", "0", "1,234", "0.5", "1,234.568", "1e-05", "2", "x"]
+    assert cycles([1, 1]) == "1" and cycles([3, 1200]) == "3 to 1,200" and cycles(None) == "–"
+
+
+def test_notebooks_show_text_as_text(projects):
+    graph = hostile(dense(8, 2))
+    shown = [graph, Facts(HOSTILE, "routed", notes=(HOSTILE,)), Project.open(projects[2]),
+             Comparison((Row("a", HOSTILE, 3, 0, None),), "", (HOSTILE,)), Result(0.5, 3, Path(HOSTILE))]
+    for value in shown:
+        html = value._repr_html_()
+        assert html.startswith("<table>") and not any(evil in html for evil in EVIL)
+    assert graph.digest[:16] in graph._repr_html_() and "equal" in shown[3]._repr_html_()
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------------
+
+
+def browse(page: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """(messages of the console, addresses asked for) of a page in headless Chromium."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no chromium on PATH; Debian: apt-get install chromium")
+    log = folder / "net.json"
+    done = subprocess.run([
+        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={folder / 'profile'}",
+        "--enable-logging=stderr", f"--log-net-log={log}", f"--screenshot={folder / 'page.png'}",
+        "--window-size=1200,2000", page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert (folder / "page.png").stat().st_size > 1000
+    # The browser asks for things of its own; those have no page as their initiator.
+    asked = [line for line in log.read_text().splitlines()
+             if re.search(r'"url":"(https?|wss?|ftp):', line) and '"initiator":"not an origin"' not in line
+             and '"initiator"' in line]
+    return [line for line in done.stderr.splitlines() if "CONSOLE" in line], asked
+
+
+@pytest.mark.browser
+def test_in_a_browser(page, tmp_path):
+    assert browse(page, tmp_path) == ([], [])
+
+
+@pytest.mark.browser
+def test_the_browser_would_tell(tmp_path):
+    """The same of a page with an error and an image from elsewhere."""
+    bad = tmp_path / "bad.html"
+    bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('oh'); nothing()</script>")
+    messages, asked = browse(bad, tmp_path)
+    assert any("oh" in message for message in messages) and any("nothing" in message for message in messages)
+    assert any(":9/x.png" in address for address in asked)
