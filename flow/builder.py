@@ -247,6 +247,8 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
     Raises as `simulate` does, but does not compare.
     """
     project = Project.open(folder)
+    if project.backend == "Verilog":
+        raise InputError(f"{project.path} is a Verilog project; layers are compared in C++: use backend='Vitis'")
     graph = project.graph()
     codes = check_codes(graph, codes)
     with tempfile.TemporaryDirectory(prefix="bnnflow-trace-") as name:

@@ -15,6 +15,7 @@ from flow.backends.logic import Logic, to_logic
 from flow.backends.netlist import Lut
 from flow.backends.rtl import to_rtl
 from flow.backends.yosys import FAMILIES, synthesize
+from flow.builder import trace_project
 from flow.ir import BIT, Domain, Graph, Index, Node, Op, Weights
 from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
@@ -147,6 +148,10 @@ def test_verilog_projects_refuse_what_they_cannot_do(tmp_path):
         flow.simulate(tmp_path / "prj", tool="gxx")
     with pytest.raises(flow.InputError, match="use one of xc7, xcup, ice40, ecp5"):
         flow.synthesize(tmp_path / "prj", family="xc2v")
+    with pytest.raises(flow.InputError, match="hls4ml writes C"):
+        flow.to_hls4ml(small_layer(1), flow.BuildConfig(backend="Verilog"))
+    with pytest.raises(flow.InputError, match="layers are compared in C"):
+        trace_project(tmp_path / "prj", np.zeros((1, small_layer(1).input.size), np.int64))
     with pytest.raises(flow.InputError, match=r"is a Verilog project; build it with backend='Vitis'"):
         flow.synthesize(tmp_path / "prj", tool="vivado")
 
