@@ -206,6 +206,22 @@ def test_own_files(tmp_path):
     assert (both.lut, both.clock_estimated, both.period, both.source) == (211, 4.25, 4.25, "placed")
 
 
+YOSYS = {"creator": "Yosys 0.70 (git)", "modules": {"\\toy": {}}, "design": {"num_cells_by_type": {
+    "LUT2": 7, "LUT6": 20, "CARRY4": 3, "FDRE": 17, "DSP48E2": 2, "RAMB36E2": 1, "RAMB18E2": 3}}}
+
+
+def test_statistics_of_yosys(tmp_path):
+    facts = read_report(written(tmp_path, json.dumps(YOSYS), "stat.json"))
+    assert (facts.lut, facts.ff, facts.dsp, facts.bram, facts.uram) == (27, 17, 2, 5, 0)
+    assert (facts.name, facts.source, facts.tool, facts.version) == ("toy", "logic synthesis", "yosys", "0.70")
+    packed = {**YOSYS, "design": {**YOSYS["design"], "estimated_num_lc": 24}}
+    facts = read_report(written(tmp_path, json.dumps(packed), "stat.json"))
+    assert facts.lut == 24 and facts.notes == ("27 LUTs before small ones are packed in pairs",)
+    for damage in ({}, {"num_cells_by_type": []}, {"num_cells_by_type": {"LUT2": "x"}}):
+        with pytest.raises(InputError, match="damaged report"):
+            read_report(written(tmp_path, json.dumps({**YOSYS, "design": damage}), "stat.json"))
+
+
 def test_undefined_latency_is_not_zero(tmp_path):
     for word in ("undef", "?", ""):
         facts = read_report(written(tmp_path, CSYNTH_XML.format(latency=word), "csynth.xml"))
@@ -247,7 +263,7 @@ def test_damaged_reports_never_crash(tmp_path):
     rng = random.Random(0)
     for text, name in [(CSYNTH_XML.format(latency=6), "a.xml"), (CSYNTH_RPT, "a.rpt"), (TIMING, "a.rpt"),
                        (COSIM.format(status="Pass"), "a.rpt"), (UTILISATION.format(state="Routed"), "a.rpt")]:
-        for _trial in range(200):
+        for _trial in range(60):
             at, length = rng.randrange(len(text)), rng.randrange(40)
             with_ = rng.choice(["", text[at:at + 2 * length], "|", "9" * length, "\n"])
             with contextlib.suppress(InputError):

@@ -5,6 +5,7 @@ A file is untrusted: it is read whole up to a limit, as text, and an XML file mu
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,11 @@ from xml.etree import ElementTree
 
 from flow.errors import InputError
 from flow.files import existing
-from flow.reports.facts import MAX_BYTES, Facts, load_facts
+from flow.reports.facts import COUNTS, MAX_BYTES, Facts, load_facts
 
 __all__ = ["read_report"]
 
+DAMAGE = (AttributeError, LookupError, RecursionError, StopIteration, TypeError, ValueError)  # what half a file raises
 Rows = list[list[str]]
 Numbers = dict[str, Any]  # fields of Facts by name
 
@@ -30,25 +32,29 @@ SITES = {"CLB LUTs": "lut", "Slice LUTs": "lut", "CLB Registers": "ff", "Slice R
 
 def read_report(path: str | os.PathLike[str]) -> Facts:
     """Facts of one report file: csynth .xml or .rpt, verbose .rpt.xml, cosim .rpt, export .rpt, utilisation (flat,
-    hierarchical, by SLR, of an accelerator) and timing of Vivado, or one set of facts of our own (.json).
+    hierarchical, by SLR, of an accelerator) and timing of Vivado, `stat -json` of yosys, or one set of facts of our
+    own (.json).
 
     A file with several HLS reports gives the last one. Raises InputError for a missing, empty, huge, damaged or other
     file, which it names.
     """
     source = existing(path, "report")
     try:
-        if source.suffix == ".json":
-            (facts,) = load_facts(source)
-            return facts
         if source.stat().st_size > MAX_BYTES:
             raise InputError(f"more than {MAX_BYTES >> 20} MiB; no report is that long")
         text = source.read_bytes().decode("utf-8", "replace")
+        if source.suffix == ".json":
+            data = json.loads(text)
+            if isinstance(data, dict) and str(data.get("creator")).startswith("Yosys"):
+                return _yosys(data)
+            (facts,) = load_facts(source)
+            return facts
         return _of_xml(text) if source.suffix == ".xml" else _of_text(text)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     except OSError as error:
         raise InputError(f"{source}: {error.strerror}") from error
-    except (ElementTree.ParseError, LookupError, StopIteration, TypeError, ValueError, RecursionError) as error:
+    except (*DAMAGE, ElementTree.ParseError) as error:
         raise InputError(f"{source}: damaged report: {error!r:.200}") from error
 
 
@@ -345,6 +351,27 @@ def _export(text: str) -> Facts:
     return Facts(_said(text, "Project").removesuffix("_prj"), "routed" if routed else "logic synthesis", "Vivado",
                  version[1] if version else "", _said(text, "Device target"), **counts,
                  clock_target=_clock(_said(text, "CP required")), clock_estimated=_clock(achieved))
+
+
+# --- yosys ----------------------------------------------------------------------------------------------------------
+
+
+# Cells by what they count as, and how much of it; of Xilinx, ECP5 and iCE40.
+CELLS = (("lut", r"LUT[1-6]|SB_LUT4|LUT4|SRL16E|SRLC32E", 1), ("lut", r"CCU2C", 2), ("uram", r"URAM288", 1),
+         ("ff", r"FD[RSCP]E|FD[RSCP]E_1|LD[CP]E|TRELLIS_FF|SB_DFF.*", 1), ("dsp", r"DSP48E[12]|MULT18X18D|SB_MAC16", 1),
+         ("bram", r"RAMB36E[12]", 2), ("bram", r"RAMB18E[12]|DP16KD|PDPW16KD", 1))
+
+
+def _yosys(data: dict[str, Any]) -> Facts:
+    """`stat -json`: LUTs are the packed estimate where the technology has one."""
+    cells, packed = data["design"]["num_cells_by_type"], data["design"].get("estimated_num_lc")
+    counts: Numbers = dict.fromkeys(COUNTS, 0)
+    for name, pattern, each in CELLS:
+        counts[name] += each * sum(int(n) for cell, n in cells.items() if re.fullmatch(pattern, cell))
+    notes = () if packed is None else (f"{counts['lut']} LUTs before small ones are packed in pairs",)
+    counts["lut"] = counts["lut"] if packed is None else int(packed)
+    top = list(data["modules"])[-1].lstrip("\\")
+    return Facts(top, "logic synthesis", "yosys", data["creator"].split()[1], **counts, notes=notes)
 
 
 READERS: tuple[tuple[str, Callable[[str], Facts]], ...] = (
