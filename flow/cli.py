@@ -315,12 +315,7 @@ def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a gr
         config = flow.BuildConfig(part=part, clock_period=clock_period, io_type=io_type, reuse_factor=reuse_factor,
                                   strategy=strategy, layers=_layers(layer or []))
     facts = flow.estimate(graph, config)
-    columns = ("lut", "ff", "dsp", "bram", "weight_bits", "buffer_bits")
-    table = Table("kernel", *columns, "cycles", "interval", box=None, pad_edge=False)
-    for row in (*facts.modules, facts):
-        pairs = [str(pair[1]) if pair else "" for pair in (row.latency, row.interval)]
-        table.add_row("total" if row is facts else row.name, *(f"{getattr(row, c) or 0:,}" for c in columns), *pairs)
-    out.print(table)
+    out.print(_parts(facts))
     out.print(f"{facts.part}: {_share(facts)}; {facts.latency_ns:g} ns, {facts.throughput:,.0f} inputs a second",
               highlight=False)
     for note in facts.notes:
@@ -373,8 +368,23 @@ def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnfl
     options = {"family": family, "layers": layers} if verilog else {
         "steps": [step.strip() for step in steps.split(",")], "via": via, "hours": hours}
     facts = flow.synthesize(project, tool, **options, say=say)
-    for part in (*facts.modules, facts):
-        out.print(_facts(part))
+    if facts.modules:
+        out.print(_parts(facts))
+    out.print(_facts(facts))
+
+
+def _parts(facts: Facts) -> Table:
+    """The modules of a design, a row each, with what is known of any."""
+    rows = (*facts.modules, facts)
+    columns = [name for name in ("lut", "lut_packed", "carry", "muxf", "ff", "dsp", "bram", "uram", "weight_bits",
+                                 "buffer_bits", "depth", "latency", "interval")
+               if any(getattr(row, name) is not None for row in rows)]
+    table = Table("", *columns, box=None, pad_edge=False)
+    for row in rows:
+        values = [getattr(row, name) for name in columns]
+        table.add_row("total" if row is facts else escape(row.name), *(
+            "" if v is None else str(v[1]) if isinstance(v, tuple) else f"{v:,}" for v in values))
+    return table
 
 
 def _facts(facts: Facts) -> Table:

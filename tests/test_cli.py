@@ -91,7 +91,7 @@ def test_build_and_synth(bnnflow, tmp_path):
     flow.save(random_graph(GRAPH), tmp_path / "net.npz")
     assert bnnflow("build", "net.npz", "--backend", "Verilog", "--clock-period", "2").returncode == 0
     done = bnnflow("synth", "prj", "--layers", env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
-    assert done.returncode == 0 and "in all" in done.stdout and "packed" in done.stdout, done.stderr
+    assert done.returncode == 0 and "total" in done.stdout and "lut_packed" in done.stdout, done.stderr
     done = bnnflow("sim", "prj", "--tool", "gxx")
     assert done.returncode == 2 and "is a Verilog project" in done.stderr
     broken = tmp_path / "broken-yosys"
