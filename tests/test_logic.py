@@ -127,7 +127,7 @@ def test_a_plan_is_its_levels(seed):
 def test_random_graph(seed):
     graph = random_graph(seed)
     codes = random_codes(graph, seed)
-    for share in (True, False):
+    for share in (True, False) if seed < 10 else (True,):
         got = to_logic(graph, share)(codes)
         for ours, expected in zip(got, outputs(graph, codes), strict=True):
             assert np.array_equal(ours, expected), graph

@@ -74,8 +74,7 @@ class Heap:
         positions = len(adds)
         most = sum(weights)
         constant = self.constant >> column & ((1 << positions) - 1)
-        constant = min(constant, (1 << positions) - 1 - most)
-        if constant and (self.constant >> column & ((1 << positions) - 1)) != constant:
+        if constant > (1 << positions) - 1 - most:  # the function has no room for it
             constant = 0
         self.constant -= constant << column
         most += constant + sum(1 << k for k, add in enumerate(adds) if add)
