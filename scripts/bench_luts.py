@@ -6,7 +6,7 @@
 
 Each row: raw LUT1-6, yosys' packed estimate, carry blocks, MUXF, depth, seconds of yosys. Every design of ours is equal
 to the graph on 100,000 random vectors, the peer's on 2,000; alkaid's better one of two runs, with and without carry
-chains, counts, where yosys finishes in four minutes. Needs the extra `bench`.
+chains, counts, where yosys finishes in two minutes. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def alkaid(layer: Layer) -> tuple[Size, str]:
     sizes = []
     for carry in (True, False):
         with contextlib.suppress(ToolError):  # yosys takes hours for some of its netlists without carry chains
-            sizes.append(synthesize(files, "design", carry=carry, seconds=240))
+            sizes.append(synthesize(files, "design", carry=carry, seconds=120))
     return min(sizes, key=lambda size: size.raw), f"netlist {seconds:.1f} s, {len(sizes)} runs"
 
 
