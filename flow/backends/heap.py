@@ -18,7 +18,7 @@ __all__ = ["Term", "at_least", "total"]
 
 Term = tuple[int, int]  # (literal, weight)
 GROUP = INPUTS - 1  # the literals of a chain's function
-LANE = 20  # bits of a column for which one chain is begun without sums to add to
+LANE = 40  # bits of a column for which one sum is begun: more of them make flatter trees and a few more LUTs
 
 
 class Heap:
@@ -74,8 +74,7 @@ class Heap:
         positions = len(adds)
         most = sum(weights)
         constant = self.constant >> column & ((1 << positions) - 1)
-        constant = min(constant, (1 << positions) - 1 - most)
-        if constant and (self.constant >> column & ((1 << positions) - 1)) != constant:
+        if constant > (1 << positions) - 1 - most:  # the function has no room for it
             constant = 0
         self.constant -= constant << column
         most += constant + sum(1 << k for k, add in enumerate(adds) if add)
@@ -90,6 +89,15 @@ class Heap:
             sums = self.net.chain(a, b, carry)
         for k in range(min(len(sums), most.bit_length())):
             self.put(column + k, sums[k])
+
+    def ready(self, column: int, shape: tuple[int, ...], adds: tuple[bool, ...], carried: bool) -> int:
+        """The level at which all literals of a step are there."""
+        levels = [0]
+        for k, (count, add) in enumerate(zip(shape, adds)):
+            free = count - len(self.inverted[column + k]) + add + (carried and k == 0)
+            levels += [level for level, _ in self.inverted[column + k][:count][-1:]]
+            levels += [level for level, _ in self.plain[column + k][: max(free, add)][-1:]]
+        return max(levels)
 
     def left(self, column: int) -> list[int]:
         """Remove all of a column, its bit of the constant too."""
@@ -109,7 +117,8 @@ class Heap:
                 continue
             for _ in range(-(-self.height(column) // LANE)):
                 room = min(3, self.width - column)
-                found = best(tuple(self.profile(column, room)), room)
+                alone = (*self.profile(column, 1), *[(0, 0)] * (room - 1))
+                found = best(alone, room)
                 if found is None or found[0] < 1:
                     break
                 self.step(column, *found[1])
@@ -127,8 +136,10 @@ class Heap:
                 continue
             room = min(3, self.width - column)
             found = best(tuple(self.profile(column, room)), room)
-            if found is not None and found[0] >= least and (choice is None or found[0] > choice[0]):
-                choice = (found[0], column, found[1])
+            if found is not None and found[0] >= least:
+                rank = (-found[0], self.ready(column, *found[1]))
+                if choice is None or rank < choice[0]:
+                    choice = (rank, column, found[1])
         if choice is None:
             return False
         self.step(choice[1], *choice[2])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow.backends.heap import Term, at_least, merged, total
-from flow.backends.netlist import INPUTS, TRUE, Netlist
+from flow.backends.netlist import FALSE, INPUTS, TRUE, Netlist
 from flow.backends.sharing import Plan, plan
 from flow.errors import InputError
 from flow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
@@ -209,35 +209,94 @@ def _plus(form: Form, constant: int) -> Form:
 def _step(node: Node, state: Lowering) -> None:
     p, source, net = node.params, state.graph[node.inputs[0]], state.net
     assert isinstance(p, Steps)
-    width, channels = node.domain.bits, len(p.start)
-    many = p.cuts.shape[1] > 1
-    small = source.domain.bits <= INPUTS and source.name in state.words
-    if many or small:
-        words = state.word(source.name)
+    domain, width = source.domain, node.domain.bits
+    small = domain.bits <= INPUTS and source.name in state.words
+    forms = [] if small else state.form(source.name)
     result = []
-    forms = [] if small else [(_terms(word, source.domain), 0) for word in words] if many else state.form(source.name)
     for element in range(node.size):
-        c = element % channels
+        c = element % len(p.start)
         cuts, start, sign = p.cuts[c], int(p.start[c]), int(p.sign[c])
         if small:
-            word = words[element]
-            codes = [start + sign * int((cuts <= code).sum()) for code in _patterns(source.domain)]
-            result.append(_table(net, word, codes, width))
+            codes = [start + sign * int((cuts <= code).sum()) for code in _patterns(domain)]
+            result.append(_table(net, state.words[source.name][element], codes, width))
             continue
-        terms, constant = forms[element]
-        below = int((cuts <= source.domain.lo).sum())
-        flips: dict[int, list[int]] = {k: [] for k in range(width)}
-        code = start + sign * below
-        base = _constant(code, width)
-        for cut in np.unique(cuts[(cuts > source.domain.lo) & (cuts <= source.domain.hi)]):
-            reached = at_least(net, terms, int(cut) - constant)
-            after = start + sign * int((cuts <= cut).sum())
-            for k in range(width):
-                if (code ^ after) >> k & 1:
-                    flips[k].append(reached)
-            code = after
-        result.append([net.parity(flips[k]) ^ base[k] for k in range(width)])
+        form, grid = forms[element], _grid(cuts)
+        if grid is not None:
+            count = _rounded(net, form, domain, grid)
+            terms = [(literal, sign << k) for k, literal in enumerate(count)]
+            result.append(total(net, terms, start, width))
+            continue
+        if len(cuts) > 1:  # the bits of the sum once
+            form = _terms(total(net, *form, domain.bits), domain), 0
+        result.append(_compared(net, form, domain, cuts, start, sign, width))
     state.words[node.name] = result
+
+
+def _compared(net: Netlist, form: Form, domain: Domain, cuts: Int, start: int, sign: int, width: int) -> Word:
+    """The word of start + sign * (number of cuts reached): every bit changes at some of the cuts."""
+    terms, constant = form
+    now = start + sign * int((cuts <= domain.lo).sum())
+    base = _constant(now, width)
+    flips: list[list[int]] = [[] for _ in range(width)]
+    for cut in np.unique(cuts[(cuts > domain.lo) & (cuts <= domain.hi)]):
+        reached = at_least(net, terms, int(cut) - constant)
+        after = start + sign * int((cuts <= cut).sum())
+        for k in range(width):
+            if (now ^ after) >> k & 1:
+                flips[k].append(reached)
+        now = after
+    return [net.parity(flips[k]) ^ base[k] for k in range(width)]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cuts that are a shift: with u = x - origin, #{cuts <= x} = clip(u / 2^shift - skipped, 0, count), rounded down
+    or, if `even`, to the nearest whole number, ties to even.
+    """
+
+    origin: int
+    shift: int
+    even: bool
+    skipped: int
+    count: int
+
+
+def _grid(cuts: Int) -> Grid | None:
+    """The grid of evenly spaced cuts, or of those whose distances alternate by one about a power of two; else None."""
+    steps = np.diff(cuts)
+    if len(steps) < 2 or (steps[::2] != steps[0]).any() or (steps[1::2] != steps[1]).any():
+        return None
+    first, second = int(cuts[0]), int(steps[1] - steps[0])
+    step = int(steps[0] + steps[1]) // 2
+    if step < 1 or step & (step - 1) or second not in (-2, 0, 2) or (second and step < 2):
+        return None
+    shift, count = step.bit_length() - 1, len(cuts)
+    if second == 0:
+        return Grid(first - step, shift, False, 0, count)
+    # m is reached at (m - 1/2) steps where m is even, and one later where m is odd.
+    skipped = 0 if second > 0 else 1
+    return Grid(first - step // 2 - (1 if second > 0 else step), shift, True, skipped, count)
+
+
+def _rounded(net: Netlist, form: Form, domain: Domain, grid: Grid) -> Word:
+    """The word of the number of cuts reached."""
+    terms, constant = form
+    shifted = Domain(min(domain.lo - grid.origin, 0), max(domain.hi - grid.origin, 0))
+    u = total(net, terms, constant - grid.origin, max(shifted.bits, grid.shift + 2))
+    whole = Domain(shifted.lo >> grid.shift, shifted.hi >> grid.shift)
+    parts = list(zip(u[grid.shift :], (weight >> grid.shift for _, weight in _terms(u, shifted)[grid.shift :])))
+    if grid.even:  # one more from a half on, at a half itself only if that makes it even
+        below = FALSE
+        for literal in u[: grid.shift - 1]:
+            below = net.lut([below, literal], 0b1110)
+        parts.append((net.lut([u[grid.shift - 1], below, u[grid.shift]], 0b10101000), 1))
+    bounds = Domain(whole.lo - grid.skipped, max(whole.hi + grid.even - grid.skipped, 0))
+    word = total(net, parts, -grid.skipped, bounds.bits)
+    negative = word[-1] if bounds.signed else FALSE
+    over = at_least(net, _terms(word, bounds), grid.count + 1) if bounds.hi > grid.count else FALSE
+    word += [negative] * (grid.count.bit_length() - len(word))
+    return [net.lut([literal, negative, over], 0b00110010 if grid.count >> k & 1 else 0b00000010)
+            for k, literal in enumerate(word[: grid.count.bit_length()])]
 
 
 def _patterns(domain: Domain) -> list[int]:

@@ -66,19 +66,20 @@ class Size:
 
 
 def synthesize(files: Mapping[str, str], top: str, family: str = "xcup", layers: Sequence[str] = (),
-               carry: bool = True) -> Size:
+               carry: bool = True, seconds: float = SECONDS) -> Size:
     """Synthesize Verilog `files` (name: text) with the top module `top`; results are kept by the digest of all of it.
 
     `layers` are modules to be synthesized alone as well; without `carry` no carry chains are used (xilinx only).
+    `seconds` is how long a run may take.
     Raises InputError for an unknown family, ToolError where yosys is missing or fails.
     """
     if family not in FAMILIES:
         raise InputError(f"family {family!r}: use one of {', '.join(FAMILIES)}")
-    parts = {name: _one(files, _script(list(files), name, family, carry), family) for name in layers}
-    return replace(_one(files, _script(list(files), top, family, carry), family), layers=parts)
+    parts = {name: _one(files, _script(list(files), name, family, carry), family, seconds) for name in layers}
+    return replace(_one(files, _script(list(files), top, family, carry), family, seconds), layers=parts)
 
 
-def _one(files: Mapping[str, str], script: str, family: str) -> Size:
+def _one(files: Mapping[str, str], script: str, family: str, seconds: float) -> Size:
     program, version = tools.command("yosys"), tools.version("yosys")
     digest = hashlib.sha256(json.dumps([version, script, dict(files)], sort_keys=True).encode()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow" / f"yosys-{digest}.json"
@@ -94,7 +95,7 @@ def _one(files: Mapping[str, str], script: str, family: str) -> Size:
         (folder / "run.ys").write_text(script)
         start = time.monotonic()
         tools.call([*program, "-q", "run.ys"] if len(program) == 1 else [*program, "run.ys"], folder,
-                   folder / "yosys.log", SECONDS)
+                   folder / "yosys.log", seconds)
         size = _parse(folder, family, version, time.monotonic() - start)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
