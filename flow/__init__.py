@@ -93,7 +93,7 @@ def to_hls4ml(graph: Graph, config: BuildConfig | None = None) -> Any:
 
 
 def build(graph: Graph, config: BuildConfig | None = None, vectors: Any = None) -> Project:
-    """Write the HLS project of a graph, whole or not at all; see `flow.builder.build`."""
+    """Write the HLS or Verilog project of a graph, whole or not at all; see `flow.builder.build`."""
     from flow.backends.project import BuildConfig
     from flow.builder import build
 
@@ -107,8 +107,8 @@ def compare(model: Any, project: str | os.PathLike[str], x: Any) -> Comparison:
     return compare(model, project, x)
 
 
-def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str = "gxx", via: str = "") -> Any:
-    """Run the project's own C++ and compare every output bit with the stored graph; see `flow.builder.simulate`."""
+def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str | None = None, via: str = "") -> Any:
+    """Run the project's own sources and compare every output bit with the stored graph; see `flow.builder.simulate`."""
     from flow.builder import simulate
 
     return simulate(project, codes, tool, via)
@@ -129,7 +129,7 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
     return estimate_stock(design) if stock else estimate(design, config)
 
 
-def synthesize(project: str | os.PathLike[str], tool: str = "vitis", **options: Any) -> Facts:
+def synthesize(project: str | os.PathLike[str], tool: str | None = None, **options: Any) -> Facts:
     """Resources, latency and clock as a synthesis tool gives them; see `flow.builder.synthesize`."""
     from flow.builder import synthesize
 

@@ -31,18 +31,25 @@ from flow.backends.project import (
     thermometer_table,
     write_vectors,
 )
+from flow.backends.yosys import Size
+from flow.backends.yosys import synthesize as logic_synthesis
 from flow.errors import InputError, Mismatch, ToolError
 from flow.files import whole_file
 from flow.ir import Graph, Op
 from flow.ir.evaluate import check_codes
 from flow.ir.passes import split_encoder
 from flow.ir.store import save
+from flow.ir.vectors import default_vectors
 from flow.reports.facts import Facts
 
 __all__ = ["SIMULATORS", "SYNTHESIZERS", "build", "simulate", "synthesize", "trace_project"]
 
 # The flags of hls4ml's Tcl; -O2 only speeds up the run.
 GXX_FLAGS = ("-std=c++0x", "-O2", "-w")
+# Delays in the test bench are coroutines of C++20.
+VERILATOR_FLAGS = ("--cc", "--exe", "--main", "--timing", "-Wno-fatal", "-Wno-WIDTH", "-Wno-TIMESCALEMOD", "-O3")
+VERILATED_FLAGS = ("-std=c++20", "-fcoroutines", "-O1", "-w", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TRACE=0",
+                   "-DVM_TIMING=1", "-pthread")
 COMPILE_SECONDS, RUN_SECONDS = 1800.0, 3600.0
 CACHED = 50  # compiled simulations that are kept
 
@@ -51,7 +58,7 @@ CACHED = 50  # compiled simulations that are kept
 
 
 def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
-    """Write the HLS project of `graph` to `config.output_dir`.
+    """Write the HLS or Verilog project of `graph` to `config.output_dir`.
 
     It is made in a folder beside it and moved into place, so that an interrupted build leaves what was there; an
     existing project of ours is replaced, anything else is left alone. `vectors`: input codes (n, *shape) for the test
@@ -60,8 +67,6 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
 
     Raises InputError for an unusable output folder, graph or vectors.
     """
-    from flow.backends.hls import to_hls4ml
-
     codes = None if vectors is None else check_codes(graph, vectors)
     if codes is not None and not len(codes[0]):
         raise InputError("vectors: no samples; give at least one, or none at all for the default vectors")
@@ -75,13 +80,12 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
     work = _work_folder(target)
     try:
         inside = work / "new"
-        model = to_hls4ml(graph, replace(config, output_dir=inside), codes)
-        _quietly(model.write)
-        model.relocate(target)
+        write = _write_verilog if config.backend == "Verilog" else _write_hls
+        arrays = write(graph, replace(config, output_dir=inside), codes, target)
         save(graph, inside / GRAPH)
         if front is not None:
             (inside / "thermometer.csv").write_text(thermometer_table(front))
-        project = Project(inside, config.project_name, config.backend, graph.digest, {}, model.arrays)
+        project = Project(inside, config.project_name, config.backend, graph.digest, {}, arrays)
         project.write_manifest(config, {name: importlib.metadata.version(name) for name in ("hls4ml", "numpy")})
         if target.exists():
             if (target / RUNS).is_dir():  # hours of work, found again where the sources are the same
@@ -91,6 +95,31 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Project.open(target)
+
+
+def _write_hls(graph: Graph, config: BuildConfig, codes: Any, target: Path) -> dict[str, str]:
+    """Write the C++ of a project that will be moved to `target`; returns the C array of each node."""
+    from flow.backends.hls import to_hls4ml
+
+    model = to_hls4ml(graph, config, codes)
+    _quietly(model.write)
+    model.relocate(target)
+    arrays: dict[str, str] = model.arrays
+    return arrays
+
+
+def _write_verilog(graph: Graph, config: BuildConfig, codes: Any, target: Path) -> dict[str, str]:
+    """Write the Verilog of a project; there are no C arrays."""
+    from flow.backends.logic import to_logic
+    from flow.backends.rtl import to_rtl
+
+    folder = Path(config.output_dir)
+    rtl = to_rtl(to_logic(graph), config.project_name, config.clock_period if config.pipelined else None)
+    for name, text in rtl.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    write_vectors(folder, graph, default_vectors(graph) if codes is None else codes)
+    return {}
 
 
 def _quietly(function: Callable[[], Any]) -> None:
@@ -151,18 +180,23 @@ def _alive(pid: int) -> bool:
 # --- simulate -------------------------------------------------------------------------------------------------------
 
 
-def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx", via: str = "") -> Any:
-    """Run the project's own C++ and test bench and compare every output with the stored graph.
+def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str | None = None, via: str = "") -> Any:
+    """Run the project's own sources and test bench and compare every output with the stored graph.
 
-    `codes`: input codes (n, *shape), by default the project's own vectors. `tool`: "gxx" (g++ with the flags of the
-    project's Tcl), "vitis" or "vivado", behind the prefix `via` ("ssh host"; the temporary folder must be the same
-    there: set TMPDIR to a shared one). Returns the outputs, int64 (n, *shape). Lists where there are several.
+    `codes`: input codes (n, *shape), by default the project's own vectors. `tool`: for C++ "gxx" (the default: g++ with
+    the flags of the project's Tcl), "vitis" or "vivado", behind the prefix `via` ("ssh host"; the temporary folder must
+    be the same there: set TMPDIR to a shared one); for Verilog "verilator", whose bench also compares the cycle in
+    which each output appears. Returns the outputs, int64 (n, *shape). Lists where there are several.
 
     Raises Mismatch with the first differing sample and output, ToolError where the tool is missing or fails.
     """
+    project = Project.open(folder)
+    verilog = project.backend == "Verilog"
+    tool = tool or ("verilator" if verilog else "gxx")
     if tool not in SIMULATORS:
         raise InputError(f"tool {tool!r}: use one of {', '.join(SIMULATORS)}")
-    project = Project.open(folder)
+    if verilog != (tool == "verilator"):
+        raise InputError(f"{project.path} is a {project.backend} project; tool {tool!r} cannot simulate it")
     graph = project.graph()
     if codes is None:
         codes = read_vectors(project.path / INPUTS, graph.inputs)
@@ -174,6 +208,7 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx
         expected = write_vectors(run, graph, codes)
         log, bench_failed = SIMULATORS[tool](project, run, via)
         got = read_vectors(log, [graph[name] for name in graph.outputs])
+    what = "RTL simulation" if verilog else "C simulation"
     if len(got[0]) != len(codes[0]):
         raise ToolError(f"{tool}: the simulation gave {len(got[0])} samples of {len(codes[0])}; it stopped early")
     _record(project, tool, codes, expected, got)
@@ -182,8 +217,8 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str = "gxx
         if wrong.any():
             at = tuple(int(i) for i in np.argwhere(wrong)[0])
             raise Mismatch(
-                f"{project.path}: C simulation ({tool}) and graph differ: sample {at[0]}, node {name!r}, element "
-                f"{at[1:]}: graph {ours[at]}, C simulation {theirs[at]}; {int(wrong.sum())} of {wrong.size} outputs"
+                f"{project.path}: {what} ({tool}) and graph differ: sample {at[0]}, node {name!r}, element "
+                f"{at[1:]}: graph {ours[at]}, {what} {theirs[at]}; {int(wrong.sum())} of {wrong.size} outputs"
             )
     if bench_failed:
         raise Mismatch(f"{project.path}: the test bench reports errors although its outputs equal the graph's; "
@@ -214,6 +249,8 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
     Raises as `simulate` does, but does not compare.
     """
     project = Project.open(folder)
+    if project.backend == "Verilog":
+        raise InputError(f"{project.path} is a Verilog project; layers are compared in C++: use backend='Vitis'")
     graph = project.graph()
     codes = check_codes(graph, codes)
     with tempfile.TemporaryDirectory(prefix="bnnflow-trace-") as name:
@@ -282,25 +319,62 @@ def _compile(project: Project, program: Path, log: Path) -> None:
          f"firmware/{project.top}.cpp", "-o", str(program.absolute())], project.path, log, COMPILE_SECONDS)
 
 
+def _runs_here(tool: str, via: str) -> None:
+    if via:
+        raise InputError(f"via={via!r}: {tool} runs here; a prefix is for vitis and vivado")
+
+
 def _gxx(project: Project, run: Path, via: str) -> tuple[Path, bool]:
     """Compile (cached by the digest of all sources, compiler and flags), then run in `run`."""
-    if via:
-        raise InputError(f"via={via!r}: g++ runs here; a prefix is for vitis and vivado")
+    _runs_here("g++", via)
     compiler = tools.need("gxx")
     digest = project.sources_digest(" ".join([compiler, tools.version("gxx"), *GXX_FLAGS]))
+    return _bench(_cached(f"csim-{digest}", run, lambda program: _compile(project, program, run / "compile.log")), run)
+
+
+def _verilator(project: Project, run: Path, via: str) -> tuple[Path, bool]:
+    """Verilator's C++ of the Verilog and its test bench, compiled with its runtime (cached), then run in `run`."""
+    _runs_here("verilator", via)
+    verilator, compiler = tools.command("verilator"), tools.need("gxx")
+    digest = project.sources_digest(" ".join([tools.version("verilator"), compiler, tools.version("gxx"),
+                                              *VERILATOR_FLAGS, *VERILATED_FLAGS]))
+    root = Path(verilator[0]).resolve().parent.parent
+
+    def compile_it(program: Path) -> None:
+        sources = [file.relative_to(project.path).as_posix() for part in ("tb", "rtl")
+                   for file in sorted((project.path / part).glob("*.v"))]
+        tools.call([*verilator, *VERILATOR_FLAGS, "--top-module", f"{project.top}_tb", "--prefix", "bench", "--Mdir",
+                    str(run / "model"), *sources], project.path, run / "verilator.log", COMPILE_SECONDS,
+                   environment={"VERILATOR_ROOT": str(root)})
+        runtime = [str(root / "include" / f"verilated{part}.cpp") for part in ("", "_timing", "_threads")]
+        tools.call([compiler, *VERILATED_FLAGS, f"-I{root / 'include'}", f"-I{root / 'include/vltstd'}", "-I.",
+                    *(file.name for file in sorted((run / "model").glob("*.cpp"))), *runtime, "-o",
+                    str(program.absolute())], run / "model", run / "compile.log", COMPILE_SECONDS)
+
+    log, failed = _bench(_cached(f"verilator-{digest}", run, compile_it), run)
+    return log, failed or ", errors 0" not in (run / "run.log").read_text()
+
+
+def _cached(name: str, run: Path, compile_it: Callable[[Path], None]) -> Path:
+    """The compiled simulation of that name, made now where it is not kept."""
     # Not in the project: a project from elsewhere must not bring the program that vouches for it.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow"
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError:  # no place to keep it: compile into the run folder
         cache = run
-    program = cache / f"csim-{digest}"
+    program = cache / name
     if not program.exists():
-        for old in sorted(cache.glob("csim-*"), key=lambda f: f.stat().st_mtime)[:-CACHED]:
+        for old in sorted(cache.glob(f"{name.split('-')[0]}-*"), key=lambda f: f.stat().st_mtime)[:-CACHED]:
             old.unlink(missing_ok=True)
         partial = cache / f"{program.name}.{os.getpid()}.tmp"
-        _compile(project, partial, run / "compile.log")
+        compile_it(partial)
         os.replace(partial, program)
+    return program
+
+
+def _bench(program: Path, run: Path) -> tuple[Path, bool]:
+    """Run a compiled test bench in `run`: (its outputs, True where it reports errors)."""
     code = tools.call([str(program.absolute())], run, run / "run.log", RUN_SECONDS, ok=(0, 1))
     log = run / "tb_data/csim_results.log"
     if code and not log.exists():
@@ -309,26 +383,48 @@ def _gxx(project: Project, run: Path, via: str) -> tuple[Path, bool]:
 
 
 SIMULATORS: dict[str, Callable[[Project, Path, str], tuple[Path, bool]]] = {
-    "gxx": _gxx, "vitis": vendor.simulator("vitis"), "vivado": vendor.simulator("vivado"),
+    "gxx": _gxx, "verilator": _verilator, "vitis": vendor.simulator("vitis"), "vivado": vendor.simulator("vivado"),
 }
 
 
 # --- synthesize -----------------------------------------------------------------------------------------------------
 
 
-def synthesize(folder: str | os.PathLike[str], tool: str = "vitis", **options: Any) -> Facts:
-    """Facts of a project as a synthesis tool gives them; kept in its folder, so that the same again costs nothing.
+def synthesize(folder: str | os.PathLike[str], tool: str | None = None, **options: Any) -> Facts:
+    """Facts of a project as a synthesis tool gives them; kept, so that the same again costs nothing.
 
-    `tool`: "vitis" or "vivado" (HLS), with the options of `flow.vendor.synthesize`: `steps` ("csynth", "cosim",
-    "export", "logic"), `via`, `hours`, `say`.
+    `tool`: for C++ "vitis" or "vivado" (by default that of its backend), with the options of
+    `flow.vendor.synthesize`: `steps` ("csynth", "cosim", "export", "logic"), `via`, `hours`, `say`. For Verilog
+    "yosys", with `family` ("xc7", "xcup", "ice40", "ecp5") and `layers` (True: every layer alone, too).
 
-    Raises ToolError where the tool is missing or fails, Mismatch where co-simulation differs.
+    Raises InputError for a tool that does not take such a project, ToolError where the tool is missing or fails,
+    Mismatch where co-simulation differs.
     """
+    project = Project.open(folder)
+    tool = tool or {"Verilog": "yosys", "Vivado": "vivado"}.get(project.backend, "vitis")
     if tool not in SYNTHESIZERS:
         raise InputError(f"tool {tool!r}: use one of {', '.join(SYNTHESIZERS)}")
-    return SYNTHESIZERS[tool](Project.open(folder), **options)
+    if (tool == "yosys") != (project.backend == "Verilog"):
+        need = "backend='Verilog'" if tool == "yosys" else "backend='Vitis' or 'Vivado'"
+        raise InputError(f"{tool}: {project.path} is a {project.backend} project; build it with {need}")
+    return SYNTHESIZERS[tool](project, **options)
+
+
+def _yosys(project: Project, family: str = "xcup", layers: bool = False, say: Callable[[str], None] | None = None
+           ) -> Facts:
+    """Logic synthesis of a Verilog project by yosys."""
+    files = {file.name: file.read_text() for file in sorted((project.path / "rtl").glob("*.v"))}
+    modules = [file.removesuffix(".v") for file in files if file.startswith(f"{project.top}_")]
+    size = logic_synthesis(files, project.top, family, modules if layers else ())
+
+    def facts(name: str, part: Size) -> Facts:
+        return Facts(name, "logic synthesis", "yosys", part.tool, part.family, lut=part.raw, ff=part.ff,
+                     lut_packed=part.packed, carry=part.carry, muxf=part.muxf, depth=part.depth,
+                     modules=tuple(facts(*inner) for inner in part.layers.items()))
+
+    return facts(project.top, size)
 
 
 SYNTHESIZERS: dict[str, Callable[..., Facts]] = {
-    tool: partial(vendor.synthesize, tool=tool) for tool in ("vitis", "vivado")
+    "yosys": _yosys, **{tool: partial(vendor.synthesize, tool=tool) for tool in ("vitis", "vivado")},
 }

@@ -36,7 +36,7 @@ err = Console(stderr=True)
 Model = Annotated[Path, typer.Argument(help="a Keras model (.keras, .h5) or a graph (.npz of `bnnflow lower`)")]
 InputType = Annotated[str, typer.Option(help="type of the inputs, hls4ml's notation; ufixed<8,0> for pixels/256")]
 OutputType = Annotated[str | None, typer.Option(help="type of logits that need rounding; 24 bits by default")]
-Backend = Annotated[str, typer.Option(help="Vitis or Vivado")]
+Backend = Annotated[str, typer.Option(help="Vitis, Vivado or Verilog")]
 Part = Annotated[str, typer.Option(help="FPGA part")]
 Clock = Annotated[float, typer.Option(help="clock period in ns")]
 Encoder = Annotated[str, typer.Option(help="inside, or outside: the thermometer's planes are the project's input")]
@@ -256,11 +256,13 @@ def build(model: Model,
           part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0, reuse_factor: Reuse = 1,
           io_type: IoType = "io_parallel", strategy: Strategy = "Latency", layer: Layers = None,
           encoder: Encoder = "inside",
+          combinational: Annotated[bool, typer.Option("--combinational", help="Verilog without registers")] = False,
           vectors: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers) for the test "
                                                             "bench")] = None) -> None:
-    """Write the HLS project of a model or graph."""
+    """Write the HLS or Verilog project of a model or graph."""
     config = flow.BuildConfig(output_dir=output_dir, backend=backend, part=part, clock_period=clock_period,
                               io_type=io_type, reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
+                              pipelined=not combinational,
                               layers=_layers(layer or []))
     graph = _graph(model, input_type, output_type)
     codes = _codes(graph, vectors)
@@ -273,17 +275,19 @@ def build(model: Model,
 
 @app.command()
 def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
-        tool: Annotated[str, typer.Option(help="gxx, vitis or vivado")] = "gxx",
+        tool: Annotated[str | None, typer.Option(help="gxx, vitis or vivado; verilator for Verilog. By default gxx or "
+                                                      "verilator")] = None,
         data: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers); by default the "
                                                        "project's own vectors")] = None,
         output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy)")] = None,
         via: Via = "") -> None:
-    """Run the project's C++ and compare every output bit with its graph."""
+    """Run the project's C++ or Verilog and compare every output bit with its graph."""
     from flow.backends.project import Project
 
-    graph = Project.open(project).graph()
+    opened = Project.open(project)
+    graph, tool = opened.graph(), tool or ("verilator" if opened.backend == "Verilog" else "gxx")
     codes = _codes(graph, data)
-    with doing(f"C simulation ({tool})"):
+    with doing(f"simulation ({tool})"):
         got = flow.simulate(project, codes, tool, via)
     if output is not None:
         try:
@@ -352,17 +356,25 @@ def report(projects: Annotated[list[Path], typer.Argument(help="project folders 
 
 @app.command()
 def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
-          tool: Annotated[str, typer.Option(help="vitis or vivado (HLS)")] = "vitis",
+          tool: Annotated[str | None, typer.Option(help="vitis or vivado (HLS); yosys for Verilog. By default that of "
+                                                        "the project's backend")] = None,
+          family: Annotated[str, typer.Option(help="yosys: xc7, xcup, ice40 or ecp5")] = "xcup",
+          layers: Annotated[bool, typer.Option("--layers", help="yosys: every layer alone, too")] = False,
           steps: Annotated[str, typer.Option(help="csynth, cosim, export, logic (out of context); with "
                                                   "commas")] = "csynth",
           via: Via = "", hours: Annotated[float, typer.Option(help="most hours of a step")] = 4.0) -> None:
     """Synthesise a project: resources, latency, clock. Goes on where a run stopped; the same again costs nothing."""
+    from flow.backends.project import Project
+
     def say(line: str) -> None:
         err.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    facts = flow.synthesize(project, tool, steps=[step.strip() for step in steps.split(",")], via=via, hours=hours,
-                            say=say)
-    out.print(_facts(facts))
+    verilog = Project.open(project).backend == "Verilog"
+    options = {"family": family, "layers": layers} if verilog else {
+        "steps": [step.strip() for step in steps.split(",")], "via": via, "hours": hours}
+    facts = flow.synthesize(project, tool, **options, say=say)
+    for part in (*facts.modules, facts):
+        out.print(_facts(part))
 
 
 def _facts(facts: Facts) -> Table:

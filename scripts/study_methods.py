@@ -208,6 +208,7 @@ CLAIMS = {
 def run(claim: Claim, row: Row, seed: int, check: bool) -> dict[str, Any]:
     """One training: its accuracy (0..1), share of zeros or ones, seconds."""
     arrays, start = claim.data(), time.time()
+    keras.backend.clear_session()  # what earlier runs left in memory
     keras.utils.set_random_seed(seed)
     recipe = Recipe(**{**claim.recipe, **row.recipe, "seed": seed})
     model = row.build(arrays)

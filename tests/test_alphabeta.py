@@ -20,6 +20,8 @@ from flow.lowering.reference import check_equal
 from flow.train import AlphaBeta, Budget, Masked
 from flow.train.alphabeta import closed_form, ones_share, two_valued
 from flow.train.quantizers import snap
+from flow.train.schedules import HARD_FROM
+from flow.train.weight_sets import TTQ
 from tests.contracts import dense, half_mask, shake
 
 
@@ -189,3 +191,17 @@ def test_a_float_model_becomes_two_valued():
         two_valued(model, keep=["x"])
     with pytest.raises(InputError, match="without a kernel quantizer to quantise"):
         two_valued(model, keep=["c", "d"])
+
+
+@pytest.mark.parametrize("make", [AlphaBeta, TTQ])
+def test_scales_of_a_layer_stay_while_batch_norms_settle(make):
+    """A snapped scale that moves in the last steps shifts every sum of its layer."""
+    quantizer, w = make(), tf.constant(np.random.default_rng(0).normal(0, 1, (9, 4)), tf.float32)
+    quantizer.build(w.shape)
+    for progress, moves in ((0.0, True), (HARD_FROM - 0.01, True), (HARD_FROM, False), (1.0, False)):
+        quantizer.progress.assign(progress)
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            y = tf.reduce_sum(quantizer(w) ** 2 * tf.range(4, dtype=tf.float32))
+        *scales, weights = tape.gradient(y, [*quantizer.trainable_weights, w])
+        assert any(np.abs(g).max() > 0 for g in scales) == moves and np.abs(weights).max() > 0

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 import flow
+from flow import tools
 from flow.ir import fixed
 from tests.random_graphs import random_codes, random_graph
 
 GRAPH = next(s for s in range(99) if random_graph(s).inputs[0].domain == fixed("ufixed<8,0>")
              and len(random_graph(s).inputs) == len(random_graph(s).outputs) == 1)
-VERBS = ("train", "lower", "build", "sim", "compare", "estimate", "synth", "report", "demo", "ops", "doctor")
+VERBS = ("train", "quantize", "lower", "build", "sim", "compare", "estimate", "synth", "report", "demo", "ops",
+         "doctor")
 
 
 def test_help_and_version(bnnflow):
@@ -35,6 +37,9 @@ def test_usage_errors_are_2(bnnflow):
     (["build", "net.npz", "-o", "net.npz"], "is a file; name a folder"),
     (["build", "net.npz", "--vectors", "no.npy"], "no.npy: not a readable .npy array"),
     (["build", "net.npz", "--vectors", "bad.npy"], "value 999999999.0 at index"),
+    (["build", "net.npz", "--combinational"], "only backend='Verilog' can be combinational"),
+    (["build", "net.npz", "--backend", "Verilog", "--reuse-factor", "2"], "Verilog is fully unrolled"),
+    (["synth", "."], "is not a bnnflow project"),
     (["build", "net.npz", "--layer", "d1"], "--layer 'd1': write NODE:reuse_factor=4"),
     (["build", "net.npz", "--layer", "d1:reuse_factor=x"], "layers['d1']: reuse_factor='x': a whole number"),
     (["build", "net.npz", "--layer", "nope:strategy=Resource"], "layers names 'nope', which is no node"),
@@ -78,6 +83,23 @@ def test_build_and_sim(bnnflow, tmp_path):
         rom.write("// changed\n")
     done = bnnflow("sim", "prj")
     assert done.returncode == 0, "a comment changes nothing"
+
+
+@pytest.mark.rtl
+@pytest.mark.skipif(tools.find("yosys") is None, reason=tools.TOOLS["yosys"].remedy)
+def test_build_and_synth(bnnflow, tmp_path):
+    flow.save(random_graph(GRAPH), tmp_path / "net.npz")
+    assert bnnflow("build", "net.npz", "--backend", "Verilog", "--clock-period", "2").returncode == 0
+    done = bnnflow("synth", "prj", "--layers", env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    assert done.returncode == 0 and "in all" in done.stdout and "packed" in done.stdout, done.stderr
+    done = bnnflow("sim", "prj", "--tool", "gxx")
+    assert done.returncode == 2 and "is a Verilog project" in done.stderr
+    broken = tmp_path / "broken-yosys"
+    broken.write_text("#!/bin/sh\necho 'ERROR: out of memory'; exit 4\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IEXEC)
+    done = bnnflow("synth", "prj", "--family", "xc7",
+                   env={"BNNFLOW_YOSYS": str(broken), "XDG_CACHE_HOME": str(tmp_path / "cache")})
+    assert done.returncode == 3 and "out of memory" in done.stderr
 
 
 @pytest.mark.hls

@@ -12,6 +12,8 @@ import qkeras
 import tensorflow as tf
 import tf_keras as keras
 
+from flow.backends.logic import to_logic
+from flow.ir.evaluate import check_codes
 from flow.lowering.calls import model_calls
 from flow.lowering.levels import levels_of
 from flow.lowering.lower import LOWERINGS
@@ -144,6 +146,16 @@ def test_c_simulation_is_the_graph(io_type, part, simulated):
         graphs[name] = flow.lower(model, INPUT_TYPE)
         codes += tf.nest.flatten(graphs[name].encode(inputs(model)))
     simulated(union(graphs), codes, io_type=io_type)
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("name", NETWORKS)
+def test_netlist_is_the_graph(name):
+    model = NETWORKS[name]()
+    graph = flow.lower(model, INPUT_TYPE)
+    codes = check_codes(graph, graph.encode(inputs(model, 100)))
+    for ours, expected in zip(to_logic(graph)(codes), tf.nest.flatten(graph(codes)), strict=True):
+        assert np.array_equal(ours, expected)
 
 
 @pytest.mark.parametrize("name", KERNELS)

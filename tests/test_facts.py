@@ -272,7 +272,7 @@ def test_damaged_reports_never_crash(tmp_path):
 
 def test_facts_are_saved_and_checked(tmp_path):
     layer = Facts("dense", "table estimate", lut=3, weight_bits=9)
-    facts = Facts("net", "C synthesis", "Vitis HLS", "2024.1", "xc7z020", 1, 2, 3, 4, 5, (6, 7), (1, 1), 5.0, 4.5,
+    facts = Facts("net", "C synthesis", "Vitis HLS", "2024.1", "xc7z020", *range(1, 10), (6, 7), (1, 1), 5.0, 4.5,
                   available={"lut": 10}, modules=(layer,), notes=("a note",))
     save_facts([facts, layer], tmp_path / "facts.json")
     assert load_facts(tmp_path / "facts.json") == [facts, layer]

@@ -19,8 +19,8 @@ import tf_keras as keras
 
 from flow.lowering.reference import check_equal
 from flow.train import Binarize, Binary, Masked, harden
-from flow.train.proximal import HARD_FROM, PAIRS, Pair, Scheduled, sign_swish, sign_swish_slope
-from flow.train.schedules import set_progress
+from flow.train.proximal import PAIRS, Pair, Scheduled, sign_swish, sign_swish_slope
+from flow.train.schedules import HARD_FROM, set_progress
 from tests.contracts import dense, shake
 
 Float = np.ndarray

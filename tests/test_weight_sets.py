@@ -33,7 +33,7 @@ from flow.train import (
     SiMaN,
     harden,
 )
-from flow.train.proximal import HARD_FROM
+from flow.train.schedules import HARD_FROM
 from tests.contracts import KERNELS, dense, half_mask, shake
 from tests.test_proximal import FORMULAS, violation
 

@@ -279,6 +279,8 @@ def to_hls4ml(graph: Graph, config: BuildConfig, vectors: Sequence[NDArray[np.in
     `predict` takes and returns real values; an output whose domain is not a fixed-point type (bipolar) comes as codes.
     Raises InputError for a graph that the backend cannot take.
     """
+    if config.backend == "Verilog":
+        raise InputError("backend='Verilog': hls4ml writes C++; use 'Vitis' or 'Vivado', or flow.build")
     units = UNITS[config.io_type](graph)
     check(graph, config, units)
     _register()

@@ -76,6 +76,9 @@ class BuildConfig:
     `encoder`: "inside" builds the thermometer's comparators, "outside" takes its planes as the project's input (the
     levels belong in the ADC) and writes them to `thermometer.csv`.
 
+    `backend` "Verilog" writes RTL instead of C++, every node unrolled: `pipelined` with a new input every cycle and
+    registers for the `clock_period`, or combinational. `io_type`, `strategy`, `reuse_factor`, `layers` do not apply.
+
     Raises InputError for a value that hls4ml or the vendor tools would misread.
     """
 
@@ -88,6 +91,7 @@ class BuildConfig:
     strategy: str = "Latency"
     project_name: str = "myproject"
     encoder: str = "inside"
+    pipelined: bool = True
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,7 +99,8 @@ class BuildConfig:
             if not condition:
                 raise InputError(f"{name}={getattr(self, name)!r}: {remedy}")
 
-        need(str(self.backend) in ("Vitis", "Vivado"), "backend", "use 'Vitis' or 'Vivado'")
+        need(str(self.backend) in ("Vitis", "Vivado", "Verilog"), "backend", "use 'Vitis', 'Vivado' or 'Verilog'")
+        need(isinstance(self.pipelined, bool), "pipelined", "use True or False")
         need(self.io_type in ("io_parallel", "io_stream"), "io_type", "use 'io_parallel' or 'io_stream'")
         need(isinstance(self.output_dir, (str, os.PathLike)), "output_dir", "use a path")
         need(isinstance(self.part, str) and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{2,63}", self.part)), "part",
@@ -117,7 +122,12 @@ class BuildConfig:
         need(self.encoder in ("inside", "outside"), "encoder", "use 'inside' or 'outside'")
         need(_is_top(self.project_name), "project_name",
              "must be a C++ name: a letter, then letters, digits or _, not a keyword")
-
+        if self.backend == "Verilog":
+            only: dict[str, Any] = {"io_type": "io_parallel", "strategy": "Latency", "reuse_factor": 1, "layers": {}}
+            for name, value in only.items():
+                need(getattr(self, name) == value, name, f"Verilog is fully unrolled; leave it at {value!r}")
+        else:
+            need(self.pipelined, "pipelined", "only backend='Verilog' can be combinational")
 
         object.__setattr__(self, "reuse_factor", int(self.reuse_factor))  # NumPy's numbers do not go into YAML
         object.__setattr__(self, "clock_period", float(self.clock_period))
@@ -195,10 +205,11 @@ class Project:
         (self.path / MANIFEST).write_text(json.dumps(data, indent=2) + "\n")
 
     def sources_digest(self, extra: str) -> str:
-        """SHA-256 (hex) of every C++ file that a simulation compiles, and of `extra` (compiler and flags)."""
+        """SHA-256 (hex) of every source that a simulation compiles, and of `extra` (compiler and flags)."""
         h = hashlib.sha256(extra.encode())
-        for file in sorted([*self.path.glob("*"), *(self.path / "firmware").rglob("*")]):
-            if file.suffix in (".h", ".cpp") and file.is_file():
+        inner = (file for part in ("firmware", "rtl", "tb") for file in (self.path / part).rglob("*"))
+        for file in sorted([*self.path.glob("*"), *inner]):
+            if file.suffix in (".h", ".cpp", ".v") and file.is_file():
                 h.update(f"\0{file.relative_to(self.path).as_posix()}\0".encode())
                 h.update(file.read_bytes())
         return h.hexdigest()

@@ -91,7 +91,8 @@ def check_equal(graph: Graph, model: keras.Model, x: Any, batch_size: int = 1024
     Raises Mismatch with the first differing node, sample, channel and both codes, InputError where all are left out.
     """
     codes = graph.encode(x)
-    ours, sure = trace(graph, codes), ~doubtful(graph, codes)
+    ours = trace(graph, codes, [node.name for node in _compared(graph).values()])
+    sure = ~doubtful(graph, codes)
     if len(sure) and not sure.any():
         raise InputError(f"{nothing_compared(graph, codes)}; give more samples, or make the noise smaller than the "
                          "steps of the sum: alpha=1 or another power of two, a smaller bias and mean, fewer input bits")

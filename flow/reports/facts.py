@@ -29,6 +29,8 @@ class Facts:
     """Size and speed of a design or one of its modules; None is "not said", never zero.
 
     `lut`, `ff`, `dsp`, `uram` count the device's own units, `bram` blocks of 18 Kbit (a 36 Kbit tile is two).
+    `lut_packed` is an estimate with small LUTs in pairs, `carry` counts the family's carry blocks, `muxf` multiplexers
+    behind LUTs, `depth` is the longest path in LUTs and carry elements.
     `latency` and `interval` are (fewest, most) clock cycles from an input to its output and from an input to the next;
     clocks are periods in ns. `weight_bits` and `buffer_bits` are bits of constants, and of state between pixels.
     `available` has the device's totals under the names of COUNTS.
@@ -46,6 +48,10 @@ class Facts:
     dsp: int | None = None
     bram: int | None = None
     uram: int | None = None
+    lut_packed: int | None = None
+    carry: int | None = None
+    muxf: int | None = None
+    depth: int | None = None
     latency: tuple[int, int] | None = None
     interval: tuple[int, int] | None = None
     clock_target: float | None = None
@@ -153,7 +159,7 @@ def _text(value: Any) -> bool:
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("name", "source", "tool", "version", "part"), _text),
-    **dict.fromkeys((*COUNTS, "weight_bits", "buffer_bits"), _count),
+    **dict.fromkeys((*COUNTS, "lut_packed", "carry", "muxf", "depth", "weight_bits", "buffer_bits"), _count),
     **dict.fromkeys(("latency", "interval"), _pair),
     **dict.fromkeys(("clock_target", "clock_estimated"), _clock),
     "available": lambda value: isinstance(value, dict) and all(

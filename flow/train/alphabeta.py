@@ -31,7 +31,8 @@ class AlphaBeta(Scheduled, KernelQuantizer):
     """Weights tau * sign(w) + phi with two learned scalars a layer: alpha = phi - tau, beta = phi + tau.
 
     Both are snapped to integers of up to 2^snapped times a power of two, straight-through, so that every sum is exact;
-    the authors keep them real. `gradient` is that of the sign (PAIRS); theirs is EDE. `tau` and `phi` start at 1 and 0.
+    the authors keep them real. They stay in the last fifth of a training, which is ours. `gradient` is that of the sign
+    (PAIRS); theirs is EDE. `tau` and `phi` start at 1 and 0.
     Source: the authors' code (robustml-eurecom/SBNN).
     """
 
@@ -52,7 +53,7 @@ class AlphaBeta(Scheduled, KernelQuantizer):
 
     def values(self) -> tf.Tensor:
         """alpha and beta as they ship: float32 (2,)."""
-        return snap(tf.stack([self.phi - self.tau, self.phi + self.tau]), self.snapped)
+        return snap(self.settling(tf.stack([self.phi - self.tau, self.phi + self.tau])), self.snapped)
 
     def call(self, weights: Any) -> Any:
         """alpha or beta for every weight; the sums below are exact, as both are small integers times one unit."""

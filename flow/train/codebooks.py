@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from flow.errors import InputError
-from flow.train.proximal import HARD_FROM, PAIRS, pair_of
+from flow.train.proximal import PAIRS, pair_of
 from flow.train.quantizers import KernelQuantizer, Masked, kernels_of
-from flow.train.schedules import Annealed
+from flow.train.schedules import HARD_FROM, Annealed
 
 __all__ = ["CODEWORDS", "Codebook", "Codewords", "KernelCodebook", "SubBit", "assign", "codewords_of", "nearest",
            "sinkhorn"]

@@ -16,11 +16,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 from flow.errors import InputError
-from flow.train.schedules import Annealed
+from flow.train.schedules import HARD_FROM, Annealed
 
-__all__ = ["HARD_FROM", "PAIRS", "Binarize", "Pair", "Scheduled", "pair_of"]
+__all__ = ["PAIRS", "Binarize", "Pair", "Scheduled", "pair_of"]
 
-HARD_FROM = 0.8  # soft forwards are hard signs from this share of the training on, while batch norms settle
 Function = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
 
-__all__ = ["Annealed", "Progress", "annealed_of", "harden", "set_progress"]
+__all__ = ["HARD_FROM", "Annealed", "Progress", "annealed_of", "harden", "set_progress"]
+
+HARD_FROM = 0.8  # from this share of the training on forwards are hard and scales stay, while batch norms settle
 
 
 class Annealed(keras.layers.Layer):
@@ -20,6 +23,14 @@ class Annealed(keras.layers.Layer):
         """Make `progress`."""
         self.progress = self.add_weight(name="progress", shape=(), initializer="zeros", trainable=False)
         super().build(input_shape)
+
+    def settling(self, learned: tf.Tensor) -> tf.Tensor:
+        """Scales that a whole layer shares, without gradient from HARD_FROM on.
+
+        A snapped one that still crosses a border in the last steps shifts every sum, and batch norms are left behind.
+        """
+        share = tf.cast(self.progress < HARD_FROM, learned.dtype)
+        return share * learned + (1.0 - share) * tf.stop_gradient(learned)
 
 
 def annealed_of(model: keras.Model) -> Iterator[Annealed]:

@@ -17,8 +17,9 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from flow.errors import InputError
-from flow.train.proximal import HARD_FROM, Pair, Scheduled
+from flow.train.proximal import Pair, Scheduled
 from flow.train.quantizers import KernelQuantizer, Masked, kernels_of, snap
+from flow.train.schedules import HARD_FROM, Annealed
 
 __all__ = ["RBNN", "TTQ", "TWN", "AdaBin", "BiPer", "MultiBranch", "Rotations", "SiMaN", "SignedBinary"]
 
@@ -338,13 +339,13 @@ class TWN(_Scaled):
 
 
 @keras.utils.register_keras_serializable(package="bnnflow")
-class TTQ(_Scaled):
+class TTQ(Annealed, _Scaled):
     """Ternary weights {-Wn, 0, Wp} with two learned scales a layer; 0 where |w| <= d = threshold * max|w|.
 
-    Both are snapped, at least one unit, and start at 1. Backward: to w, the gradient times Wp, 1 and Wn in the three
-    zones; to Wp its sum over the positive weights; to Wn minus its sum over the negative ones, which is calculus: the
-    public re-implementation that was read has no minus there. Source: trained ternary quantization (arXiv 1612.01064).
-    In hardware unequal scales need two popcounts.
+    Both are snapped, at least one unit, start at 1 and stay in the last fifth of a training. Backward: to w, the
+    gradient times Wp, 1 and Wn in the three zones; to Wp its sum over the positive weights; to Wn minus its sum over
+    the negative ones, which is calculus: the public re-implementation that was read has no minus there. Source: trained
+    ternary quantization (arXiv 1612.01064). In hardware unequal scales need two popcounts.
     """
 
     def __init__(self, threshold: float = 0.05, snapped: int = 5, **kwargs: Any):
@@ -372,7 +373,7 @@ class TTQ(_Scaled):
 
             return above * high - below * low, backward
 
-        return forward(tf.convert_to_tensor(weights), *tf.unstack(self._snap(self.scales)[0]))
+        return forward(tf.convert_to_tensor(weights), *tf.unstack(self._snap(self.settling(self.scales))[0]))
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

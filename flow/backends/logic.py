@@ -1,0 +1,334 @@
+"""From the integer graph to a netlist of LUT-sized functions and short carry chains, exactly.
+
+A tensor is a row of words, the literals of its codes in two's complement. Sums stay open (terms and a constant) until
+something reads them: a comparison folds its cut into the counter tree and never makes the sum's bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow.backends.heap import Term, at_least, merged, total
+from flow.backends.netlist import INPUTS, TRUE, Netlist
+from flow.backends.sharing import Plan, plan
+from flow.errors import InputError
+from flow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
+from flow.ir.graph import Int
+
+__all__ = ["EMIT_LOGIC", "Logic", "to_logic"]
+
+MAX_TAPS = 2**21  # terms of all sums of a graph that is unrolled
+
+Word = list[int]  # literals of a code, least significant first
+Form = tuple[list[Term], int]  # a sum: terms and a constant
+ABSENT: Word = []  # a tap outside the image
+
+
+@dataclass(frozen=True)
+class Logic:
+    """A graph as a netlist: `outputs` has the words of every output of the graph, in its order."""
+
+    graph: Graph
+    net: Netlist
+    outputs: tuple[tuple[Word, ...], ...]
+
+    @property
+    def wanted(self) -> list[int]:
+        """The literals of all outputs, laid end to end."""
+        return [literal for words in self.outputs for word in words for literal in word]
+
+    def __call__(self, codes: Sequence[Int]) -> list[Int]:
+        """Evaluate the netlist: codes (n, *shape), one array an input -> codes, one array an output."""
+        count = len(codes[0])
+        given = [_pack(c.reshape(count, -1), node.domain) for c, node in zip(codes, self.graph.inputs)]
+        values = self.net.evaluate(given, given[0].shape[1], self.wanted)
+        result, start = [], 0
+        for name in self.graph.outputs:
+            node = self.graph[name]
+            width = node.domain.bits
+            part = values[start : start + node.size * width]
+            result.append(_unpack(part, node.domain, count).reshape(count, *node.shape))
+            start += node.size * width
+        return result
+
+
+def _pack(codes: Int, domain: Domain) -> NDArray[np.uint64]:
+    """Codes (n, elements) -> words of 64 samples (elements * bits, words)."""
+    bits = (codes[:, :, None] >> np.arange(domain.bits) & 1).astype(np.uint8).reshape(len(codes), -1)
+    padded = np.zeros((-(-len(codes) // 64) * 64, bits.shape[1]), np.uint8)
+    padded[: len(codes)] = bits
+    return np.ascontiguousarray(np.packbits(padded.T, axis=1, bitorder="little")).view(np.uint64)
+
+
+def _unpack(words: NDArray[np.uint64], domain: Domain, count: int) -> Int:
+    """Words (elements * bits, words) -> codes (n, elements)."""
+    bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, bitorder="little")[:, :count]
+    bits = bits.reshape(-1, domain.bits, count).astype(np.int64)
+    place = np.int64(1) << np.arange(domain.bits)
+    if domain.signed:
+        place[-1] = -place[-1]
+    codes: Int = np.einsum("ebn,b->ne", bits, place)
+    return codes
+
+
+class Lowering:
+    """What is known of every node while the netlist is made: its words, or its open sums."""
+
+    def __init__(self, graph: Graph, share: bool):
+        self.graph, self.share, self.net = graph, share, Netlist()
+        self.words: dict[str, list[Word]] = {}
+        self.forms: dict[str, list[Form]] = {}
+        self.plans: dict[tuple[tuple[int, ...], int, bytes], Plan] = {}
+        self.reads = {node.name: len(graph.readers(node.name)) + graph.outputs.count(node.name) for node in graph}
+
+    def word(self, name: str) -> list[Word]:
+        """The words of a node; an open sum is added up now."""
+        if name not in self.words:
+            domain = self.graph[name].domain
+            self.words[name] = [total(self.net, terms, constant, domain.bits) for terms, constant in self.forms[name]]
+        return self.words[name]
+
+    def form(self, name: str) -> list[Form]:
+        """A node as sums: open ones that only one node reads, else those of its bits."""
+        if name in self.forms and name not in self.words and self.reads[name] == 1:
+            return self.forms[name]
+        domain = self.graph[name].domain
+        return [(_terms(word, domain), 0) for word in self.word(name)]
+
+
+def _terms(word: Word, domain: Domain) -> list[Term]:
+    weights = [1 << k for k in range(len(word))]
+    if domain.signed and word:
+        weights[-1] = -weights[-1]
+    return list(zip(word, weights))
+
+
+def _constant(code: int, width: int) -> Word:
+    """The word of a known code."""
+    return [code >> k & 1 for k in range(width)]
+
+
+def _input(node: Node, state: Lowering) -> None:
+    width, source = node.domain.bits, [n.name for n in state.graph.inputs].index(node.name)
+    state.words[node.name] = [[state.net.given(source, e * width + k) for k in range(width)] for e in range(node.size)]
+
+
+def _gather(node: Node, state: Lowering) -> None:
+    assert isinstance(node.params, Index)
+    together = [word for name in node.inputs for word in state.word(name)]
+    state.words[node.name] = [together[i] for i in node.params.flat]
+
+
+def _window(node: Node, state: Lowering) -> None:
+    p, source = node.params, state.graph[node.inputs[0]]
+    assert isinstance(p, Window)
+    words, channels = state.word(source.name), source.shape[-1]
+    share = channels // p.groups
+    state.words[node.name] = [
+        words[place * channels + group * share + c] if place >= 0 else ABSENT
+        for places in p.places for group in range(p.groups) for place in places for c in range(share)]
+
+
+def _dot(node: Node, state: Lowering) -> None:
+    p, source = node.params, state.graph[node.inputs[0]]
+    assert isinstance(p, Weights)
+    a, b = source.domain.numerator
+    levels, words = p.effective, state.word(source.name)
+    size, whole = len(levels), source.shape[-1]
+    forms: list[Form] = []
+    for position in range(prod(source.shape[:-1])):
+        for group in range(p.groups):
+            part = np.ascontiguousarray(np.split(levels, p.groups, axis=1)[group])
+            key = (part.shape, source.domain.bits, part.tobytes())
+            if key not in state.plans:
+                state.plans[key] = plan(part, source.domain.bits, state.share)
+            start = position * whole + group * size
+            taps = words[start : start + size]
+            present = np.array([word is not ABSENT for word in taps], np.int64)
+            constants = b * (present @ part)
+            for (terms, constant), offset in zip(_rows(state, state.plans[key], taps, source.domain), constants):
+                forms.append(([(literal, a * weight) for literal, weight in terms], a * constant + int(offset)))
+    state.forms[node.name] = forms
+
+
+def _rows(state: Lowering, plan: Plan, taps: Sequence[Word], domain: Domain) -> list[Form]:
+    """The open sums of the codes `taps` by a plan."""
+    known: list[Form] = [(_terms(word, domain), 0) for word in taps]
+    ends = [(domain.lo, domain.hi) if word else (0, 0) for word in taps]  # of the values that are really taken
+    for entries, uses in zip(plan.rows, plan.uses):
+        form = _scaled([(known[s], sign) for s, sign in entries])
+        both = [ends[s] if sign > 0 else (-ends[s][1], -ends[s][0]) for s, sign in entries]
+        ends.append((sum(low for low, _ in both), sum(high for _, high in both)))
+        known.append(_counted(state.net, form, ends[-1][1]) if uses > 1 else form)
+    result = []
+    for output in plan.outputs:
+        parts = []
+        for row, multiplier in output:
+            form = known[plan.inputs + row]
+            if multiplier & (multiplier - 1) and -multiplier & (-multiplier - 1) and len(form[0]) > 3:
+                # Once, rather than every tap times every digit of the multiplier.
+                form = _counted(state.net, form, ends[plan.inputs + row][1])
+            parts.append((form, multiplier))
+        result.append(_scaled(parts))
+    return result
+
+
+def _scaled(parts: Sequence[tuple[Form, int]]) -> Form:
+    """The sum of forms times integers."""
+    terms = [(literal, factor * weight) for (form, _), factor in parts for literal, weight in form]
+    return terms, sum(factor * constant for (_, constant), factor in parts)
+
+
+def _counted(net: Netlist, form: Form, high: int) -> Form:
+    """The same sum, at most `high`, as the bits of one number above the least that its terms could make."""
+    terms, constant = merged(form[0]), form[1]
+    constant += sum(weight for literal, weight in terms if literal == TRUE)
+    terms = [(literal, weight) for literal, weight in terms if literal != TRUE]
+    low = sum(weight for _, weight in terms if weight < 0)
+    bits = total(net, terms, -low, (high - constant - low).bit_length()) if terms else []
+    return [(literal, 1 << k) for k, literal in enumerate(bits)], constant + low
+
+
+def _add(node: Node, state: Lowering) -> None:
+    p = node.params
+    assert isinstance(p, Sum)
+    forms = [state.form(name) for name in node.inputs]
+    state.forms[node.name] = [([], p.constant) if not parts else _plus(
+        _scaled([(part, int(s)) for part, s in zip(parts, p.scale)]), p.constant) for parts in zip(*forms)]
+
+
+def _plus(form: Form, constant: int) -> Form:
+    return form[0], form[1] + constant
+
+
+def _step(node: Node, state: Lowering) -> None:
+    p, source, net = node.params, state.graph[node.inputs[0]], state.net
+    assert isinstance(p, Steps)
+    width, channels = node.domain.bits, len(p.start)
+    many = p.cuts.shape[1] > 1
+    small = source.domain.bits <= INPUTS and source.name in state.words
+    if many or small:
+        words = state.word(source.name)
+    result = []
+    forms = [] if small else [(_terms(word, source.domain), 0) for word in words] if many else state.form(source.name)
+    for element in range(node.size):
+        c = element % channels
+        cuts, start, sign = p.cuts[c], int(p.start[c]), int(p.sign[c])
+        if small:
+            word = words[element]
+            codes = [start + sign * int((cuts <= code).sum()) for code in _patterns(source.domain)]
+            result.append(_table(net, word, codes, width))
+            continue
+        terms, constant = forms[element]
+        below = int((cuts <= source.domain.lo).sum())
+        flips: dict[int, list[int]] = {k: [] for k in range(width)}
+        code = start + sign * below
+        base = _constant(code, width)
+        for cut in np.unique(cuts[(cuts > source.domain.lo) & (cuts <= source.domain.hi)]):
+            reached = at_least(net, terms, int(cut) - constant)
+            after = start + sign * int((cuts <= cut).sum())
+            for k in range(width):
+                if (code ^ after) >> k & 1:
+                    flips[k].append(reached)
+            code = after
+        result.append([net.parity(flips[k]) ^ base[k] for k in range(width)])
+    state.words[node.name] = result
+
+
+def _patterns(domain: Domain) -> list[int]:
+    """The code of every pattern of a word's bits; the nearest one where a pattern is no code."""
+    size = 1 << domain.bits
+    codes = [p - size if domain.signed and p >= size // 2 else p for p in range(size)]
+    return [min(max(code, domain.lo), domain.hi) for code in codes]
+
+
+def _table(net: Netlist, word: Word, codes: Sequence[int], width: int) -> Word:
+    """The word of codes[pattern of `word`]."""
+    return [net.function(word, sum((code >> k & 1) << row for row, code in enumerate(codes))) for k in range(width)]
+
+
+def _lut(node: Node, state: Lowering) -> None:
+    p, source = node.params, state.graph[node.inputs[0]]
+    assert isinstance(p, Table)
+    patterns, channels = _patterns(source.domain), source.shape[-1]
+    result = []
+    for element, word in enumerate(state.word(source.name)):
+        table = p.codes[element % channels if len(p.codes) > 1 else 0]
+        result.append(_table(state.net, word, [int(table[c - source.domain.lo]) for c in patterns], node.domain.bits))
+    state.words[node.name] = result
+
+
+def _max(node: Node, state: Lowering) -> None:
+    source = state.graph[node.inputs[0]]
+    window = source.params
+    assert isinstance(window, Window)
+    words = state.word(source.name)
+    result = []
+    for element in range(node.size):
+        taps = [word for word in words[element * window.taps : (element + 1) * window.taps] if word is not ABSENT]
+        while len(taps) > 1:  # in pairs, for a shallow tree
+            pairs = [_larger(state.net, one, other, node.domain) for one, other in zip(taps[::2], taps[1::2])]
+            taps = pairs + taps[len(pairs) * 2 :]
+        result.append(taps[0])
+    state.words[node.name] = result
+
+
+def _larger(net: Netlist, one: Word, other: Word, domain: Domain) -> Word:
+    """The larger of two codes."""
+    if domain.size == 2 and domain.lo in (0, -1):
+        keep = domain.lo == 0  # the code with its lowest bit set is the larger: or; else and
+        return [net.lut(pair, 0b1110 if keep else 0b1000) for pair in zip(one, other)]
+    terms = [*_terms(one, domain), *((literal, -weight) for literal, weight in _terms(other, domain))]
+    first = at_least(net, terms, 0)
+    return [net.lut([b, a, first], 0b11001010) for a, b in zip(one, other)]
+
+
+def _affine(node: Node, state: Lowering) -> None:
+    p = node.params
+    assert isinstance(p, Affine)
+    result = []
+    for element, form in enumerate(state.form(node.inputs[0])):
+        c = element % len(p.mul)
+        terms, constant = _plus(_scaled([(form, int(p.mul[c]))]), int(p.add[c]))
+        result.append(total(state.net, terms, constant, node.domain.bits + p.shift)[p.shift :])
+    state.words[node.name] = result
+
+
+EMIT_LOGIC: dict[Op, Callable[[Node, Lowering], None]] = {
+    Op.INPUT: _input, Op.GATHER: _gather, Op.WINDOW: _window, Op.DOT: _dot, Op.ADD: _add, Op.MAX: _max, Op.STEP: _step,
+    Op.LUT: _lut, Op.AFFINE: _affine,
+}
+
+
+def to_logic(graph: Graph, share: bool = True) -> Logic:
+    """The netlist of a graph; without `share` every output of a sum is counted by itself.
+
+    Raises InputError where the graph unrolls to more than 2^21 terms, naming the largest sum.
+    """
+    _check(graph)
+    state = Lowering(graph, share)
+    for node in graph:
+        state.net.layer = node.name
+        EMIT_LOGIC[node.op](node, state)
+        if node.name in graph.outputs:
+            state.word(node.name)
+    return Logic(graph, state.net, tuple(tuple(state.word(name)) for name in graph.outputs))
+
+
+def _check(graph: Graph) -> None:
+    taps = {}
+    for node in graph:
+        if isinstance(node.params, Weights):
+            source = graph[node.inputs[0]]
+            taps[node.name] = (int(np.count_nonzero(node.params.effective)) * prod(source.shape[:-1])
+                               * source.domain.bits)
+    if sum(taps.values()) > MAX_TAPS:
+        largest = max(taps, key=lambda name: taps[name])
+        raise InputError(f"node {largest!r} unrolls to {taps[largest]:,} one-bit terms, the graph to "
+                         f"{sum(taps.values()):,}; at most {MAX_TAPS:,}: prune it, or build it as C++ with "
+                         "io_type='io_stream' or strategy='Resource'")

@@ -1,0 +1,240 @@
+"""A netlist of LUT-sized functions and short carry chains, and how it evaluates itself on packed bits.
+
+A signal is a literal: twice the number of a node, plus 1 where it is inverted; node 0 is the constant 0, hence literals
+0 and 1 are the constants. Nodes are hashed: the same function of the same signals, or its complement, is one node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FALSE", "INPUTS", "TRUE", "Bit", "Chain", "Given", "Lut", "Netlist"]
+
+FALSE, TRUE = 0, 1
+INPUTS = 6  # of a LUT
+Words = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A bit from outside: bit `position` of the graph's input `source`, its codes laid end to end."""
+
+    source: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Lut:
+    """Bit sum(2^k * inputs[k]) of `table`; inputs are nodes, ascending, and the function depends on every one."""
+
+    inputs: tuple[int, ...]
+    table: int
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The sum of two words of literals of one width, least significant first, and a carry; read through `Bit`."""
+
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+    carry: int
+
+
+@dataclass(frozen=True)
+class Bit:
+    """Bit `position` of a chain's sum; the highest one is its carry out."""
+
+    chain: int
+    position: int
+
+
+Gate = Given | Lut | Chain | Bit | None
+
+
+def cofactor(table: int, inputs: int, k: int, value: int) -> int:
+    """The table over the other inputs where input k is `value`."""
+    step, result = 1 << k, 0
+    ones = (1 << step) - 1
+    for block in range(1 << (inputs - 1 - k)):
+        result |= ((table >> ((2 * block + value) * step)) & ones) << (block * step)
+    return result
+
+
+@lru_cache(maxsize=2**16)
+def _normal(inverted: int, table: int, inputs: int) -> tuple[tuple[int, ...], int, int]:
+    """(positions that matter, table over them without inversions and with entry 0 clear, 1 if the output is inverted).
+
+    `inverted` has a bit for every inverted input.
+    """
+    if inverted:
+        table = sum(((table >> (k ^ inverted)) & 1) << k for k in range(1 << inputs))
+    kept = list(range(inputs))
+    for k in reversed(range(inputs)):
+        low = cofactor(table, len(kept), k, 0)
+        if low == cofactor(table, len(kept), k, 1):
+            table = low
+            del kept[k]
+    flip = table & 1
+    return tuple(kept), table ^ (((1 << (1 << len(kept))) - 1) if flip else 0), flip
+
+
+@lru_cache(maxsize=2**16)
+def sum_table(weights: tuple[int, ...], constant: int, position: int) -> int:
+    """The table of bit `position` of sum(weights[k] * input k) + constant (not negative)."""
+    sums = np.full(1 << len(weights), constant, np.int64)
+    index = np.arange(1 << len(weights))
+    for k, weight in enumerate(weights):
+        sums += weight * (index >> k & 1)
+    return sum(int(bit) << k for k, bit in enumerate(sums >> position & 1))
+
+
+class Netlist:
+    """Nodes in order of evaluation.
+
+    `level` counts the LUTs before and including a node, `owner` is the value of `layer` when the node was made.
+    """
+
+    def __init__(self) -> None:
+        self.gates: list[Gate] = [None]
+        self.level: list[int] = [0]
+        self.layer = ""
+        self.owner: list[str] = [""]
+        self._known: dict[Gate, int] = {}
+
+    def _node(self, gate: Gate, level: int) -> int:
+        if gate not in self._known:
+            self._known[gate] = len(self.gates)
+            self.gates.append(gate)
+            self.level.append(level)
+            self.owner.append(self.layer)
+        return self._known[gate]
+
+    def given(self, source: int, position: int) -> int:
+        """The literal of a bit from outside."""
+        return 2 * self._node(Given(source, position), 0)
+
+    def arrival(self, literal: int) -> int:
+        """The level of a literal."""
+        return self.level[literal >> 1]
+
+    def lut(self, literals: Sequence[int], table: int) -> int:
+        """The literal of a function of at most six literals; constants, repeats and what does not matter drop out."""
+        names = [literal >> 1 for literal in literals]
+        count = len(names)
+        inverted = sum((literal & 1) << k for k, literal in enumerate(literals))
+        if 0 in names or len(set(names)) < count or names != sorted(names):
+            order = sorted(set(names) - {0})
+            place = {name: k for k, name in enumerate(order)}
+            merged = 0
+            for row in range(1 << len(order)):
+                entry = sum((((row >> place[name]) & 1) if name else 0) << k for k, name in enumerate(names))
+                merged |= (table >> (entry ^ inverted) & 1) << row
+            names, table, inverted, count = order, merged, 0, len(order)
+        kept, table, flip = _normal(inverted, table, count)
+        if not kept:
+            return flip
+        if len(kept) == 1:
+            return 2 * names[kept[0]] ^ flip
+        inputs = tuple(names[k] for k in kept)
+        return 2 * self._node(Lut(inputs, table), 1 + max(self.level[k] for k in inputs)) ^ flip
+
+    def chain(self, a: Sequence[int], b: Sequence[int], carry: int) -> list[int]:
+        """The literals of the bits of a + b + carry, one more than those of `a`."""
+        # The functions of `b` are in the LUTs of the chain itself.
+        level = 1 + max(max(self.arrival(literal) for literal in (*a, carry)),
+                        max(self.arrival(literal) - isinstance(self.gates[literal >> 1], Lut) for literal in b))
+        chain = self._node(Chain(tuple(a), tuple(b), carry), level)
+        return [2 * self._node(Bit(chain, k), level) for k in range(len(a) + 1)]
+
+    # --- functions of any size --------------------------------------------------------------------------------------
+
+    def sum_bit(self, literals: Sequence[int], weights: Sequence[int], constant: int, position: int) -> int:
+        """One bit of a weighted sum of at most six literals."""
+        return self.lut(literals, sum_table(tuple(weights), constant, position))
+
+    def parity(self, literals: Sequence[int]) -> int:
+        """The exclusive or of any number of literals."""
+        rest = list(literals)
+        while len(rest) > 1:
+            part, rest = rest[:INPUTS], rest[INPUTS:]
+            rest.append(self.lut(part, sum_table((1,) * len(part), 0, 0)))
+        return rest[0] if rest else FALSE
+
+    def function(self, literals: Sequence[int], table: int) -> int:
+        """A function of any number of literals: six at the bottom, then multiplexers of equal parts once."""
+        count = len(literals)
+        if count <= INPUTS:
+            return self.lut(literals, table)
+        half = 1 << (count - 1)
+        low, high = (self.function(literals[:-1], part) for part in (table & ((1 << half) - 1), table >> half))
+        return self.lut([low, high, literals[-1]], 0b11001010)
+
+    # --- evaluation -------------------------------------------------------------------------------------------------
+
+    def evaluate(self, given: Sequence[Words], size: int, wanted: Sequence[int]) -> Words:
+        """The values of the literals `wanted`: uint64 (wanted, size) words of 64 samples.
+
+        `given` has the words (bits, size) of every input.
+        """
+        values: list[Any] = [np.zeros(size, np.uint64)]
+        read = self.reached(wanted)
+        for name, gate in enumerate(self.gates[1:], 1):
+            if not read[name]:
+                values.append(None)
+            elif isinstance(gate, Given):
+                values.append(given[gate.source][gate.position])
+            elif isinstance(gate, Lut):
+                values.append(_look_up(gate.table, [values[k] for k in gate.inputs]))
+            elif isinstance(gate, Chain):
+                carry, sums = _value(values, gate.carry), []
+                for one, other in zip(gate.a, gate.b):
+                    x, y = _value(values, one), _value(values, other)
+                    sums.append(x ^ y ^ carry)
+                    carry = (x & y) | (carry & (x ^ y))
+                values.append([*sums, carry])
+            else:
+                assert isinstance(gate, Bit)
+                values.append(values[gate.chain][gate.position])
+        return np.array([_value(values, literal) for literal in wanted], np.uint64).reshape(len(wanted), size)
+
+    def reached(self, wanted: Sequence[int]) -> NDArray[np.bool_]:
+        """Which nodes the literals `wanted` depend on: bool (nodes,)."""
+        read = np.zeros(len(self.gates), bool)
+        read[[literal >> 1 for literal in wanted]] = True
+        for name in range(len(self.gates) - 1, 0, -1):
+            if read[name]:
+                for source in sources(self.gates[name]):
+                    read[source] = True
+        return read
+
+
+def sources(gate: Gate) -> tuple[int, ...]:
+    """The nodes that a gate reads."""
+    if isinstance(gate, Lut):
+        return gate.inputs
+    if isinstance(gate, Chain):
+        return tuple(literal >> 1 for literal in (*gate.a, *gate.b, gate.carry))
+    return (gate.chain,) if isinstance(gate, Bit) else ()
+
+
+def _value(values: list[Any], literal: int) -> Words:
+    value: Words = values[literal >> 1]
+    return ~value if literal & 1 else value
+
+
+def _look_up(table: int, inputs: Sequence[Words]) -> Words:
+    """The value of a table, by its halves."""
+    if not inputs:
+        return np.uint64(2**64 - 1 if table else 0)  # type: ignore[return-value]
+    half = 1 << (len(inputs) - 1)
+    low, high = table & ((1 << half) - 1), table >> half
+    if low == high:
+        return _look_up(low, inputs[:-1])
+    zero, one = (_look_up(part, inputs[:-1]) for part in (low, high))
+    return (zero & ~inputs[-1]) | (one & inputs[-1])

@@ -1,0 +1,369 @@
+"""The netlist as Verilog-2001: a module a layer, combinational or pipelined, and a test bench that checks itself.
+
+Text is deterministic, and only clean names of nodes and the project reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from flow.backends.logic import Logic
+from flow.backends.netlist import Bit, Chain, Given, Lut, sources, sum_table
+from flow.ir import Graph, Op
+
+__all__ = ["Rtl", "to_rtl"]
+
+# Delays in ns of a LUT and of a carry chain, each with the net behind it, and of four more bits of a chain: a model for
+# where to put registers, in the range of a mid-speed UltraScale+. Timing closes in the vendor's tools, not here.
+LUT_DELAY, CHAIN_DELAY, CARRY_DELAY = 0.45, 0.60, 0.05
+SUMS = (Op.DOT, Op.ADD, Op.GATHER, Op.WINDOW)  # what makes no codes of a layer
+
+
+@dataclass(frozen=True)
+class Rtl:
+    """Verilog of a graph: `files` by their paths in the project, `latency` in cycles (None: combinational)."""
+
+    files: dict[str, str]
+    latency: int | None
+
+    @property
+    def sources(self) -> list[str]:
+        """The files of the design, without the test bench."""
+        return [name for name in self.files if name.startswith("rtl/")]
+
+
+ADD = """// a + b + c with the carry out on top. Where FLOW_CARRY4 is defined, a chain of the vendor's primitive: a tool
+// that infers the chain from `+` may take the operand that needs a LUT of its own for the carry multiplexer.
+module flow_add #(parameter W = 3) (
+    input wire [W-1:0] a,  // plain signals
+    input wire [W-1:0] b,  // functions of up to five signals
+    input wire c,
+    output wire [W:0] s
+);
+`ifdef FLOW_CARRY4
+    localparam N = W / 4 + 1;
+    wire [4*N-1:0] p = a ^ b;
+    wire [4*N-1:0] g = a;
+    wire [4*N-1:0] o;
+    wire [4*N-1:0] co;
+    assign s = o;
+    CARRY4 first (.CI(1'b0), .CYINIT(c), .DI(g[3:0]), .S(p[3:0]), .O(o[3:0]), .CO(co[3:0]));
+    genvar i;
+    generate
+        for (i = 1; i < N; i = i + 1) begin : more
+            CARRY4 next (.CI(co[4*i-1]), .CYINIT(1'b0), .DI(g[4*i +: 4]), .S(p[4*i +: 4]), .O(o[4*i +: 4]),
+                         .CO(co[4*i +: 4]));
+        end
+    endgenerate
+`else
+    assign s = a + b + c;
+`endif
+endmodule
+"""
+
+
+def to_rtl(logic: Logic, top: str, clock_period: float | None = None) -> Rtl:
+    """The Verilog of a netlist under the name `top`.
+
+    With a `clock_period` (ns) it is pipelined: registers behind every layer's codes and at the outputs, and inside a
+    layer where the delays of LUTs and chains would exceed the period; a new input every cycle. Else combinational.
+    """
+    design = _Design(logic, top, clock_period)
+    files = {"rtl/flow_add.v": ADD}
+    for layer in design.layers:
+        files[f"rtl/{top}_{layer}.v"] = design.module(layer)
+    files[f"rtl/{top}.v"] = design.top_module()
+    files[f"tb/{top}_tb.v"] = _bench(logic.graph, top, design.latency, clock_period)
+    return Rtl(files, design.latency)
+
+
+class _Design:
+    """A netlist with a stage for every gate, and where its signals are found."""
+
+    def __init__(self, logic: Logic, top: str, clock_period: float | None):
+        self.logic, self.net, self.graph, self.top = logic, logic.net, logic.graph, top
+        self.used = self.net.reached(logic.wanted)
+        self.used[0] = False
+        self.stage = self._stages(clock_period)
+        self.latency = None
+        if clock_period is not None:
+            self.latency = 1 + max((self.stage[literal >> 1] for literal in logic.wanted), default=0)
+        self.gates: dict[str, list[int]] = {node.name: [] for node in self.graph}
+        for name, used in enumerate(self.used):
+            if used:
+                self.gates[self.net.owner[name]].append(name)
+        # (gate, cycles of delay) that other layers read, by the layer that makes it, in the order of its output port
+        self.exports: dict[str, dict[tuple[int, int], int]] = {node.name: {} for node in self.graph}
+        self.delays: dict[int, int] = {}
+        for name, used in enumerate(self.used):
+            if used:
+                for source in sources(self.net.gates[name]):
+                    self._read(source, self.stage[name], self.net.owner[name])
+        for literal in logic.wanted:
+            if literal > 1:
+                self._read(literal >> 1, self.latency or 0, "")
+
+    def _read(self, source: int, stage: int, reader: str) -> None:
+        delay, owner = stage - self.stage[source], self.net.owner[source]
+        if source and delay:
+            self.delays[source] = max(delay, self.delays.get(source, 0))
+        if source and owner != reader:
+            self.exports[owner].setdefault((source, delay), len(self.exports[owner]))
+
+    def _stages(self, clock_period: float | None) -> list[int]:
+        """The pipeline stage of every gate: its sources' latest, or one more."""
+        net, stage, time = self.net, [0] * len(self.net.gates), [0.0] * len(self.net.gates)
+        if clock_period is None:
+            return stage
+        behind = {node.name for node in self.graph if node.op not in SUMS and node.op is not Op.INPUT}
+        for name, gate in enumerate(net.gates):
+            if not self.used[name] or isinstance(gate, Given):
+                continue
+            delay = LUT_DELAY if isinstance(gate, Lut) else 0.0
+            if isinstance(gate, Chain):
+                delay = CHAIN_DELAY + CARRY_DELAY * (len(gate.a) // 4)
+            first, begin = 0, 0.0
+            for source in sources(gate):
+                crosses = net.owner[source] != net.owner[name] and net.owner[source] in behind
+                at, when = stage[source] + crosses, 0.0 if crosses else time[source]
+                # The function of a chain's operand is in the chain's own LUT.
+                if isinstance(gate, Chain) and isinstance(net.gates[source], Lut) and 2 * source not in gate.a:
+                    when = max(0.0, when - LUT_DELAY)
+                if (at, when) > (first, begin):
+                    first, begin = at, when
+            if begin + delay > clock_period and begin > 0:
+                first, begin = first + 1, 0.0
+            stage[name], time[name] = first, begin + delay
+        return stage
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """The nodes that have a module: those with gates, and inputs that are delayed."""
+        return [node.name for node in self.graph if self.gates[node.name] and (
+            node.op is not Op.INPUT or any(delay for _, delay in self.exports[node.name]))]
+
+    # --- names ------------------------------------------------------------------------------------------------------
+
+    def signal(self, literal: int, stage: int, layer: str) -> str:
+        """The text of a literal where it is read: in a layer's module, or in the top module (layer "")."""
+        if literal <= 1:
+            return f"1'b{literal}"
+        name, sign = literal >> 1, "~" if literal & 1 else ""
+        delay, owner = stage - self.stage[name], self.net.owner[name]
+        if owner == layer:
+            return f"{sign}n{name}" + (f"_{delay}" if delay else "")
+        gate = self.net.gates[name]
+        if isinstance(gate, Given) and owner not in self.layers:
+            return f"{sign}x_{owner}[{gate.position}]"
+        return f"{sign}from_{owner}[{self.exports[owner][name, delay]}]"
+
+    def reads(self, layer: str) -> list[str]:
+        """The layers whose signals a layer reads."""
+        owners = {self.net.owner[s] for name in self.gates[layer] for s in sources(self.net.gates[name]) if s}
+        return [node.name for node in self.graph if node.name in owners - {layer}]
+
+    def clocked(self, layer: str) -> bool:
+        """True where a layer has registers."""
+        return any(name in self.delays for name in self.gates[layer])
+
+    def port(self, owner: str) -> tuple[str, int]:
+        """(name, width) of the bus that carries a layer's signals, or an input of the design."""
+        if owner in self.layers:
+            return f"from_{owner}", len(self.exports[owner])
+        node = self.graph[owner]
+        return f"x_{owner}", node.size * node.domain.bits
+
+    # --- modules ----------------------------------------------------------------------------------------------------
+
+    def module(self, layer: str) -> str:
+        """The module of a layer."""
+        node = self.graph[layer]
+        ports = ["input wire clk"] if self.clocked(layer) else []
+        if node.op is Op.INPUT:
+            ports.append(f"input wire [{node.size * node.domain.bits - 1}:0] x_{layer}")
+        ports += [f"input wire [{width - 1}:0] {name}" for name, width in map(self.port, self.reads(layer))]
+        ports.append(f"output wire [{len(self.exports[layer]) - 1}:0] y")
+        functions: dict[str, str] = {}
+        body = [line for name in self.gates[layer] for line in self._gate(name, layer, functions)]
+        late = [(name, self.delays[name]) for name in self.gates[layer] if name in self.delays]
+        body += [f"    reg {', '.join(f'n{name}_{k + 1}' for k in range(count))};" for name, count in late]
+        if late:
+            moves = [(f"n{name}_{k + 1}", f"n{name}" + (f"_{k}" if k else ""))
+                     for name, count in late for k in range(count)]
+            body += ["    always @(posedge clk) begin", *(f"        {to} <= {of};" for to, of in moves), "    end"]
+        body += [f"    assign y[{place}] = {self.signal(2 * name, self.stage[name] + delay, layer)};"
+                 for (name, delay), place in self.exports[layer].items()]
+        shape = "x".join(map(str, node.shape))
+        return "\n".join([f"// {node.op.value}, {shape}", f"module {self.top}_{layer} (", _ports(ports), ");",
+                          *functions.values(), *body, "endmodule", ""])
+
+    def _gate(self, name: int, layer: str, functions: dict[str, str]) -> list[str]:
+        gate, stage = self.net.gates[name], self.stage[name]
+        if isinstance(gate, Given):
+            return [f"    wire n{name} = x_{layer}[{gate.position}];"]
+        if isinstance(gate, Bit):
+            return [f"    wire n{name} = n{gate.chain}[{gate.position}];"]
+        if isinstance(gate, Lut):
+            called, text = _function(gate.table, len(gate.inputs))
+            functions[called] = text
+            inputs = ", ".join(self.signal(2 * source, stage, layer) for source in reversed(gate.inputs))
+            return [f"    wire n{name} = {called}({{{inputs}}});"]
+        assert isinstance(gate, Chain)
+        a, b = ("{" + ", ".join(self.signal(literal, stage, layer) for literal in reversed(row)) + "}"
+                for row in (gate.a, gate.b))
+        carry = self.signal(gate.carry, stage, layer)
+        return [f"    wire [{len(gate.a)}:0] n{name};",
+                f"    flow_add #({len(gate.a)}) add{name} (.a({a}), .b({b}), .c({carry}), .s(n{name}));"]
+
+    def top_module(self) -> str:
+        """The module of the design: layers, their buses, and `valid` beside them."""
+        ports = ["input wire clk", "input wire rst"] if self.latency is not None else []
+        ports.append("input wire valid_in")
+        ports += [f"input wire [{node.size * node.domain.bits - 1}:0] x_{node.name}" for node in self.graph.inputs]
+        ports.append("output wire valid_out")
+        ports += [f"output wire [{self.graph[name].size * self.graph[name].domain.bits - 1}:0] y_{name}"
+                  for name in self.graph.outputs]
+        lines = ["// Codes in two's complement, element 0 lowest.",
+                 f"// Latency: {self.latency or 0} cycles, a new input every cycle.",
+                 f"module {self.top} (", _ports(ports), ");"]
+        for layer in self.layers:
+            bus, width = self.port(layer)
+            lines.append(f"    wire [{width - 1}:0] {bus};")
+        for layer in self.layers:
+            pins = [".clk(clk)"] if self.clocked(layer) else []
+            if self.graph[layer].op is Op.INPUT:
+                pins.append(f".x_{layer}(x_{layer})")
+            pins += [f".{name}({name})" for name, _ in map(self.port, self.reads(layer))]
+            lines.append(f"    {self.top}_{layer} layer_{layer} ({', '.join([*pins, f'.y(from_{layer})'])});")
+        for name, words in zip(self.graph.outputs, self.logic.outputs):
+            literals = [literal for word in words for literal in word]
+            lines += [f"    assign y_{name}[{k}] = {self.signal(literal, self.latency or 0, '')};"
+                      for k, literal in enumerate(literals)]
+        if self.latency is None:
+            lines.append("    assign valid_out = valid_in;")
+        else:
+            lines += [f"    reg [{self.latency - 1}:0] valid;", f"    assign valid_out = valid[{self.latency - 1}];",
+                      "    always @(posedge clk)",
+                      f"        valid <= rst ? {self.latency}'d0 : {{valid, valid_in}};"]
+        return "\n".join([*lines, "endmodule", ""])
+
+
+def _ports(ports: Sequence[str]) -> str:
+    return ",\n".join(f"    {port}" for port in ports)
+
+
+@lru_cache(maxsize=2**14)
+def _function(table: int, inputs: int) -> tuple[str, str]:
+    """(name, Verilog function) of a table: a decision diagram with equal parts once."""
+    name = next((f"ones{inputs}_bit{k}" for k in range(3) if table == sum_table((1,) * inputs, 0, k)),
+                f"lut{inputs}_{table:0{max(1, 2**inputs // 4)}x}")
+    lines: list[str] = []
+    known: dict[tuple[int, int], str] = {}
+
+    def expression(table: int, count: int) -> str:
+        ones = (1 << (1 << count)) - 1
+        if table in (0, ones):
+            return f"1'b{table & 1}"
+        if (table, count) in known:
+            return known[table, count]
+        half = 1 << (count - 1)
+        low, high, most, top = table & ((1 << half) - 1), table >> half, (1 << half) - 1, f"a[{count - 1}]"
+        if low == high:
+            return expression(low, count - 1)
+        if low == 0 and high == most:
+            text = top
+        elif low == most and high == 0:
+            text = f"~{top}"
+        elif low ^ high == most:
+            text = f"{top} ^ {expression(low, count - 1)}"
+        elif low == 0:
+            text = f"{top} & {expression(high, count - 1)}"
+        elif high == 0:
+            text = f"~{top} & {expression(low, count - 1)}"
+        elif low == most:
+            text = f"~{top} | {expression(high, count - 1)}"
+        elif high == most:
+            text = f"{top} | {expression(low, count - 1)}"
+        else:
+            text = f"{top} ? {expression(high, count - 1)} : {expression(low, count - 1)}"
+        known[table, count] = f"t{len(lines)}"
+        lines.append(f"            t{len(lines)} = {text};")
+        return known[table, count]
+
+    result = expression(table, inputs)
+    temporaries = ", ".join(f"t{k}" for k in range(len(lines)))
+    return name, "\n".join([f"    function {name};", f"        input [{inputs - 1}:0] a;",
+                            f"        reg {temporaries};",
+                            "        begin", *lines, f"            {name} = {result};", "        end",
+                            "    endfunction"])
+
+
+# --- test bench -----------------------------------------------------------------------------------------------------
+
+
+def _bench(graph: Graph, top: str, latency: int | None, clock_period: float | None) -> str:
+    """A test bench for any simulator: feeds tb_data/flow_inputs.dat, with gaps between samples, compares each output
+    with tb_data/flow_expected.dat and the cycle in which it appears, and writes tb_data/csim_results.log.
+    """
+    half = (clock_period or 10.0) / 2
+    clocked = latency is not None
+    lines = ["`timescale 1ns/1ps", f"module {top}_tb;",
+             f"    localparam LATENCY = {latency or 0};",
+             "    reg clk = 0;", "    reg rst = 1;", "    reg valid_in = 0;", "    wire valid_out;",
+             "    reg [LATENCY:0] sent = 0;  // which of the last cycles brought a sample",
+             "    reg [15:0] gaps = 16'hace1;",
+             "    integer inputs, expected, results, found, k, errors = 0, samples = 0, given = 0, idle = 0;",
+             "    reg signed [63:0] code;"]
+    pins = [".clk(clk)", ".rst(rst)"] if clocked else []
+    pins += [".valid_in(valid_in)", ".valid_out(valid_out)"]
+    feed, check = [], []
+    for node in graph.inputs:
+        width = node.domain.bits
+        lines.append(f"    reg [{node.size * width - 1}:0] x_{node.name} = 0;")
+        pins.append(f".x_{node.name}(x_{node.name})")
+        feed += [f"                for (k = 0; k < {node.size}; k = k + 1) begin",
+                 '                    found = found & ($fscanf(inputs, "%d", code) == 1);',
+                 f"                    if (found) x_{node.name}[k*{width} +: {width}] = code[{width - 1}:0];",
+                 "                end"]
+    for name in graph.outputs:
+        node, width = graph[name], graph[name].domain.bits
+        sign = "signed " if node.domain.signed else ""
+        lines += [f"    wire [{node.size * width - 1}:0] y_{name};", f"    reg {sign}[{width - 1}:0] got_{name};"]
+        pins.append(f".y_{name}(y_{name})")
+        check += [f"        for (k = 0; k < {node.size}; k = k + 1) begin",
+                  f"            got_{name} = y_{name}[k*{width} +: {width}];",
+                  f'            $fwrite(results, "%0d ", got_{name});',
+                  f'            if ($fscanf(expected, "%d", code) != 1 || code[{width - 1}:0] !== got_{name}) begin',
+                  '                if (errors < 10)',
+                  f'                    $display("sample %0d, {name}[%0d]: %0d, expected %0d", samples, k, got_{name}, '
+                  'code);',
+                  "                errors = errors + 1;", "            end", "        end"]
+    lines += [f"    {top} dut ({', '.join(pins)});", "", "    task check;", "    begin", *check,
+              '        $fwrite(results, "\\n");', "        samples = samples + 1;", "    end", "    endtask", "",
+              "    task feed;  // a sample, or a gap in the pipeline", "    begin",
+              "        gaps = {gaps[14:0], gaps[15] ^ gaps[13] ^ gaps[12] ^ gaps[10]};",
+              f"        valid_in = {'gaps[1:0] != 0' if clocked else '1'};", "        if (valid_in) begin",
+              "            found = 1;", *[line[4:] for line in feed],
+              "            valid_in = found;", "            if (found) given = given + 1;",
+              "            else idle = idle + 1;", "        end", "    end", "    endtask", ""]
+    lines += ["    initial begin",
+              '        inputs = $fopen("tb_data/flow_inputs.dat", "r");',
+              '        expected = $fopen("tb_data/flow_expected.dat", "r");',
+              '        results = $fopen("tb_data/csim_results.log", "w");']
+    if clocked:
+        lines += [f"        repeat (2) begin #{half} clk = 1; #{half} clk = 0; end", "        rst = 0;",
+                  "        while (idle <= LATENCY) begin", "            feed;", "            sent = {sent, valid_in};",
+                  f"            #{half} clk = 1;", f"            #{half} clk = 0;",
+                  "            if (valid_out !== sent[LATENCY-1]) begin",
+                  '                if (errors < 10) $display("sample %0d: valid in the wrong cycle", samples);',
+                  "                errors = errors + 1;", "            end",
+                  "            if (valid_out) check;", "        end"]
+    else:
+        lines += ["        while (idle == 0) begin", "            feed;", "            #1;",
+                  "            if (valid_out) check;", "        end"]
+    lines += ["        if (samples != given || samples == 0) errors = errors + 1;",
+              '        $display("samples %0d, errors %0d", samples, errors);', "        $fclose(results);",
+              "        $finish;", "    end", "endmodule", ""]
+    return "\n".join(lines)

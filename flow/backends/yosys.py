@@ -1,0 +1,136 @@
+"""Logic synthesis of Verilog by yosys: what a design costs on a family of FPGAs, without the vendor's tools."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flow import tools
+from flow.errors import InputError, ToolError
+
+__all__ = ["FAMILIES", "Size", "synthesize"]
+
+SECONDS = 3600.0
+
+# The family's synthesis command, and the names of its cells: LUTs, carry, multiplexers behind LUTs, registers.
+FAMILIES: dict[str, tuple[str, str]] = {
+    "xc7": ("synth_xilinx -family xc7 -noiopad -flatten", "xilinx"),
+    "xcup": ("synth_xilinx -family xcup -noiopad -flatten", "xilinx"),
+    "ice40": ("synth_ice40 -abc9 -device hx", ""),
+    "ecp5": ("synth_ecp5", ""),
+}
+CELLS = {"carry": r"CARRY[48]|SB_CARRY|CCU2C",
+         "muxf": r"MUXF[789]|PFUMX|L6MUX21",
+         "ff": r"FD[A-Z]{2}|SB_DFF\w*|TRELLIS_FF"}
+# An inverter that no LUT took in is a LUT.
+LUTS = {"SB_LUT4": 4, "INV": 1, **{f"LUT{k}": k for k in range(1, 7)}}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What yosys makes of a design: `luts[k]` of k inputs, carry blocks, multiplexers, registers.
+
+    `packed` is yosys' estimate of logic cells with small LUTs in pairs (xilinx only, else None); `depth` is the longest
+    path in LUTs and carry blocks' elements as `ltp` counts them, registers ending a path; `seconds` what the run took.
+    `layers` are the sizes of the modules alone where they were asked for.
+    """
+
+    family: str
+    tool: str
+    luts: dict[int, int]
+    carry: int
+    muxf: int
+    ff: int
+    packed: int | None
+    depth: int
+    seconds: float
+    layers: dict[str, Size] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> int:
+        """All LUTs, whatever their inputs."""
+        return sum(self.luts.values())
+
+    def __str__(self) -> str:
+        packed = "" if self.packed is None else f", packed {self.packed:,}"
+        return (f"{self.family}: {self.raw:,} LUTs{packed}, {self.carry:,} carry, {self.muxf:,} muxf, {self.ff:,} FF, "
+                f"depth {self.depth}")
+
+
+def synthesize(files: Mapping[str, str], top: str, family: str = "xcup", layers: Sequence[str] = (),
+               carry: bool = True) -> Size:
+    """Synthesize Verilog `files` (name: text) with the top module `top`; results are kept by the digest of all of it.
+
+    `layers` are modules to be synthesized alone as well; without `carry` no carry chains are used (xilinx only).
+    Raises InputError for an unknown family, ToolError where yosys is missing or fails.
+    """
+    if family not in FAMILIES:
+        raise InputError(f"family {family!r}: use one of {', '.join(FAMILIES)}")
+    parts = {name: _one(files, _script(list(files), name, family, carry), family) for name in layers}
+    return replace(_one(files, _script(list(files), top, family, carry), family), layers=parts)
+
+
+def _one(files: Mapping[str, str], script: str, family: str) -> Size:
+    program, version = tools.command("yosys"), tools.version("yosys")
+    digest = hashlib.sha256(json.dumps([version, script, dict(files)], sort_keys=True).encode()).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow" / f"yosys-{digest}.json"
+    try:
+        return _read(json.loads(cache.read_text()))
+    except (OSError, ValueError, TypeError):
+        pass
+    with tempfile.TemporaryDirectory(prefix="bnnflow-yosys-") as name:
+        folder = Path(name)
+        for file, text in files.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(text)
+        (folder / "run.ys").write_text(script)
+        start = time.monotonic()
+        tools.call([*program, "-q", "run.ys"] if len(program) == 1 else [*program, "run.ys"], folder,
+                   folder / "yosys.log", SECONDS)
+        size = _parse(folder, family, version, time.monotonic() - start)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        cache.write_text(json.dumps(asdict(size)))
+    except OSError:
+        pass  # no place to keep it
+    return size
+
+
+def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
+    command, technology = FAMILIES[family]
+    command += " -nocarry" if technology and not carry else ""
+    define = " -DFLOW_CARRY4" if technology and carry else ""
+    return "\n".join([
+        "scratchpad -set abc9.verify 0",  # it can take minutes; the netlists are proven equal in the tests
+        f"read_verilog{define} {' '.join(files)}", f"{command} -top {top}",
+        f"tee -q -o stat.json stat -json{' -tech xilinx' if technology else ''}",
+        "tee -q -o ltp.txt ltp -noff", ""])
+
+
+def _parse(folder: Path, family: str, version: str, seconds: float) -> Size:
+    try:
+        module = json.loads((folder / "stat.json").read_text())["design"]
+        path = re.search(r"length=(\d+)", (folder / "ltp.txt").read_text())
+        cells: dict[str, int] = module["num_cells_by_type"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ToolError(f"yosys gave no statistics: {error}; pyosys 0.70 is what this version was run with") from error
+    luts: dict[int, int] = {}
+    for name, count in cells.items():
+        if name in LUTS:
+            luts[LUTS[name]] = luts.get(LUTS[name], 0) + count
+    found = {kind: sum(count for name, count in cells.items() if re.fullmatch(pattern, name))
+             for kind, pattern in CELLS.items()}
+    return Size(family, version, dict(sorted(luts.items())), found["carry"], found["muxf"], found["ff"],
+                module.get("estimated_num_lc"), int(path[1]) if path else 0, round(seconds, 1))
+
+
+def _read(data: dict[str, Any]) -> Size:
+    return Size(**{**data, "luts": {int(k): int(v) for k, v in data["luts"].items()}})

