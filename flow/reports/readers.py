@@ -363,13 +363,12 @@ CELLS = (("lut", r"LUT[1-6]|SB_LUT4|LUT4|SRL16E|SRLC32E", 1), ("lut", r"CCU2C", 
 
 
 def _yosys(data: dict[str, Any]) -> Facts:
-    """`stat -json`: LUTs are the packed estimate where the technology has one."""
+    """`stat -json`: LUTs as they are; Vivado packs small ones in pairs, for which the note has yosys' estimate."""
     cells, packed = data["design"]["num_cells_by_type"], data["design"].get("estimated_num_lc")
     counts: Numbers = dict.fromkeys(COUNTS, 0)
     for name, pattern, each in CELLS:
         counts[name] += each * sum(int(n) for cell, n in cells.items() if re.fullmatch(pattern, cell))
-    notes = () if packed is None else (f"{counts['lut']} LUTs before small ones are packed in pairs",)
-    counts["lut"] = counts["lut"] if packed is None else int(packed)
+    notes = () if packed is None else (f"{int(packed)} LUTs by yosys' estimate where small ones are packed in pairs",)
     top = list(data["modules"])[-1].lstrip("\\")
     return Facts(top, "logic synthesis", "yosys", data["creator"].split()[1], **counts, notes=notes)
 
