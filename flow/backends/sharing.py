@@ -112,7 +112,8 @@ def _split_off(rows: Int) -> Int:
     """Rows over bits -> rows over bits and shared sums; row r is the source inputs + r."""
     count, inputs = rows.shape
     room = 8 * count  # at most so many rows in the end
-    matrix, magnitude = np.zeros((2, room, inputs + room), np.float32)
+    matrix = np.zeros((room, inputs + room), np.float32)
+    magnitude = np.zeros_like(matrix)
     matrix[:count, :inputs], magnitude[:count, :inputs] = rows, np.abs(rows)
     width = np.ones(inputs + room, np.float32)  # bits of every source
     largest = np.ones(inputs + room, object)
