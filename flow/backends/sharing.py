@@ -111,18 +111,18 @@ def _pairs(rows: Int, bits: int) -> Int:
 def _split_off(rows: Int) -> Int:
     """Rows over bits -> rows over bits and shared sums; row r is the source inputs + r."""
     count, inputs = rows.shape
-    room = 4 * count  # at most so many rows in the end
+    room = 8 * count  # at most so many rows in the end
     matrix = np.zeros((room, inputs + room), np.float32)
-    matrix[:count, :inputs] = rows
+    magnitude = np.zeros_like(matrix)
+    matrix[:count, :inputs], magnitude[:count, :inputs] = rows, np.abs(rows)
     width = np.ones(inputs + room, np.float32)  # bits of every source
     largest = np.ones(inputs + room, object)
     agree = np.full((room, room), -1, np.float32)
     differ = np.full((room, room), -1, np.float32)
 
     def compare(row: int) -> None:
-        up, down = (matrix[row] > 0) * width, (matrix[row] < 0) * width
-        plus, minus = matrix[:count] > 0, matrix[:count] < 0
-        same, other = plus @ up + minus @ down, plus @ down + minus @ up
+        signed, both = matrix[:count] @ (matrix[row] * width), magnitude[:count] @ (magnitude[row] * width)
+        same, other = (both + signed) / 2, (both - signed) / 2
         same[row] = other[row] = -1
         for table, values in ((agree, same), (differ, other)):
             table[row, :count] = table[:count, row] = values
@@ -150,6 +150,7 @@ def _split_off(rows: Int) -> Int:
             matrix[reader][common != 0] = 0
             matrix[reader, inputs + new] = factor
         for row in {new, *(reader for reader, _ in readers)}:
+            magnitude[row] = np.abs(matrix[row])
             compare(row)
             best[row] = np.maximum(agree[row], differ[row])
             best[:, row] = best[row]
