@@ -48,8 +48,8 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     flow.build(hostile(dense(40, 3)), replace(config, output_dir=evil, part="xc9nothing"))
     runs = Project.open(evil).runs
     (runs / "vitis").mkdir(parents=True)
-    facts = Facts(HOSTILE, "routed", HOSTILE, "=1+1", HOSTILE, 1234567, 89, 5, 7, None, (11, 13), (2, 2), 5.0, 4.321,
-                  notes=(HOSTILE,))
+    facts = Facts(HOSTILE, "routed", HOSTILE, "=1+1", HOSTILE, 1234567, 89, 5, 7, latency=(11, 13),
+                  interval=(2, 2), clock_target=5.0, clock_estimated=4.321, notes=(HOSTILE,))
     save_facts([facts], runs / "vitis/facts-logic.json")
     return [folder / "arrays", folder / "streams", evil]
 
