@@ -116,6 +116,7 @@ def test_verilog():
     assert 1339 <= facts.lut < wide.lut / 2 and facts.interval == (1, 1)  # yosys 0.70: 1,339
     flat = estimate(graph, replace(config, pipelined=False))
     assert flat.ff == 0 and flat.latency == (1, 1) and flat.latency_ns == max(flat.clock_estimated, 5.0)
+    assert fitting(graph, replace(config, part="ice40hx1k"))[0] == []
     deeper = estimate(dense(4096, 64), replace(config, pipelined=False))
     assert deeper.clock_estimated > flat.clock_estimated
 

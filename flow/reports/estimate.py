@@ -309,11 +309,12 @@ def fitting(graph: Graph, config: BuildConfig) -> tuple[list[BuildConfig], list[
     """(options with strategy Resource that fit the part, the fastest first; devices that the design itself fits).
 
     Every sum and maximum gets the largest reuse factor that it can have up to a power of two. In io_stream a reuse
-    factor makes nothing smaller, so that none is offered.
+    factor makes nothing smaller, and Verilog has none, so that none is offered.
     """
     fit: list[BuildConfig] = []
     sums = {node.name: passes(node) for node in graph if node.op in (Op.DOT, Op.MAX)}
-    for factor in FACTORS if config.io_type == "io_parallel" and sums else ():
+    loops = config.io_type == "io_parallel" and config.backend != "Verilog" and sums
+    for factor in FACTORS if loops else ():
         most = {name: max(n for n in possible if n <= factor) for name, possible in sums.items()}
         options = replace(config, strategy="Resource", reuse_factor=factor,
                           layers={name: {"reuse_factor": n} for name, n in most.items() if n != factor})
