@@ -40,7 +40,7 @@ from flow.ir.evaluate import check_codes
 from flow.ir.passes import split_encoder
 from flow.ir.store import save
 from flow.ir.vectors import default_vectors
-from flow.reports.facts import Facts
+from flow.reports.facts import Facts, save_facts
 
 __all__ = ["SIMULATORS", "SYNTHESIZERS", "build", "simulate", "synthesize", "trace_project"]
 
@@ -422,7 +422,10 @@ def _yosys(project: Project, family: str = "xcup", layers: bool = False, say: Ca
                      lut_packed=part.packed, carry=part.carry, muxf=part.muxf, depth=part.depth,
                      modules=tuple(facts(*inner) for inner in part.layers.items()))
 
-    return facts(project.top, size)
+    found, folder = facts(project.top, size), project.runs / "yosys"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_facts([found], folder / f"facts-{family}.json")
+    return found
 
 
 SYNTHESIZERS: dict[str, Callable[..., Facts]] = {

@@ -45,6 +45,7 @@ IoType = Annotated[str, typer.Option(help="io_parallel (arrays) or io_stream (pi
 Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline) or Resource (loops, DATAFLOW)")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_factor=4,strategy=Resource for one node; "
                                                                   "repeat it for others")]
+Combinational = Annotated[bool, typer.Option("--combinational", help="Verilog without registers")]
 Via = Annotated[str, typer.Option(help='prefix of the vendor\'s commands: "ssh host", "docker run -v /data:/data '
                                        'IMAGE"; the project must have the same path there')]
 NETWORKS = ("digits", "mnist", "jets", "cnv", "glt")  # of flow.models
@@ -256,7 +257,7 @@ def build(model: Model,
           part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0, reuse_factor: Reuse = 1,
           io_type: IoType = "io_parallel", strategy: Strategy = "Latency", layer: Layers = None,
           encoder: Encoder = "inside",
-          combinational: Annotated[bool, typer.Option("--combinational", help="Verilog without registers")] = False,
+          combinational: Combinational = False,
           vectors: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers) for the test "
                                                             "bench")] = None) -> None:
     """Write the HLS or Verilog project of a model or graph."""
@@ -301,8 +302,9 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
 @app.command()
 def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a graph (.npz) or a Keras model")],
              input_type: InputType = "fixed<16,6>", output_type: OutputType = None,
-             part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0, reuse_factor: Reuse = 1,
-             io_type: IoType = "io_parallel", strategy: Strategy = "Latency", layer: Layers = None) -> None:
+             backend: Backend = "Vitis", part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0,
+             reuse_factor: Reuse = 1, io_type: IoType = "io_parallel", strategy: Strategy = "Latency",
+             layer: Layers = None, combinational: Combinational = False) -> None:
     """Estimate resources and latency from a table, without any tool. A project has its own options."""
     from flow.backends.project import Project
     from flow.reports.estimate import fitting
@@ -312,8 +314,9 @@ def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a gr
         graph, config = project.graph(), project.config
     else:
         graph = _graph(design, input_type, output_type)
-        config = flow.BuildConfig(part=part, clock_period=clock_period, io_type=io_type, reuse_factor=reuse_factor,
-                                  strategy=strategy, layers=_layers(layer or []))
+        config = flow.BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
+                                  reuse_factor=reuse_factor, strategy=strategy, pipelined=not combinational,
+                                  layers=_layers(layer or []))
     facts = flow.estimate(graph, config)
     out.print(_parts(facts))
     out.print(f"{facts.part}: {_share(facts)}; {facts.latency_ns:g} ns, {facts.throughput:,.0f} inputs a second",

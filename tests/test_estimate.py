@@ -108,6 +108,19 @@ def test_a_large_network_takes_no_second():
     assert facts.lut == pytest.approx(2 * 2048 * 1024 * LUT_PER_BIT, rel=1e-6)
 
 
+def test_verilog():
+    """Netlists of ours: smaller sums, no DSPs; without registers, one cycle of the path's length."""
+    graph = dense(160, 64, kept=0.25)
+    wide, config = estimate(graph), flow.BuildConfig(backend="Verilog")
+    facts = estimate(graph, config)
+    assert 1339 <= facts.lut < wide.lut / 2 and facts.interval == (1, 1)  # yosys 0.70: 1,339
+    flat = estimate(graph, replace(config, pipelined=False))
+    assert flat.ff == 0 and flat.latency == (1, 1) and flat.latency_ns == max(flat.clock_estimated, 5.0)
+    assert fitting(graph, replace(config, part="ice40hx1k"))[0] == []
+    deeper = estimate(dense(4096, 64), replace(config, pipelined=False))
+    assert deeper.clock_estimated > flat.clock_estimated
+
+
 def test_another_cost_can_be_given():
     def measured(node: Node, source: Node, there: Hardware) -> Cost:
         return replace(table_cost(node, source, there), lut=7)

@@ -216,7 +216,7 @@ def test_statistics_of_yosys(tmp_path):
     assert (facts.name, facts.source, facts.tool, facts.version) == ("toy", "logic synthesis", "yosys", "0.70")
     packed = {**YOSYS, "design": {**YOSYS["design"], "estimated_num_lc": 24}}
     facts = read_report(written(tmp_path, json.dumps(packed), "stat.json"))
-    assert facts.lut == 27 and facts.notes == ("24 LUTs by yosys' estimate where small ones are packed in pairs",)
+    assert (facts.lut, facts.lut_packed) == (27, 24)
     for damage in ({}, {"num_cells_by_type": []}, {"num_cells_by_type": {"LUT2": "x"}}):
         with pytest.raises(InputError, match="damaged report"):
             read_report(written(tmp_path, json.dumps({**YOSYS, "design": damage}), "stat.json"))

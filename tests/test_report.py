@@ -26,6 +26,7 @@ from flow.train.run import Result
 from tests.random_graphs import random_codes, random_graph
 from tests.test_estimate import conv, dense
 from tests.test_hls import net
+from tests.test_rtl import needs_yosys
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'{{7*7}}|`x`"
 EVIL = ("<script>alert(1)</script>", "<img src=x", "onerror=alert(1)>")
@@ -48,8 +49,8 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     flow.build(hostile(dense(40, 3)), replace(config, output_dir=evil, part="xc9nothing"))
     runs = Project.open(evil).runs
     (runs / "vitis").mkdir(parents=True)
-    facts = Facts(HOSTILE, "routed", HOSTILE, "=1+1", HOSTILE, 1234567, 89, 5, 7, None, (11, 13), (2, 2), 5.0, 4.321,
-                  notes=(HOSTILE,))
+    facts = Facts(HOSTILE, "routed", HOSTILE, "=1+1", HOSTILE, 1234567, 89, 5, 7, latency=(11, 13),
+                  interval=(2, 2), clock_target=5.0, clock_estimated=4.321, notes=(HOSTILE,))
     save_facts([facts], runs / "vitis/facts-logic.json")
     return [folder / "arrays", folder / "streams", evil]
 
@@ -254,6 +255,22 @@ def test_simulations_are_reported(tmp_path, bnnflow):
     assert flow.report(tmp_path / "prj")["projects"][0]["exact"][0]["differ"] > 0
     for arguments in (["report", "."], ["report", "prj", "-o", "x.pdf"], ["report", "prj", "--labels", "no.npy"]):
         assert bnnflow(*arguments).returncode == 2
+
+
+@pytest.mark.rtl
+@needs_yosys
+def test_synthesis_is_reported(tmp_path):
+    """Of a Verilog project, by yosys: the most certain size there is, on the project's part."""
+    config = flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", part="xc7a15t-cpg236-1")
+    flow.build(dense(16, 4), config)
+    facts = flow.synthesize(tmp_path / "prj", family="xc7")
+    found = flow.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]
+    size = found["summary"]["size"]
+    assert (size["lut"], size["source"], size["tool"]) == (facts.lut, "logic synthesis", "yosys")
+    assert found["summary"]["fits"] is True and size["available"]["lut"] == 10400
+    assert found["summary"]["speed"]["source"] == "table estimate"  # yosys says nothing of cycles
+    flow.synthesize(tmp_path / "prj", family="ecp5")  # another family than the part's: no totals
+    assert [f["fits"] for f in flow.report(tmp_path / "prj")["projects"][0]["facts"]][1:3] == [None, True]
 
 
 def test_numbers_for_people():

@@ -20,6 +20,7 @@ from flow.ir import Graph, Node, Op, Steps, Weights
 from flow.ir.evaluate import check_codes
 from flow.reports.estimate import estimate, fitting
 from flow.reports.facts import MAX_BYTES, SOURCES, Facts, load_facts
+from flow.reports.parts import part_of
 from flow.reports.stock import estimate_stock
 
 __all__ = ["document"]
@@ -69,7 +70,11 @@ def _certain(facts: Facts) -> int:
 
 def _kept(project: Project) -> list[Facts]:
     """What tools said of these very sources."""
-    return [facts for file in sorted(project.runs.glob("*/facts-*.json")) for facts in load_facts(file)]
+    found = [facts for file in sorted(project.runs.glob("*/facts-*.json")) for facts in load_facts(file)]
+    part = part_of(project.config.part)
+    # Yosys knows the family only; the project's part is one of it.
+    return [replace(facts, available=part.available) if part and facts.part == part.family.yosys else facts
+            for facts in found]
 
 
 def _simulations(project: Project) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, log2, prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,16 @@ from flow.backends.units import CHAINS
 from flow.ir import Affine, Graph, Node, Op, Steps, Sum, Table, Weights, Window
 from flow.ir.graph import Int
 from flow.reports.facts import Facts
-from flow.reports.parts import PARTS, UNKNOWN, part_of
+from flow.reports.parts import PARTS, UNKNOWN, Family, part_of
 
-__all__ = ["COST", "Cost", "Hardware", "estimate", "fitting", "table_cost"]
+__all__ = ["COST", "Cost", "Hardware", "estimate", "fitting", "netlist_cost",
+           "table_cost"]
 
 # LUTs for each bit that enters an adder: 3,443 for the 2,486 bits of a ternary layer, its thresholds' 150 aside (yosys,
 # `+` chains, UltraScale+).
 LUT_PER_BIT = 1.32
+# Of those, what the netlists of backend="Verilog" need: four layers by yosys had 0.20 to 0.39 (docs/reports.md).
+NETLIST = 0.4
 LUT4_FACTOR = 1.6  # LUTs of four inputs for one of six
 USABLE = 0.73  # of a clock period, as hls4ml's clock uncertainty of 27 % leaves it
 START = 1  # cycles until a kernel of DATAFLOW begins
@@ -163,55 +167,81 @@ def table_cost(node: Node, source: Node, there: Hardware) -> Cost:
     return COST[node.op](node, source, there)
 
 
+def netlist_cost(node: Node, source: Node, there: Hardware) -> Cost:
+    """The cost of a node in a netlist of ours (Verilog): no DSPs, sums shared and in chains."""
+    found = table_cost(node, source, there)
+    if isinstance(node.params, Affine):
+        digits = sum(_digits(abs(int(factor))) for factor in node.params.mul)
+        return replace(found, lut=digits * source.domain.bits * node.size // node.shape[-1], dsp=0)
+    return replace(found, lut=NETLIST * found.lut) if node.op is Op.DOT else found
+
+
 def estimate(graph: Graph, config: BuildConfig | None = None,
-             cost: Callable[[Node, Node, Hardware], Cost] = table_cost) -> Facts:
+             cost: Callable[[Node, Node, Hardware], Cost] | None = None) -> Facts:
     """Facts of the project that `config` would make, a module a kernel, from a table; no tool is run.
 
-    Latency is to the last element of the output; bits of line buffers are in `buffer_bits`.
+    Latency is to the last element of the output; bits of line buffers are in `buffer_bits`. Combinational Verilog has
+    no registers: its latency is one cycle of the estimated period.
     """
     config = config or BuildConfig()
+    cost = cost or (netlist_cost if config.backend == "Verilog" else table_cost)
     part = part_of(config.part)
     family = part.family if part else UNKNOWN
     stream = config.io_type == "io_stream"
     folded = stream or any(config.strategy_of(node.name) == "resource" for node in graph)
     base = Facts("", "table estimate", "bnnflow", flow.__version__, config.part, clock_target=config.clock_period)
-    modules, ready = [], {}
+    modules: list[Facts] = []
+    ready, levels = dict.fromkeys(graph.by_name, 0), dict.fromkeys(graph.by_name, 0.0)  # cycles and LUTs in a row
     for nodes, reads in CHAINS[config.io_type](graph):
-        head, last = nodes[0], nodes[-1]
-        if head.op is Op.INPUT:
-            ready[last.name] = 0
-            continue
-        loops = config.strategy_of(head.name) == "resource" and not stream
-        reuse = config.reuse_of(head.name)
-        costs = [cost(node, graph.by_name.get(node.inputs[0], node),
-                      _there(node, reuse if loops else 1, stream)) for node in nodes]
-        cycles = ceil(sum(c.levels for c in costs) * family.level_ns / (USABLE * config.clock_period))
-        interval = _pixels(graph, nodes, reads) * reuse if stream else reuse
-        lines, registers = _lines(graph, head) if stream else (0, 0)
-        wait = _first(graph, head) * reuse if stream else (reuse - 1 if loops else 0)
-        more, blocks = _memory(graph, head) if stream else (0.0, 0)
-        lut = sum(c.lut for c in costs) * (1 if family.lut_inputs == 6 else LUT4_FACTOR) + more
-        width = last.shape[-1] * last.domain.bits if stream else last.size * last.domain.bits
-        start = max((ready[name] for name in reads if name in ready), default=0)
-        ready[last.name] = start + cycles + wait + (START if folded else 0)
-        modules.append(replace(
-            base, name=last.name, lut=ceil(lut), ff=ceil(width * (cycles + folded) + registers),
-            dsp=sum(c.dsp for c in costs), bram=sum(c.bram for c in costs) + blocks,
-            latency=(cycles + wait, cycles + wait), interval=(interval, interval),
-            weight_bits=sum(c.weight_bits for c in costs), buffer_bits=lines + registers,
-            notes=(f"computes {', '.join(node.name for node in nodes)}",) if len(nodes) > 1 else ()))
-    slowest = max((m.interval[1] for m in modules if m.interval), default=1)
-    if not folded:
-        slowest = max(config.reuse_of(node.name) for node in graph)
-    latency = max((ready[name] for name in graph.outputs if name in ready), default=0) + (slowest if stream else 0)
+        last = nodes[-1].name
+        ready[last] = max((ready[name] for name in reads), default=0)
+        levels[last] = max((levels[name] for name in reads), default=0.0)
+        if nodes[0].op is not Op.INPUT:
+            module, deep = _module(graph, nodes, reads, config, cost, family, folded)
+            modules.append(replace(base, **module))
+            ready[last] += module["latency"][1] + (START if folded else 0)
+            levels[last] += deep
+    latency = max(ready[name] for name in graph.outputs)
+    interval = max([m.interval[1] for m in modules if m.interval] or [1])
     counts = ("lut", "ff", "dsp", "bram", "weight_bits", "buffer_bits")
-    sums = {key: sum(getattr(m, key) for m in modules) for key in counts}
-    notes = ["not yet measured with vendor tools: counts by table"]
+    facts = replace(base, name=config.project_name, **{key: sum(getattr(m, key) for m in modules) for key in counts},
+                    uram=0, latency=(latency + interval * stream,) * 2, interval=(interval, interval),
+                    available=part.available if part else {}, modules=tuple(modules),
+                    notes=("not yet measured with vendor tools: counts by table",))
     if part is None:
-        notes.append(f"part {config.part} is not in the table; its totals and speed are not known")
-    return replace(base, name=config.project_name, **sums, uram=0, latency=(latency, latency),
-                   interval=(slowest, slowest), available=part.available if part else {}, modules=tuple(modules),
-                   notes=tuple(notes))
+        note = f"part {config.part} is not in the table; its totals and speed are not known"
+        facts = replace(facts, notes=(*facts.notes, note))
+    if config.pipelined:
+        return facts
+    path = max(levels[name] for name in graph.outputs) * family.level_ns
+    return replace(facts, latency=(1, 1), clock_estimated=round(max(path, family.level_ns), 3))
+
+
+def _module(graph: Graph, nodes: Sequence[Node], reads: Sequence[str], config: BuildConfig,
+            cost: Callable[[Node, Node, Hardware], Cost], family: Family, folded: bool) -> tuple[dict[str, Any], float]:
+    """(fields of `Facts`, levels of logic) of one kernel, which computes `nodes` in a row."""
+    head, last, stream = nodes[0], nodes[-1], config.io_type == "io_stream"
+    loops = config.strategy_of(head.name) == "resource" and not stream
+    reuse = config.reuse_of(head.name)
+    costs = [cost(node, graph.by_name.get(node.inputs[0], node), _there(node, reuse if loops else 1, stream))
+             for node in nodes]
+    levels = sum(c.levels for c in costs)
+    cycles = ceil(levels * family.level_ns / (USABLE * config.clock_period)) if config.pipelined else 0
+    lut = sum(c.lut for c in costs) * (1 if family.lut_inputs == 6 else LUT4_FACTOR)
+    width, interval = last.size * last.domain.bits, reuse
+    wait, lines, registers, blocks = reuse - 1 if loops else 0, 0, 0, 0
+    if stream:
+        width, interval = last.shape[-1] * last.domain.bits, reuse * _pixels(graph, nodes, reads)
+        wait, (lines, registers) = reuse * _first(graph, head), _lines(graph, head)
+        more, blocks = _memory(graph, head)
+        lut += more
+    return {
+        "name": last.name, "lut": ceil(lut), "ff": width * (cycles + folded) + registers,
+        "dsp": sum(c.dsp for c in costs), "bram": sum(c.bram for c in costs) + blocks,
+        "latency": (cycles + wait, cycles + wait), "interval": (interval, interval),
+        "weight_bits": sum(c.weight_bits for c in costs), "buffer_bits": lines + registers,
+        "notes": (f"computes {', '.join(node.name for node in nodes)}",) if len(nodes) > 1 else (),
+    }, levels
 
 
 def _there(node: Node, reuse: int, stream: bool) -> Hardware:
@@ -279,11 +309,12 @@ def fitting(graph: Graph, config: BuildConfig) -> tuple[list[BuildConfig], list[
     """(options with strategy Resource that fit the part, the fastest first; devices that the design itself fits).
 
     Every sum and maximum gets the largest reuse factor that it can have up to a power of two. In io_stream a reuse
-    factor makes nothing smaller, so that none is offered.
+    factor makes nothing smaller, and Verilog has none, so that none is offered.
     """
     fit: list[BuildConfig] = []
     sums = {node.name: passes(node) for node in graph if node.op in (Op.DOT, Op.MAX)}
-    for factor in FACTORS if config.io_type == "io_parallel" and sums else ():
+    loops = config.io_type == "io_parallel" and config.backend != "Verilog" and sums
+    for factor in FACTORS if loops else ():
         most = {name: max(n for n in possible if n <= factor) for name, possible in sums.items()}
         options = replace(config, strategy="Resource", reuse_factor=factor,
                           layers={name: {"reuse_factor": n} for name, n in most.items() if n != factor})

@@ -5,22 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["PARTS", "Part", "part_of"]
+__all__ = ["PARTS", "UNKNOWN", "Family", "Part", "part_of"]
 
 
 @dataclass(frozen=True)
 class Family:
-    """Parts of one kind: inputs of a LUT, and ns that one level of logic takes with its wires, fastest grade aside."""
+    """Parts of one kind: inputs of a LUT, ns that one level of logic takes with its wires, yosys' name of them."""
 
     name: str
     lut_inputs: int
     level_ns: float
+    yosys: str = ""
 
 
-ARTIX7, ZYNQ7 = Family("Artix-7", 6, 0.9), Family("Zynq-7000", 6, 0.9)
-KINTEXUP, VIRTEXUP = Family("Kintex UltraScale+", 6, 0.5), Family("Virtex UltraScale+", 6, 0.5)
-ZYNQUP, ALVEO = Family("Zynq UltraScale+", 6, 0.5), Family("Alveo", 6, 0.5)
-ECP5, ICE40 = Family("ECP5", 4, 1.2), Family("iCE40", 4, 1.8)
+ARTIX7, ZYNQ7 = (Family(name, 6, 0.9, "xc7") for name in ("Artix-7", "Zynq-7000"))
+KINTEXUP, VIRTEXUP, ZYNQUP, ALVEO = (Family(name, 6, 0.5, "xcup") for name in (
+    "Kintex UltraScale+", "Virtex UltraScale+", "Zynq UltraScale+", "Alveo"))
+ECP5, ICE40 = Family("ECP5", 4, 1.2, "ecp5"), Family("iCE40", 4, 1.8, "ice40")
 UNKNOWN = Family("unknown", 6, 0.5)
 
 

@@ -363,14 +363,14 @@ CELLS = (("lut", r"LUT[1-6]|SB_LUT4|LUT4|SRL16E|SRLC32E", 1), ("lut", r"CCU2C", 
 
 
 def _yosys(data: dict[str, Any]) -> Facts:
-    """`stat -json`: LUTs as they are; Vivado packs small ones in pairs, for which the note has yosys' estimate."""
+    """`stat -json`: LUTs as they are, and yosys' estimate of them with small ones in pairs."""
     cells, packed = data["design"]["num_cells_by_type"], data["design"].get("estimated_num_lc")
     counts: Numbers = dict.fromkeys(COUNTS, 0)
     for name, pattern, each in CELLS:
         counts[name] += each * sum(int(n) for cell, n in cells.items() if re.fullmatch(pattern, cell))
-    notes = () if packed is None else (f"{int(packed)} LUTs by yosys' estimate where small ones are packed in pairs",)
     top = list(data["modules"])[-1].lstrip("\\")
-    return Facts(top, "logic synthesis", "yosys", data["creator"].split()[1], **counts, notes=notes)
+    return Facts(top, "logic synthesis", "yosys", data["creator"].split()[1], **counts,
+                 lut_packed=None if packed is None else int(packed))
 
 
 READERS: tuple[tuple[str, Callable[[str], Facts]], ...] = (
