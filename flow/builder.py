@@ -230,7 +230,7 @@ def _record(project: Project, tool: str, codes: Sequence[Any], expected: Sequenc
     """Keep what was compared beside the project's runs, for its report; one that cannot be written to has none."""
     row = {
         # A vendor's tool takes seconds to say its version, and may be behind a prefix.
-        "tool": tool, "version": tools.version(tool) if tool == "gxx" else "",
+        "tool": tool, "version": "" if tool in SYNTHESIZERS else tools.version(tool),
         "samples": len(codes[0]), "outputs": sum(a.size for a in got),
         "differ": sum(int((a != b).sum()) for a, b in zip(expected, got)),
         "vectors": hashlib.sha256(b"".join(np.ascontiguousarray(c).tobytes() for c in codes)).hexdigest(),

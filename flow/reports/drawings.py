@@ -87,7 +87,7 @@ def tone(curve: Mapping[str, Any]) -> Markup:
 
 def pareto(data: Mapping[str, Any]) -> Markup:
     """Points of size and what it buys, both in decades; those that nothing beats are joined."""
-    points, width, height, edge = data["points"], 480, 240, 40
+    points, width, height, edge = data["points"], 640, 240, 40
 
     def scaled(key: str, length: float) -> list[float]:
         values = [log10(max(point[key], 1e-9)) for point in points]
@@ -105,4 +105,4 @@ def pareto(data: Mapping[str, Any]) -> Markup:
     for x, y, point in zip(xs, ys, points):
         parts += [Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(
             "best" if point["best"] else "beaten", x, y), _text(x + 8, y - 7, _short(point["name"], 24), "name")]
-    return _svg(width, height, "size of every project against what it buys", parts, most=2 * width)
+    return _svg(width, height, "size of every project against what it buys", parts, most=width)
