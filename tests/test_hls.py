@@ -201,7 +201,7 @@ def test_files_are_the_same_every_time(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"backend": "Quartus"}, "backend='Quartus': use 'Vitis' or 'Vivado'"),
+    ({"backend": "Quartus"}, "backend='Quartus': use 'Vitis', 'Vivado' or 'Verilog'"),
     ({"io_type": "io_serial"}, "use 'io_parallel' or"),
     ({"part": 'x"; exec rm'}, "letters, digits and dashes"), ({"clock_period": "5"}, "clock_period"),
     ({"clock_period": 0}, "clock_period"), ({"clock_period": float("nan")}, "clock_period"),
@@ -337,7 +337,7 @@ def test_no_compiler(project, monkeypatch, tmp_path):
 
 
 def test_unknown_tool_and_project(project, tmp_path):
-    with pytest.raises(InputError, match="tool 'modelsim': use one of gxx, vitis, vivado"):
+    with pytest.raises(InputError, match="tool 'modelsim': use one of gxx, verilator, vitis, vivado"):
         flow.simulate(project, tool="modelsim")
     with pytest.raises(InputError, match="not a bnnflow project"):
         flow.simulate(tmp_path)
