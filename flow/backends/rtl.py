@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from flow.backends.diagram import diagram, function_name
 from flow.backends.logic import Logic
-from flow.backends.netlist import Bit, Chain, Given, Lut, sources, sum_table
+from flow.backends.netlist import Bit, Chain, Given, Lut, sources
 from flow.ir import Graph, Op
 
 __all__ = ["Rtl", "to_rtl"]
@@ -256,48 +257,13 @@ def _ports(ports: Sequence[str]) -> str:
 
 @lru_cache(maxsize=2**14)
 def _function(table: int, inputs: int) -> tuple[str, str]:
-    """(name, Verilog function) of a table: a decision diagram with equal parts once."""
-    name = next((f"ones{inputs}_bit{k}" for k in range(3) if table == sum_table((1,) * inputs, 0, k)),
-                f"lut{inputs}_{table:0{max(1, 2**inputs // 4)}x}")
-    lines: list[str] = []
-    known: dict[tuple[int, int], str] = {}
-
-    def expression(table: int, count: int) -> str:
-        ones = (1 << (1 << count)) - 1
-        if table in (0, ones):
-            return f"1'b{table & 1}"
-        if (table, count) in known:
-            return known[table, count]
-        half = 1 << (count - 1)
-        low, high, most, top = table & ((1 << half) - 1), table >> half, (1 << half) - 1, f"a[{count - 1}]"
-        if low == high:
-            return expression(low, count - 1)
-        if low == 0 and high == most:
-            text = top
-        elif low == most and high == 0:
-            text = f"~{top}"
-        elif low ^ high == most:
-            text = f"{top} ^ {expression(low, count - 1)}"
-        elif low == 0:
-            text = f"{top} & {expression(high, count - 1)}"
-        elif high == 0:
-            text = f"~{top} & {expression(low, count - 1)}"
-        elif low == most:
-            text = f"~{top} | {expression(high, count - 1)}"
-        elif high == most:
-            text = f"{top} | {expression(low, count - 1)}"
-        else:
-            text = f"{top} ? {expression(high, count - 1)} : {expression(low, count - 1)}"
-        known[table, count] = f"t{len(lines)}"
-        lines.append(f"            t{len(lines)} = {text};")
-        return known[table, count]
-
-    result = expression(table, inputs)
-    temporaries = ", ".join(f"t{k}" for k in range(len(lines)))
+    """(name, Verilog function) of a table."""
+    name = function_name(table, inputs)
+    parts, result = diagram(table, [f"a[{k}]" for k in range(inputs)], "~", ("1'b0", "1'b1"))
     return name, "\n".join([f"    function {name};", f"        input [{inputs - 1}:0] a;",
-                            f"        reg {temporaries};",
-                            "        begin", *lines, f"            {name} = {result};", "        end",
-                            "    endfunction"])
+                            f"        reg {', '.join(f't{k}' for k in range(len(parts)))};",
+                            "        begin", *(f"            t{k} = {part};" for k, part in enumerate(parts)),
+                            f"            {name} = {result};", "        end", "    endfunction"])
 
 
 # --- test bench -----------------------------------------------------------------------------------------------------
