@@ -42,7 +42,8 @@ Clock = Annotated[float, typer.Option(help="clock period in ns")]
 Encoder = Annotated[str, typer.Option(help="inside, or outside: the thermometer's planes are the project's input")]
 Reuse = Annotated[int, typer.Option(help="Latency: initiation interval in cycles; Resource: passes of every node")]
 IoType = Annotated[str, typer.Option(help="io_parallel (arrays) or io_stream (pixel by pixel)")]
-Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline) or Resource (loops, DATAFLOW)")]
+Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline), Resource (loops, DATAFLOW) or "
+                                                   "distributed_arithmetic (unrolled, a netlist: docs/logic.md)")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_factor=4,strategy=Resource for one node; "
                                                                   "repeat it for others")]
 Combinational = Annotated[bool, typer.Option("--combinational", help="Verilog without registers")]

@@ -44,7 +44,7 @@ def residual() -> Graph:
 
 
 def layers(graph: Graph) -> list[dict]:
-    return _layers(graph, STREAM, UNITS["io_stream"](graph), forks=True)[0]
+    return _layers(graph, STREAM, UNITS["io_stream"](graph, STREAM), forks=True)[0]
 
 
 def test_every_random_design_finishes():

@@ -26,7 +26,8 @@ class Emission:
 
     `reads` are the positions of the node's inputs that the call takes. `roms` are (C type, field name, literals);
     arrays are named flow_<node>_<field>. A kernel with a `cell` takes no ROMs: it goes over pixels or positions, and
-    its configuration has a function `cell` that makes one of the output by these kernels in a row.
+    its configuration has a function `cell` that makes one of the output by these kernels in a row. `code` is C++ that
+    defines the kernel, where it is none of the templates'.
     """
 
     kernel: str
@@ -36,6 +37,7 @@ class Emission:
     roms: Roms = ()
     reads: tuple[int, ...] = (0,)
     cell: tuple[Cell, ...] = ()
+    code: str = ""
 
     def config_text(self, name: str, node: str) -> str:
         """The configuration struct of this call; `node` names its ROMs."""
@@ -95,14 +97,18 @@ def _cell_text(name: str, cell: Sequence[Cell]) -> list[str]:
 
 
 def rom_text(node: str, emissions: Sequence[Emission]) -> str:
-    """The header file with the ROMs of a node's kernels."""
+    """The header file with the ROMs of a node's kernels, and those kernels that are made for it alone."""
     guard = f"FLOW_{node.upper()}_H_"
     roms = [(node, rom) for emission in emissions for rom in emission.roms]
     roms += [(cell.node, rom) for emission in emissions for cell in emission.cell
              for rom in (*cell.emission.roms, *cell.border_roms)]
     arrays = [f"static const {kind} flow_{owner}_{name}[{len(values)}] = {{{', '.join(values)}}};"
               for owner, (kind, name, values) in roms]
-    return "\n".join([f"#ifndef {guard}", f"#define {guard}", "", *arrays, "", "#endif", ""]) if arrays else ""
+    code = [cell.emission.code for emission in emissions for cell in emission.cell if cell.emission.code]
+    includes = ['#include "../nnet_utils/nnet_flow_common.h"', ""] if code else []
+    if not arrays and not code:
+        return ""
+    return "\n".join([f"#ifndef {guard}", f"#define {guard}", "", *includes, *arrays, *code, "", "#endif", ""])
 
 
 def code_type(domain: Domain) -> str:

@@ -28,7 +28,7 @@ from flow.backends.emission import Emission, rom_text
 from flow.backends.fifo import check_depths, depths
 from flow.backends.hls_window import passes
 from flow.backends.project import BuildConfig, write_vectors
-from flow.backends.units import UNITS, Unit, copied, forked
+from flow.backends.units import ASKED, CHAINS, UNITS, Unit, copied, forked
 from flow.errors import InputError
 from flow.ir import Domain, Graph, Node, Op, Steps, clean_name
 from flow.ir.vectors import default_vectors
@@ -179,10 +179,10 @@ def _register() -> None:
                     backend.register_source(path.resolve())
 
 
-def check(graph: Graph, config: BuildConfig, units: Sequence[Unit]) -> None:
+def check(graph: Graph, config: BuildConfig) -> None:
     """Refuse what g++ would accept and the vendor tools would not: all nodes at once, with the remedy."""
-    problems = []
-    for node in (unit.result for unit in units):
+    problems, chains = [], [nodes for nodes, _ in CHAINS[config.io_type](graph, config)]
+    for node in (nodes[-1] for nodes in chains):
         width = node.shape[-1] * node.domain.bits
         if config.io_type == "io_stream" and width > MAX_STREAM:
             problems.append(f"node {node.name!r}: a pixel of {node.shape[-1]} codes is {width} bits wide, a stream at "
@@ -198,7 +198,7 @@ def check(graph: Graph, config: BuildConfig, units: Sequence[Unit]) -> None:
                  for node in graph.inputs if node.name in graph.outputs]
     problems += [f"layers names {name!r}, which is no node; the nodes are {', '.join(n.name for n in graph)}"
                  for name in config.layers if name not in graph.by_name]
-    heads = {unit.nodes[0].name: unit.nodes for unit in units if unit.emissions}
+    heads = {nodes[0].name: nodes for nodes in chains if nodes[0].op is not Op.INPUT}
     for name in graph.by_name:
         if name in config.layers and name not in heads:
             within = next((head for head, nodes in heads.items() if name in {n.name for n in nodes}), None)
@@ -211,6 +211,9 @@ def check(graph: Graph, config: BuildConfig, units: Sequence[Unit]) -> None:
             problems.append(f"node {node.name!r}: reuse_factor {wanted} does not share its {node.size} outputs evenly; "
                             f"use {', '.join(map(str, possible))}, for this node alone with layers={{{node.name!r}: "
                             "{'reuse_factor': ...}}")
+    problems += [f"node {name!r}: a netlist takes an input every cycle, reuse_factor {config.reuse_of(name)} has nothing "
+                 f"to share; use layers={{{name!r}: {{'reuse_factor': 1}}}}, or strategy 'Latency' or 'Resource'"
+                 for name in heads if config.strategy_of(name) == ASKED and config.reuse_of(name) != 1]
     if problems:
         raise InputError("this graph cannot become an HLS project:\n  - " + "\n  - ".join(problems))
 
@@ -281,8 +284,8 @@ def to_hls4ml(graph: Graph, config: BuildConfig, vectors: Sequence[NDArray[np.in
     """
     if config.backend == "Verilog":
         raise InputError("backend='Verilog': hls4ml writes C++; use 'Vitis' or 'Vivado', or flow.build")
-    units = UNITS[config.io_type](graph)
-    check(graph, config, units)
+    check(graph, config)
+    units = UNITS[config.io_type](graph, config)
     _register()
     settings = hls4ml.utils.config.create_config(
         output_dir=str(config.output_dir), project_name=config.project_name, backend=config.backend, part=config.part,

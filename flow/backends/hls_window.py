@@ -14,13 +14,13 @@ from flow.ir import Domain, Node, Op, Weights, Window
 from flow.ir.graph import Int
 from flow.ir.verify import at_borders
 
-__all__ = ["dot", "maximum", "passes"]
+__all__ = ["border_classes", "dot", "image", "maximum", "passes", "positions"]
 
 WINDOWS = "nnet_flow_window.h"
 FEW = 2  # values besides the base that flow_values counts
 
 
-def _image(node: Node, source: Node, groups: int) -> dict[str, str]:
+def image(node: Node, source: Node, groups: int) -> dict[str, str]:
     """Members that say which taps a sum or maximum reads: a WINDOW's, or the last axis of any tensor."""
     rows, cols, outputs = 1, prod(source.shape[:-1]), node.shape[-1]
     members: dict[str, int] = {"n_chan": source.shape[-1]}
@@ -93,11 +93,11 @@ def dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
     borders: Roms = ()
     if isinstance(source.params, Window) and source.params.padded and b:
         present = at_borders(p.effective, p.groups, source.params)
-        border, borders = _borders(node, source.params)
-    taps = _Taps(node, levels, groups, _image(node, source, groups), a, b * present.astype(object))
+        border, borders = border_classes(node, source.params)
+    taps = _Taps(node, levels, groups, image(node, source, groups), a, b * present.astype(object))
     one_bit = source.domain.lo >= 0 and source.domain.hi <= 1
     core = (_counted(taps) if one_bit else None) or _multiplied(taps, source.domain)
-    return _positions(node, core, border, borders)
+    return positions(node, core, border, borders)
 
 
 def _counted(taps: _Taps) -> Emission | None:
@@ -236,13 +236,13 @@ def _multiplied(taps: _Taps, domain: Domain) -> Emission:
     ))
 
 
-def _positions(node: Node, core: Emission, border: str = "0", borders: Roms = ()) -> list[Emission]:
+def positions(node: Node, core: Emission, border: str = "0", borders: Roms = ()) -> list[Emission]:
     """A kernel of the words of a position, at every position."""
     cell = Cell(node.name, core, code_type(node.domain), node.shape[-1], border, borders)
     return [Emission("flow_positions", WINDOWS, cell=(cell,))]
 
 
-def _borders(node: Node, window: Window) -> tuple[str, Roms]:
+def border_classes(node: Node, window: Window) -> tuple[str, Roms]:
     """The class of borders of a position, in the order of `Window.borders`: a C expression, and its ROMs."""
     axes = [np.unique(inside, axis=0, return_inverse=True) for inside in window.inside]
     names = ("rows", "cols")[-len(axes):]
@@ -254,8 +254,8 @@ def _borders(node: Node, window: Window) -> tuple[str, Roms]:
 def maximum(node: Node, sources: Sequence[Node]) -> list[Emission]:
     """The largest code of every channel's taps."""
     (source,) = sources
-    members = _image(node, source, node.shape[-1]) | {"fill": f"{source.domain.lo}LL"}
-    return _positions(node, Emission("flow_max", WINDOWS, members, {"code_t": _integer(source.domain)}))
+    members = image(node, source, node.shape[-1]) | {"fill": f"{source.domain.lo}LL"}
+    return positions(node, Emission("flow_max", WINDOWS, members, {"code_t": _integer(source.domain)}))
 
 
 def passes(node: Node) -> list[int]:

@@ -52,7 +52,8 @@ def _is_top(name: object) -> bool:
 
 
 REUSE = "a whole number of cycles, at least 1"
-STRATEGY = "use 'Latency' or 'Resource'"
+STRATEGIES = ("Latency", "Resource", "distributed_arithmetic")
+STRATEGY = "use 'Latency', 'Resource' or 'distributed_arithmetic'"
 
 
 def _is_reuse(value: object) -> bool:
@@ -60,7 +61,7 @@ def _is_reuse(value: object) -> bool:
 
 
 def _is_strategy(value: object) -> bool:
-    return isinstance(value, str) and value.lower() in ("latency", "resource")
+    return isinstance(value, str) and value.lower() in map(str.lower, STRATEGIES)
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ class BuildConfig:
     `strategy` "Latency" unrolls every node; with a `reuse_factor` above 1 a new input is taken every so many cycles.
     "Resource" makes loops: every node computes its outputs in `reuse_factor` passes, which must divide the outputs of
     every sum. `layers` overrides both for nodes of the graph: {node: {"reuse_factor": 4, "strategy": "Resource"}}.
-    One Resource node makes the top function DATAFLOW, else it is one pipeline. In io_stream every kernel takes a pixel
-    each `reuse_factor` cycles, whatever the strategy.
+    One Resource node makes the top function DATAFLOW, else it is one pipeline. "distributed_arithmetic" unrolls a sum
+    and what follows it, up to its codes, into one netlist of small functions and additions, that of backend "Verilog"
+    (docs/logic.md); its `reuse_factor` is 1, and a node of its own is one whose strategy `layers` says is another. In
+    io_stream every kernel takes a pixel each `reuse_factor` cycles, whatever the strategy.
 
     `encoder`: "inside" builds the thermometer's comparators, "outside" takes its planes as the project's input (the
     levels belong in the ADC) and writes them to `thermometer.csv`.
@@ -133,7 +136,7 @@ class BuildConfig:
         object.__setattr__(self, "clock_period", float(self.clock_period))
 
     def strategy_of(self, node: str) -> str:
-        """"latency" or "resource"."""
+        """"latency", "resource" or "distributed_arithmetic"."""
         return str(self.layers.get(node, {}).get("strategy", self.strategy)).lower()
 
     def reuse_of(self, node: str) -> int:

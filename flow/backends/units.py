@@ -2,6 +2,7 @@
 
 io_parallel: an array a node; a sum or maximum takes its taps from the image, so that no WINDOW is stored. io_stream: a
 unit is a chain of nodes that work pixel by pixel behind a sum, a maximum or a merge, so that only codes are streamed.
+With strategy "distributed_arithmetic" a unit of io_parallel is such a chain, too, and its kernel a netlist.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from math import prod
 import numpy as np
 
 from flow.backends.emission import Cell, Emission, code_type
+from flow.backends.hls_logic import netlist_kernel
 from flow.backends.hls_ops import EMIT_HLS
+from flow.backends.project import BuildConfig
 from flow.ir import Graph, Index, Node, Op, clean_name
 from flow.ir.graph import Int
 
-__all__ = ["CHAINS", "UNITS", "Unit", "copied", "forked"]
+__all__ = ["ASKED", "CHAINS", "UNITS", "Unit", "copied", "forked", "is_netlist"]
 
 STREAMS = "nnet_flow_stream.h"
+ASKED = "distributed_arithmetic"  # the strategy, as hls4ml calls it
+MAX_GIVEN = 24  # bits of a code that a graph, hence a netlist, can begin with
 
 
 @dataclass(frozen=True)
@@ -65,27 +70,51 @@ def _emit(node: Node, sources: Sequence[Node]) -> list[Emission]:
     return emit(node, sources)
 
 
-def in_parallel(graph: Graph) -> list[Unit]:
-    """A unit a node."""
+def in_parallel(graph: Graph, config: BuildConfig) -> list[Unit]:
+    """A unit a node, or a netlist a chain."""
     known = {node.name: node for node in two_by_two(graph)}
-    return [Unit(node, reads, [] if node.op is Op.INPUT else _emit(node, [known[i] for i in node.inputs]), (node,))
-            for (node,), reads in single(graph)]
+    units = []
+    for chain, reads in single(graph, config):
+        emissions: list[Emission] = []
+        if is_netlist(chain, known, config):
+            emissions = [_netlist(chain, known, prod(chain[-1].shape[:-1]))]
+        elif chain[0].op is not Op.INPUT:
+            emissions = _emit(chain[0], [known[name] for name in chain[0].inputs])
+        units.append(Unit(chain[-1], reads, emissions, chain))
+    return units
 
 
-def in_stream(graph: Graph) -> list[Unit]:
+def in_stream(graph: Graph, config: BuildConfig) -> list[Unit]:
     """A unit a chain."""
     known = {node.name: node for node in two_by_two(graph)}
-    return [Unit(chain[-1], reads, _streamed(chain, known), chain) for chain, reads in chained(graph)]
+    units = []
+    for chain, reads in chained(graph, config):
+        if is_netlist(chain, known, config):
+            emissions = [replace(_netlist(chain, known, 1), kernel="flow_slide", header=STREAMS)]
+        else:
+            emissions = _streamed(chain, known)
+        units.append(Unit(chain[-1], reads, emissions, chain))
+    return units
 
 
-def single(graph: Graph) -> list[tuple[tuple[Node, ...], list[str]]]:
-    """(node, the tensors that it reads) of every kernel on arrays."""
-    kept, reads = _without_windows(two_by_two(graph), graph.outputs)
-    return [((node,), reads[node.name]) for node in kept]
+def single(graph: Graph, config: BuildConfig) -> list[tuple[tuple[Node, ...], list[str]]]:
+    """(node, or those of a netlist in a row, the tensors that the first reads) of every kernel on arrays."""
+
+    def joins(chain: Sequence[Node], follower: Node, known: Mapping[str, Node]) -> bool:
+        own = config.layers.get(follower.name, {}).get("strategy", ASKED)  # of a node that is named
+        return is_netlist((chain[0], follower), known, config) and str(own).lower() == ASKED
+
+    return _chains(graph, joins)
 
 
-def chained(graph: Graph) -> list[tuple[tuple[Node, ...], list[str]]]:
+def chained(graph: Graph, config: BuildConfig) -> list[tuple[tuple[Node, ...], list[str]]]:
     """(nodes in a row, the tensors that the first reads) of every kernel on streams."""
+    return _chains(graph, lambda chain, follower, known: _starts(chain[0], known))
+
+
+def _chains(graph: Graph, joins: Callable[[Sequence[Node], Node, Mapping[str, Node]], bool]
+            ) -> list[tuple[tuple[Node, ...], list[str]]]:
+    """All nodes that are computed, those in a row that `joins` puts into one kernel together."""
     nodes = two_by_two(graph)
     known = {node.name: node for node in nodes}
     kept, reads = _without_windows(nodes, graph.outputs)
@@ -99,14 +128,28 @@ def chained(graph: Graph) -> list[tuple[tuple[Node, ...], list[str]]]:
         if node.name in done:
             continue
         chain = [node]
-        while _starts(chain[0], known) and len(readers[chain[-1].name]) == 1 and chain[-1].name not in graph.outputs:
+        while len(readers[chain[-1].name]) == 1 and chain[-1].name not in graph.outputs:
             follower = readers[chain[-1].name][0]
-            if not _follows(follower, known):
+            if not joins(chain, follower, known) or not _follows(follower, known):
                 break
             chain.append(follower)
         done |= {n.name for n in chain}
         chains.append((tuple(chain), reads[node.name]))
     return chains
+
+
+def is_netlist(chain: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> bool:
+    """True where a chain's kernel is a netlist: asked for, and more than a merge of two tensors or wires."""
+    head = chain[0]
+    if config.strategy_of(head.name) != ASKED or len(head.inputs) != 1 or not _starts(head, known):
+        return False
+    wires = all(node.op is Op.GATHER for node in chain)
+    return not wires and known[head.inputs[0]].domain.bits <= MAX_GIVEN
+
+
+def _netlist(chain: Sequence[Node], known: Mapping[str, Node], copies: int) -> Emission:
+    """One call for a chain: a netlist at every position, so many of them at once."""
+    return netlist_kernel(chain, known[chain[0].inputs[0]], lambda node: _own_pixels(node, known), copies)
 
 
 def _pixels(node: Node) -> int:
@@ -194,6 +237,6 @@ def copied(node: Node, name: str, stream: bool) -> Unit:
     return Unit(copy, [node.name], emissions, (copy,))
 
 
-Chains = Callable[[Graph], list[tuple[tuple[Node, ...], list[str]]]]
+Chains = Callable[[Graph, BuildConfig], list[tuple[tuple[Node, ...], list[str]]]]
 CHAINS: dict[str, Chains] = {"io_parallel": single, "io_stream": chained}
-UNITS: dict[str, Callable[[Graph], list[Unit]]] = {"io_parallel": in_parallel, "io_stream": in_stream}
+UNITS: dict[str, Callable[[Graph, BuildConfig], list[Unit]]] = {"io_parallel": in_parallel, "io_stream": in_stream}

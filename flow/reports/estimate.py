@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import flow
 from flow.backends.hls_window import passes
 from flow.backends.project import BuildConfig
-from flow.backends.units import CHAINS
+from flow.backends.units import ASKED, CHAINS
 from flow.ir import Affine, Graph, Node, Op, Steps, Sum, Table, Weights, Window
 from flow.ir.graph import Int
 from flow.reports.facts import Facts
@@ -168,7 +168,7 @@ def table_cost(node: Node, source: Node, there: Hardware) -> Cost:
 
 
 def netlist_cost(node: Node, source: Node, there: Hardware) -> Cost:
-    """The cost of a node in a netlist of ours (Verilog): no DSPs, sums shared and in chains."""
+    """The cost of a node in a netlist of ours (Verilog, distributed_arithmetic): no DSPs, sums shared and in chains."""
     found = table_cost(node, source, there)
     if isinstance(node.params, Affine):
         digits = sum(_digits(abs(int(factor))) for factor in node.params.mul)
@@ -184,7 +184,6 @@ def estimate(graph: Graph, config: BuildConfig | None = None,
     no registers: its latency is one cycle of the estimated period.
     """
     config = config or BuildConfig()
-    cost = cost or (netlist_cost if config.backend == "Verilog" else table_cost)
     part = part_of(config.part)
     family = part.family if part else UNKNOWN
     stream = config.io_type == "io_stream"
@@ -192,12 +191,14 @@ def estimate(graph: Graph, config: BuildConfig | None = None,
     base = Facts("", "table estimate", "bnnflow", flow.__version__, config.part, clock_target=config.clock_period)
     modules: list[Facts] = []
     ready, levels = dict.fromkeys(graph.by_name, 0), dict.fromkeys(graph.by_name, 0.0)  # cycles and LUTs in a row
-    for nodes, reads in CHAINS[config.io_type](graph):
+    for nodes, reads in CHAINS[config.io_type](graph, config):
         last = nodes[-1].name
         ready[last] = max((ready[name] for name in reads), default=0)
         levels[last] = max((levels[name] for name in reads), default=0.0)
         if nodes[0].op is not Op.INPUT:
-            module, deep = _module(graph, nodes, reads, config, cost, family, folded)
+            netlist = config.backend == "Verilog" or config.strategy_of(nodes[0].name) == ASKED
+            counted = cost or (netlist_cost if netlist else table_cost)
+            module, deep = _module(graph, nodes, reads, config, counted, family, folded)
             modules.append(replace(base, **module))
             ready[last] += module["latency"][1] + (START if folded else 0)
             levels[last] += deep

@@ -6,6 +6,13 @@
 
 // Kernels of bnnflow work on integer codes: the raw bits of the ap_[u]fixed values that hls4ml puts on the edges.
 
+// A function of a netlist. g++ takes minutes over thousands of them inlined, and seconds over calls.
+#ifdef __SYNTHESIS__
+#define FLOW_GATE inline
+#else
+#define FLOW_GATE static __attribute__((noinline))
+#endif
+
 namespace nnet {
 
 template <class T> struct flow_bits;
