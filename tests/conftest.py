@@ -38,14 +38,15 @@ def shared() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarray]:
-    """Build a project and simulate it with g++; one compilation a graph, backend, io_type and session."""
+    """Build a project and simulate it with g++; one compilation a graph, options and session."""
     folder = tmp_path_factory.mktemp("projects")
 
     def simulate(graph: Graph, codes: np.ndarray | None = None, backend: str = "Vitis",
-                 io_type: str = "io_parallel") -> np.ndarray:
-        project = folder / f"{backend}-{io_type}-{graph.digest[:16]}"
+                 io_type: str = "io_parallel", strategy: str = "Latency") -> np.ndarray:
+        project = folder / f"{backend}-{io_type}-{strategy}-{graph.digest[:16]}"
         if not project.exists():
-            flow.build(graph, flow.BuildConfig(output_dir=project, backend=backend, io_type=io_type))
+            flow.build(graph, flow.BuildConfig(output_dir=project, backend=backend, io_type=io_type,
+                                               strategy=strategy))
         return flow.simulate(project, codes)
 
     return simulate

@@ -137,15 +137,16 @@ def test_a_training_step_changes_weights_and_stays_exact(name):
 
 @pytest.mark.hls
 @pytest.mark.parametrize("part", range(6))
-@pytest.mark.parametrize("io_type", ["io_parallel", "io_stream"])
-def test_c_simulation_is_the_graph(io_type, part, simulated):
+@pytest.mark.parametrize(("io_type", "strategy"), [
+    ("io_parallel", "Latency"), ("io_stream", "Latency"), ("io_parallel", "distributed_arithmetic")])
+def test_c_simulation_is_the_graph(io_type, strategy, part, simulated):
     """Every sixth row, in one project; a difference names the row in front of the node."""
     graphs, codes = {}, []
     for name in list(NETWORKS)[part::6]:
         model = NETWORKS[name]()
         graphs[name] = flow.lower(model, INPUT_TYPE)
         codes += tf.nest.flatten(graphs[name].encode(inputs(model)))
-    simulated(union(graphs), codes, io_type=io_type)
+    simulated(union(graphs), codes, io_type=io_type, strategy=strategy)
 
 
 @pytest.mark.rtl

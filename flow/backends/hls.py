@@ -211,8 +211,8 @@ def check(graph: Graph, config: BuildConfig) -> None:
             problems.append(f"node {node.name!r}: reuse_factor {wanted} does not share its {node.size} outputs evenly; "
                             f"use {', '.join(map(str, possible))}, for this node alone with layers={{{node.name!r}: "
                             "{'reuse_factor': ...}}")
-    problems += [f"node {name!r}: a netlist takes an input every cycle, reuse_factor {config.reuse_of(name)} has nothing "
-                 f"to share; use layers={{{name!r}: {{'reuse_factor': 1}}}}, or strategy 'Latency' or 'Resource'"
+    problems += [f"node {name!r}: a netlist takes an input every cycle; reuse_factor {config.reuse_of(name)} has "
+                 f"nothing to share: use layers={{{name!r}: {{'reuse_factor': 1}}}}, or 'Latency' or 'Resource'"
                  for name in heads if config.strategy_of(name) == ASKED and config.reuse_of(name) != 1]
     if problems:
         raise InputError("this graph cannot become an HLS project:\n  - " + "\n  - ".join(problems))

@@ -23,7 +23,7 @@ from flow.ir.graph import Int
 
 __all__ = ["netlist_kernel", "to_cpp"]
 
-PART = 1000
+PART = 1000  # functions and chains of one C++ function
 POSITIONS = 30  # of a chain in one `int`
 MOST = 2**18  # functions and chains of a kernel, at all positions that exist at once
 CODES, BORDER = 0, 1  # the inputs of a position's graph
