@@ -31,7 +31,7 @@ def levels_of(kind: str, form: tuple[int, int], taps: int, seed: int) -> tuple[n
     rng, whole = np.random.default_rng(seed), np.ones(form, bool)
     name, _, patterns = kind.partition("/")
     pair = {"signs": [-3, 3], "two": [-2, 7], "rare": [-1, 8], "same_sign": [3, 5], "three": [-5, 1, 2],
-            "many": [-7, -2, 0, 3], "own": [-1, 1]}[name.removeprefix("masked_")]
+            "many": [-7, -2, 0, 3], "positive": [0, 1, 5, 6, 9], "own": [-1, 1]}[name.removeprefix("masked_")]
     levels = rng.choice(pair, form, p=[0.9, 0.1] if name == "rare" else None)
     if patterns:
         levels = codebook_levels(rng, form, taps, int(patterns), pair)
@@ -55,7 +55,8 @@ CASES = {
     "masked_groups": (ODD, (6, 5, 4), STRIDED, 3, "masked_two", ("flow_values", 2)),
     "three": (BIPOLAR, (9, 3), LINE, 4, "three", ("flow_values", 2)),
     "own": (BIPOLAR, (6, 5, 4), STRIDED, 3, "own", ("flow_values", 1)),
-    "many": (BIPOLAR, (5, 4, 3), PLAIN, 6, "many", ("flow_mac", None)),
+    "many": (BIPOLAR, (5, 4, 3), PLAIN, 6, "many", ("flow_values", 4)),
+    "many_positive": (ODD, (5, 4, 3), PLAIN, 6, "positive", ("flow_values", 4)),
     "two_of_ternary": (TERNARY, (5, 4, 3), PLAIN, 6, "two", ("flow_mac", None)),
     "book": (BIPOLAR, (5, 4, 3), PLAIN, 30, "signs/5", ("flow_shared", 5)),
     "book_of_one": (BIPOLAR, (4, 4, 2), PLAIN, 8, "signs/1", ("flow_shared", 1)),

@@ -17,7 +17,7 @@ from flow.ir.verify import at_borders
 __all__ = ["border_classes", "dot", "image", "maximum", "passes", "positions"]
 
 WINDOWS = "nnet_flow_window.h"
-FEW = 2  # values besides the base that flow_values counts
+FEW = 2  # values besides the base that are counted each by itself
 
 
 def image(node: Node, source: Node, groups: int) -> dict[str, str]:
@@ -84,7 +84,7 @@ class _Taps:
 
 
 def dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
-    """Codes of one bit are counted where an output has few levels; anything else is multiplied and added."""
+    """Codes of one bit are counted; anything else is multiplied and added."""
     (source,), p = sources, node.params
     assert isinstance(p, Weights)
     levels, groups = _fields(p.effective, source, p.groups)
@@ -96,17 +96,15 @@ def dot(node: Node, sources: Sequence[Node]) -> list[Emission]:
         border, borders = border_classes(node, source.params)
     taps = _Taps(node, levels, groups, image(node, source, groups), a, b * present.astype(object))
     one_bit = source.domain.lo >= 0 and source.domain.hi <= 1
-    core = (_counted(taps) if one_bit else None) or _multiplied(taps, source.domain)
+    core = _counted(taps) if one_bit else _multiplied(taps, source.domain)
     return positions(node, core, border, borders)
 
 
-def _counted(taps: _Taps) -> Emission | None:
-    """The popcounts of codes of one bit: XNOR where the levels are -g, 0, g, else those of each value; by a codebook
-    where that puts fewer bits into adders. None where an output has too many levels.
+def _counted(taps: _Taps) -> Emission:
+    """The popcounts of codes of one bit: XNOR where the levels are -g, 0, g, else those of each value, or of each digit
+    where an output has many; by a codebook where that puts fewer bits into adders.
     """
-    values, book = _values(taps.levels), _codebook(taps)
-    if values is None:
-        return None
+    values, book = _values(taps.levels) or _digits(taps.levels), _codebook(taps)
     plain = taps.gains <= 1
     bits = np.count_nonzero(taps.levels) if plain else values.mask.sum() + taps.all_bits
     if book is not None and book.bits < bits:
@@ -130,7 +128,7 @@ def _xnor(taps: _Taps) -> Emission:
 
 @dataclass(frozen=True)
 class _Values:
-    """Levels as `base` (owners,) and `value` (owners, values) added to it where `mask` (outputs, values, taps) is True.
+    """Levels as `base` (owners,) and the sum of `value` (owners, values) where `mask` (outputs, values, taps) is True.
 
     One owner for all outputs, or each output its own.
     """
@@ -152,6 +150,15 @@ def _values(levels: Int, lowest: bool = False) -> _Values | None:
         value[k, : len(kinds) - 1] = kinds[kinds != base[k]] - base[k]
     mask = (levels[:, None, :] == (base[:, None] + value)[:, :, None]) & (value != 0)[:, :, None]
     return _Values(base, value, mask)
+
+
+def _digits(levels: Int) -> _Values:
+    """Levels (outputs, taps) in two's complement: a value is that of a digit."""
+    place = np.arange(signed_bits(int(levels.min()), int(levels.max())) - (levels.min() >= 0))
+    value = 1 << place
+    if levels.min() < 0:
+        value[-1] = -value[-1]
+    return _Values(np.zeros(1, np.int64), value[None], (levels[:, None, :] >> place[:, None] & 1).astype(bool))
 
 
 def _valued(taps: _Taps, values: _Values) -> Emission:

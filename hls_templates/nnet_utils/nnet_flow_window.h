@@ -188,7 +188,8 @@ Group:
     }
 }
 
-// Codes of one bit, few levels: sum = base * #(ones) + value * #(ones whose level is base + value), summed + offset.
+// Codes of one bit: sum = base * #(ones) + value * #(ones whose level is base + value), summed + offset. Of many levels
+// the values are digits: base 0, and a level the sum of its digits.
 // The first popcount is that of all outputs of a group. An output has a row of `mask` for each of its values. The domain's
 // a is in base and values; an absent tap is c = 0 and adds nothing, but b per level: offset.
 template <class res_T, typename CONFIG_T>
