@@ -118,7 +118,7 @@ def test_verilog():
     assert flat.ff == 0 and flat.latency == (1, 1) and flat.latency_ns == max(flat.clock_estimated, 5.0)
     assert fitting(graph, replace(config, part="ice40hx1k"))[0] == []
     netlist = estimate(graph, flow.BuildConfig(strategy="distributed_arithmetic"))
-    assert netlist.lut == facts.lut and len(netlist.modules) == len(wide.modules) - 1, "a sum and its cuts in one kernel"
+    assert netlist.lut == facts.lut and len(netlist.modules) == len(wide.modules) - 1, "one for a sum and cuts"
     deeper = estimate(dense(4096, 64), replace(config, pipelined=False))
     assert deeper.clock_estimated > flat.clock_estimated
 
