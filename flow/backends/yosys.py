@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flow import tools
+from flow.backends.sites import lut_sites
 from flow.errors import InputError, ToolError
 
 __all__ = ["FAMILIES", "Size", "synthesize"]
@@ -38,8 +39,9 @@ LUTS = {"SB_LUT4": 4, "INV": 1, "SRL16E": 6, "SRLC32E": 6, **{f"LUT{k}": k for k
 class Size:
     """What yosys makes of a design: `luts[k]` of k inputs, carry blocks, multiplexers, registers.
 
-    `packed` is yosys' estimate of logic cells with small LUTs in pairs (xilinx only, else None); `depth` is the longest
-    path in LUTs and carry blocks' elements as `ltp` counts them, registers ending a path; `seconds` what the run took.
+    `packed` is yosys' estimate of logic cells with small LUTs in pairs, `sites` the LUT positions taken on the chip
+    (`flow.backends.sites`; both xilinx only, else None); `depth` is the longest path in LUTs and carry blocks' elements
+    as `ltp` counts them, registers ending a path; `seconds` what the run took.
     `layers` are the sizes of the modules alone where they were asked for.
     """
 
@@ -50,6 +52,7 @@ class Size:
     muxf: int
     ff: int
     packed: int | None
+    sites: int | None
     depth: int
     seconds: float
     layers: dict[str, Size] = field(default_factory=dict)
@@ -60,7 +63,7 @@ class Size:
         return sum(self.luts.values())
 
     def __str__(self) -> str:
-        packed = "" if self.packed is None else f", packed {self.packed:,}"
+        packed = "" if self.packed is None else f", packed {self.packed:,}, sites {self.sites:,}"
         return (f"{self.family}: {self.raw:,} LUTs{packed}, {self.carry:,} carry, {self.muxf:,} muxf, {self.ff:,} FF, "
                 f"depth {self.depth}")
 
@@ -113,6 +116,7 @@ def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
         "scratchpad -set abc9.verify 0",  # it can take minutes; the netlists are proven equal in the tests
         f"read_verilog{define} {' '.join(files)}", f"{command} -top {top}",
         f"tee -q -o stat.json stat -json{' -tech xilinx' if technology else ''}",
+        f"select {top}; write_json -selected netlist.json; select -clear",
         "delete t:FD* t:SRL* t:SB_DFF* t:TRELLIS_FF",  # a path ends at a register; ltp does not know the mapped ones
         "tee -q -o ltp.txt ltp", ""])
 
@@ -120,6 +124,7 @@ def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
 def _parse(folder: Path, family: str, version: str, seconds: float) -> Size:
     try:
         module = json.loads((folder / "stat.json").read_text())["design"]
+        sites = lut_sites(json.loads((folder / "netlist.json").read_text())) if FAMILIES[family][1] else None
         path = re.search(r"length=(\d+)", (folder / "ltp.txt").read_text())
         cells: dict[str, int] = module["num_cells_by_type"]
     except (OSError, ValueError, KeyError) as error:
@@ -131,7 +136,7 @@ def _parse(folder: Path, family: str, version: str, seconds: float) -> Size:
     found = {kind: sum(count for name, count in cells.items() if re.fullmatch(pattern, name))
              for kind, pattern in CELLS.items()}
     return Size(family, version, dict(sorted(luts.items())), found["carry"], found["muxf"], found["ff"],
-                module.get("estimated_num_lc"), int(path[1]) if path else 0, round(seconds, 1))
+                module.get("estimated_num_lc"), sites, int(path[1]) if path else 0, round(seconds, 1))
 
 
 def _read(data: dict[str, Any]) -> Size:
