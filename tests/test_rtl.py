@@ -13,11 +13,13 @@ import flow
 from flow import tools
 from flow.backends.logic import Logic, to_logic
 from flow.backends.netlist import Lut
+from flow.backends.project import Project
 from flow.backends.rtl import to_rtl
 from flow.backends.sites import lut_sites
 from flow.backends.yosys import FAMILIES, synthesize
 from flow.builder import trace_project
 from flow.ir import BIT, Domain, Graph, Index, Node, Op, Weights
+from flow.reports.facts import load_facts
 from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
 from tests.test_logic import neurons
@@ -247,6 +249,34 @@ def test_families(tmp_path, family, monkeypatch):
     assert (size.lut_packed is not None) == family.startswith("xc") and size.source == "logic synthesis"
     monkeypatch.setattr(tools, "call", lambda *_, **__: pytest.fail("the result is kept"))
     assert flow.synthesize(tmp_path / "prj", family=family, layers=True) == size
+
+
+@pytest.mark.rtl
+@needs_yosys
+@pytest.mark.skipif(tools.find("nextpnr") is None, reason="needs nextpnr-ecp5 (pip install 'bnnflow[pnr]')")
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_place_and_route(tmp_path, pipelined, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    project = tmp_path / "prj"
+    flow.build(small_network(4), flow.BuildConfig(output_dir=project, backend="Verilog", pipelined=pipelined))
+    facts = flow.synthesize(project, "nextpnr", device="25k")
+    assert (facts.source, facts.part, facts.fits) == ("routed", "lfe5u-25", True) and facts.lut > 20
+    graph = Project.open(project).graph()
+    bits = [node.size * node.domain.bits for node in (*graph.inputs, *(graph[name] for name in graph.outputs))]
+    assert facts.ff >= sum(bits) and 0.5 < facts.clock_estimated < 50  # a register at every port
+    assert (facts.clock_target == 5.0 and facts.latency[0] > 0) if pipelined else facts.clock_target is None
+    monkeypatch.setattr(tools, "call", lambda *_, **__: pytest.fail("the result is kept"))
+    assert flow.synthesize(project, "nextpnr", device="25k") == facts
+    assert load_facts(project / "runs/nextpnr/facts-25k.json") == [facts]
+
+
+def test_place_and_route_refuses(tmp_path):
+    flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
+    with pytest.raises(flow.InputError, match="device '12k': use one of 25k, 45k, 85k"):
+        flow.synthesize(tmp_path / "prj", "nextpnr", device="12k")
+    flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path / "cpp"))
+    with pytest.raises(flow.InputError, match="nextpnr: .* is a Vitis project; build it with backend='Verilog'"):
+        flow.synthesize(tmp_path / "cpp", "nextpnr")
 
 
 def test_a_missing_yosys_says_what_to_do(tmp_path, monkeypatch):

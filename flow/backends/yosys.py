@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import tempfile
 import time
@@ -16,6 +14,7 @@ from typing import Any
 from flow import tools
 from flow.backends.sites import lut_sites
 from flow.errors import InputError, ToolError
+from flow.files import remembered
 
 __all__ = ["FAMILIES", "Size", "synthesize"]
 
@@ -84,12 +83,16 @@ def synthesize(files: Mapping[str, str], top: str, family: str = "xcup", layers:
 
 def _one(files: Mapping[str, str], script: str, family: str, seconds: float) -> Size:
     program, version = tools.command("yosys"), tools.version("yosys")
-    digest = hashlib.sha256(json.dumps([version, script, dict(files)], sort_keys=True).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow" / f"yosys-{digest}.json"
-    try:
-        return _read(json.loads(cache.read_text()))
-    except (OSError, ValueError, TypeError):
-        pass
+
+    def run() -> dict[str, Any]:
+        return asdict(_run(program, version, files, script, family, seconds))
+
+    data = remembered("yosys", [version, script, dict(files)], run)
+    return Size(**{**data, "luts": {int(k): int(v) for k, v in data["luts"].items()}})
+
+
+def _run(program: Sequence[str], version: str, files: Mapping[str, str], script: str, family: str, seconds: float
+         ) -> Size:
     with tempfile.TemporaryDirectory(prefix="bnnflow-yosys-") as name:
         folder = Path(name)
         for file, text in files.items():
@@ -99,13 +102,7 @@ def _one(files: Mapping[str, str], script: str, family: str, seconds: float) -> 
         start = time.monotonic()
         tools.call([*program, "-q", "run.ys"] if len(program) == 1 else [*program, "run.ys"], folder,
                    folder / "yosys.log", seconds)
-        size = _parse(folder, family, version, time.monotonic() - start)
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        cache.write_text(json.dumps(asdict(size)))
-    except OSError:
-        pass  # no place to keep it
-    return size
+        return _parse(folder, family, version, time.monotonic() - start)
 
 
 def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
@@ -138,6 +135,3 @@ def _parse(folder: Path, family: str, version: str, seconds: float) -> Size:
     return Size(family, version, dict(sorted(luts.items())), found["carry"], found["muxf"], found["ff"],
                 module.get("estimated_num_lc"), sites, int(path[1]) if path else 0, round(seconds, 1))
 
-
-def _read(data: dict[str, Any]) -> Size:
-    return Size(**{**data, "luts": {int(k): int(v) for k, v in data["luts"].items()}})
