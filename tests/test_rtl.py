@@ -267,7 +267,7 @@ def test_place_and_route(tmp_path, pipelined, monkeypatch):
     assert (facts.clock_target == 5.0 and facts.latency[0] > 0) if pipelined else facts.clock_target is None
     monkeypatch.setattr(tools, "call", lambda *_, **__: pytest.fail("the result is kept"))
     assert flow.synthesize(project, "nextpnr", device="25k") == facts
-    assert load_facts(project / "runs/nextpnr/facts-25k.json") == [facts]
+    assert load_facts(Project.open(project).runs / "nextpnr/facts-25k.json") == [facts]
 
 
 def test_place_and_route_refuses(tmp_path):
