@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow import tools, vendor
+from flow.backends.nextpnr import place
 from flow.backends.project import (
     GRAPH,
     INPUTS,
@@ -395,7 +396,8 @@ def synthesize(folder: str | os.PathLike[str], tool: str | None = None, **option
 
     `tool`: for C++ "vitis" or "vivado" (by default that of its backend), with the options of
     `flow.vendor.synthesize`: `steps` ("csynth", "cosim", "export", "logic"), `via`, `hours`, `say`. For Verilog
-    "yosys", with `family` ("xc7", "xcup", "ice40", "ecp5") and `layers` (True: every layer alone, too).
+    "yosys", with `family` ("xc7", "xcup", "ice40", "ecp5") and `layers` (True: every layer alone, too), or "nextpnr"
+    (place and route on an ECP5) with `device` ("25k", "45k", "85k").
 
     Raises InputError for a tool that does not take such a project, ToolError where the tool is missing or fails,
     Mismatch where co-simulation differs.
@@ -404,8 +406,8 @@ def synthesize(folder: str | os.PathLike[str], tool: str | None = None, **option
     tool = tool or {"Verilog": "yosys", "Vivado": "vivado"}.get(project.backend, "vitis")
     if tool not in SYNTHESIZERS:
         raise InputError(f"tool {tool!r}: use one of {', '.join(SYNTHESIZERS)}")
-    if (tool == "yosys") != (project.backend == "Verilog"):
-        need = "backend='Verilog'" if tool == "yosys" else "backend='Vitis' or 'Vivado'"
+    if (tool in ("yosys", "nextpnr")) != (project.backend == "Verilog"):
+        need = "backend='Vitis' or 'Vivado'" if project.backend == "Verilog" else "backend='Verilog'"
         raise InputError(f"{tool}: {project.path} is a {project.backend} project; build it with {need}")
     return SYNTHESIZERS[tool](project, **options)
 
@@ -413,7 +415,7 @@ def synthesize(folder: str | os.PathLike[str], tool: str | None = None, **option
 def _yosys(project: Project, family: str = "xcup", layers: bool = False, say: Callable[[str], None] | None = None
            ) -> Facts:
     """Logic synthesis of a Verilog project by yosys."""
-    files = {file.name: file.read_text() for file in sorted((project.path / "rtl").glob("*.v"))}
+    files, timing = _rtl(project)
     modules = [file.removesuffix(".v") for file in files if file.startswith(f"{project.top}_")]
     size = logic_synthesis(files, project.top, family, modules if layers else ())
 
@@ -422,12 +424,39 @@ def _yosys(project: Project, family: str = "xcup", layers: bool = False, say: Ca
                      lut_packed=part.packed, carry=part.carry, muxf=part.muxf, depth=part.depth,
                      modules=tuple(facts(*inner) for inner in part.layers.items()))
 
-    found, folder = facts(project.top, size), project.runs / "yosys"
+    return _kept(replace(facts(project.top, size), **timing), project.runs / "yosys", family)
+
+
+def _nextpnr(project: Project, device: str = "85k", say: Callable[[str], None] | None = None) -> Facts:
+    """Place and route of a Verilog project on an ECP5."""
+    files, timing = _rtl(project)
+    placed = place(files, project.top, project.graph(), "clock_target" in timing,
+                   timing.get("clock_target", project.options["clock_period"]), device)
+    note = "with a register at every port, counted here; nothing is placed near pins"
+    part = f"lfe5u-{device.removesuffix('k')}"
+    facts = Facts(project.top, "routed", "nextpnr", placed.tool, part, lut=placed.lut, ff=placed.ff,
+                  clock_estimated=placed.clock, available=placed.available, notes=(note,))
+    return _kept(replace(facts, **timing), project.runs / "nextpnr", device)
+
+
+def _rtl(project: Project) -> tuple[dict[str, str], dict[str, Any]]:
+    """(Verilog files by name, what is known of their timing) of a project."""
+    files = {file.name: file.read_text() for file in sorted((project.path / "rtl").glob("*.v"))}
+    found = re.search(r"^// Latency: (\d+) cycles", files.get(f"{project.top}.v", ""), re.MULTILINE)
+    if not found:
+        raise InputError(f"{project.path}/rtl/{project.top}.v does not state its latency; build the project again")
+    cycles = int(found[1])
+    clock = {"clock_target": project.options["clock_period"]} if cycles else {}
+    return files, {"latency": (cycles, cycles), "interval": (1, 1), **clock}
+
+
+def _kept(facts: Facts, folder: Path, name: str) -> Facts:
     folder.mkdir(parents=True, exist_ok=True)
-    save_facts([found], folder / f"facts-{family}.json")
-    return found
+    save_facts([facts], folder / f"facts-{name}.json")
+    return facts
 
 
 SYNTHESIZERS: dict[str, Callable[..., Facts]] = {
-    "yosys": _yosys, **{tool: partial(vendor.synthesize, tool=tool) for tool in ("vitis", "vivado")},
+    "yosys": _yosys, "nextpnr": _nextpnr,
+    **{tool: partial(vendor.synthesize, tool=tool) for tool in ("vitis", "vivado")},
 }

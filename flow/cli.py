@@ -355,10 +355,11 @@ def report(projects: Annotated[list[Path], typer.Argument(help="project folders 
 
 @app.command()
 def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
-          tool: Annotated[str | None, typer.Option(help="vitis or vivado (HLS); yosys for Verilog. By default that of "
-                                                        "the project's backend")] = None,
+          tool: Annotated[str | None, typer.Option(help="vitis or vivado (HLS); yosys, or nextpnr (routed on an "
+                                                        "ECP5), for Verilog. By default that of the backend")] = None,
           family: Annotated[str, typer.Option(help="yosys: xc7, xcup, ice40 or ecp5")] = "xcup",
           layers: Annotated[bool, typer.Option("--layers", help="yosys: every layer alone, too")] = False,
+          device: Annotated[str, typer.Option(help="nextpnr: 25k, 45k or 85k")] = "85k",
           steps: Annotated[str, typer.Option(help="csynth, cosim, export, logic (out of context); with "
                                                   "commas")] = "csynth",
           via: Via = "", hours: Annotated[float, typer.Option(help="most hours of a step")] = 4.0) -> None:
@@ -369,7 +370,8 @@ def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnfl
         err.print(line, markup=False, highlight=False, soft_wrap=True)
 
     verilog = Project.open(project).backend == "Verilog"
-    options = {"family": family, "layers": layers} if verilog else {
+    options: dict[str, Any] = {"device": device} if tool == "nextpnr" else {
+        "family": family, "layers": layers} if verilog else {
         "steps": [step.strip() for step in steps.split(",")], "via": via, "hours": hours}
     facts = flow.synthesize(project, tool, **options, say=say)
     if facts.modules:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from flow.errors import InputError
 
-__all__ = ["existing", "whole_file"]
+__all__ = ["existing", "remembered", "whole_file"]
 
 
 def existing(path: str | os.PathLike[str], what: str) -> Path:
@@ -45,3 +48,23 @@ def whole_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
+
+
+def remembered(name: str, parts: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` gave for the same `name` and `parts` (plain data), or gives now; kept as JSON in the user's cache."""
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow" / f"{name}-{digest}.json"
+    try:
+        known = json.loads(cache.read_text())
+        if isinstance(known, dict):
+            return known
+    except (OSError, ValueError):
+        pass  # not there, or damaged: made again
+    made = make()
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with whole_file(cache) as partial:
+            partial.write_text(json.dumps(made))
+    except (OSError, InputError):
+        pass  # no place to keep it
+    return made

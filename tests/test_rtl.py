@@ -13,10 +13,13 @@ import flow
 from flow import tools
 from flow.backends.logic import Logic, to_logic
 from flow.backends.netlist import Lut
+from flow.backends.project import Project
 from flow.backends.rtl import to_rtl
+from flow.backends.sites import lut_sites
 from flow.backends.yosys import FAMILIES, synthesize
 from flow.builder import trace_project
 from flow.ir import BIT, Domain, Graph, Index, Node, Op, Weights
+from flow.reports.facts import load_facts
 from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
 from tests.test_logic import neurons
@@ -248,6 +251,34 @@ def test_families(tmp_path, family, monkeypatch):
     assert flow.synthesize(tmp_path / "prj", family=family, layers=True) == size
 
 
+@pytest.mark.rtl
+@needs_yosys
+@pytest.mark.skipif(tools.find("nextpnr") is None, reason="needs nextpnr-ecp5 (pip install 'bnnflow[pnr]')")
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_place_and_route(tmp_path, pipelined, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    project = tmp_path / "prj"
+    flow.build(small_network(4), flow.BuildConfig(output_dir=project, backend="Verilog", pipelined=pipelined))
+    facts = flow.synthesize(project, "nextpnr", device="25k")
+    assert (facts.source, facts.part, facts.fits) == ("routed", "lfe5u-25", True) and facts.lut > 20
+    graph = Project.open(project).graph()
+    bits = [node.size * node.domain.bits for node in (*graph.inputs, *(graph[name] for name in graph.outputs))]
+    assert facts.ff >= sum(bits) and 0.5 < facts.clock_estimated < 50  # a register at every port
+    assert (facts.clock_target == 5.0 and facts.latency[0] > 0) if pipelined else facts.clock_target is None
+    monkeypatch.setattr(tools, "call", lambda *_, **__: pytest.fail("the result is kept"))
+    assert flow.synthesize(project, "nextpnr", device="25k") == facts
+    assert load_facts(Project.open(project).runs / "nextpnr/facts-25k.json") == [facts]
+
+
+def test_place_and_route_refuses(tmp_path):
+    flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
+    with pytest.raises(flow.InputError, match="device '12k': use one of 25k, 45k, 85k"):
+        flow.synthesize(tmp_path / "prj", "nextpnr", device="12k")
+    flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path / "cpp"))
+    with pytest.raises(flow.InputError, match="nextpnr: .* is a Vitis project; build it with backend='Verilog'"):
+        flow.synthesize(tmp_path / "cpp", "nextpnr")
+
+
 def test_a_missing_yosys_says_what_to_do(tmp_path, monkeypatch):
     flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
     monkeypatch.setattr(tools, "find", lambda name, via="": None)
@@ -265,3 +296,29 @@ def test_outputs_that_are_inputs():
     rtl = to_rtl(logic, "prj")
     assert set(rtl.sources) == {"rtl/flow_add.v", "rtl/prj.v"} and "assign y_y[0] = x_x[4];" in rtl.files["rtl/prj.v"]
     assert to_rtl(logic, "prj", 5.0).latency == 1
+
+
+def cell(kind: str, inputs: dict[str, list], outputs: dict[str, list[int]]) -> dict:
+    """A cell as yosys writes it."""
+    ways = {**dict.fromkeys(inputs, "input"), **dict.fromkeys(outputs, "output")}
+    return {"type": kind, "port_directions": ways, "connections": {**inputs, **outputs}}
+
+
+def test_positions_of_luts():
+    def lut(out: int, *bits: int) -> dict:
+        return cell(f"LUT{len(bits)}", {f"I{k}": [bit] for k, bit in enumerate(bits)}, {"O": [out]})
+
+    def sites(*cells: dict) -> int:
+        ports = {"y": {"direction": "output", "bits": [10, 11, 12, 41, 30]}}
+        return lut_sites({"modules": {"top": {"cells": dict(enumerate(cells)), "ports": ports}}})
+
+    assert sites(lut(10, 1, 2, 3), lut(11, 3, 4, 5)) == 1  # five inputs between them
+    assert sites(lut(10, 1, 2, 3, 4), lut(11, 4, 5, 6)) == 2  # six
+    assert sites(lut(10, 1, 2), lut(11, 3, 4)) == 2  # none in common
+    assert sites(lut(10, 1, 2), lut(11, 1, 2), lut(12, 1, 2)) == 2
+    inverter, shift = cell("INV", {"I": [1]}, {"O": [11]}), cell("SRL16E", {"D": [1]}, {"Q": [12]})
+    assert sites(lut(10, 1, 2, 3, 4, 5, 6), inverter, shift) == 3
+    # Two positions up to the output 41, one with a LUT of its own, one a passage; a LUT beside them.
+    chain = cell("CARRY4", {"S": [20, 1, "0", "0"], "DI": [1, 2, "0", "0"], "CI": ["0"]},
+                 {"O": [40, 41, 42, 43], "CO": [44, 45, 46, 47]})
+    assert sites(chain, lut(20, 1, 2), lut(30, 1, 2)) == 3

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import tempfile
 import time
@@ -14,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from flow import tools
+from flow.backends.sites import lut_sites
 from flow.errors import InputError, ToolError
+from flow.files import remembered
 
 __all__ = ["FAMILIES", "Size", "synthesize"]
 
@@ -38,8 +38,9 @@ LUTS = {"SB_LUT4": 4, "INV": 1, "SRL16E": 6, "SRLC32E": 6, **{f"LUT{k}": k for k
 class Size:
     """What yosys makes of a design: `luts[k]` of k inputs, carry blocks, multiplexers, registers.
 
-    `packed` is yosys' estimate of logic cells with small LUTs in pairs (xilinx only, else None); `depth` is the longest
-    path in LUTs and carry blocks' elements as `ltp` counts them, registers ending a path; `seconds` what the run took.
+    `packed` is yosys' estimate of logic cells with small LUTs in pairs, `sites` the LUT positions taken on the chip
+    (`flow.backends.sites`; both xilinx only, else None); `depth` is the longest path in LUTs and carry blocks' elements
+    as `ltp` counts them, registers ending a path; `seconds` what the run took.
     `layers` are the sizes of the modules alone where they were asked for.
     """
 
@@ -50,6 +51,7 @@ class Size:
     muxf: int
     ff: int
     packed: int | None
+    sites: int | None
     depth: int
     seconds: float
     layers: dict[str, Size] = field(default_factory=dict)
@@ -60,7 +62,7 @@ class Size:
         return sum(self.luts.values())
 
     def __str__(self) -> str:
-        packed = "" if self.packed is None else f", packed {self.packed:,}"
+        packed = "" if self.packed is None else f", packed {self.packed:,}, sites {self.sites:,}"
         return (f"{self.family}: {self.raw:,} LUTs{packed}, {self.carry:,} carry, {self.muxf:,} muxf, {self.ff:,} FF, "
                 f"depth {self.depth}")
 
@@ -81,12 +83,16 @@ def synthesize(files: Mapping[str, str], top: str, family: str = "xcup", layers:
 
 def _one(files: Mapping[str, str], script: str, family: str, seconds: float) -> Size:
     program, version = tools.command("yosys"), tools.version("yosys")
-    digest = hashlib.sha256(json.dumps([version, script, dict(files)], sort_keys=True).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow" / f"yosys-{digest}.json"
-    try:
-        return _read(json.loads(cache.read_text()))
-    except (OSError, ValueError, TypeError):
-        pass
+
+    def run() -> dict[str, Any]:
+        return asdict(_run(program, version, files, script, family, seconds))
+
+    data = remembered("yosys", [version, script, dict(files)], run)
+    return Size(**{**data, "luts": {int(k): int(v) for k, v in data["luts"].items()}})
+
+
+def _run(program: Sequence[str], version: str, files: Mapping[str, str], script: str, family: str, seconds: float
+         ) -> Size:
     with tempfile.TemporaryDirectory(prefix="bnnflow-yosys-") as name:
         folder = Path(name)
         for file, text in files.items():
@@ -96,13 +102,7 @@ def _one(files: Mapping[str, str], script: str, family: str, seconds: float) -> 
         start = time.monotonic()
         tools.call([*program, "-q", "run.ys"] if len(program) == 1 else [*program, "run.ys"], folder,
                    folder / "yosys.log", seconds)
-        size = _parse(folder, family, version, time.monotonic() - start)
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        cache.write_text(json.dumps(asdict(size)))
-    except OSError:
-        pass  # no place to keep it
-    return size
+        return _parse(folder, family, version, time.monotonic() - start)
 
 
 def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
@@ -113,6 +113,7 @@ def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
         "scratchpad -set abc9.verify 0",  # it can take minutes; the netlists are proven equal in the tests
         f"read_verilog{define} {' '.join(files)}", f"{command} -top {top}",
         f"tee -q -o stat.json stat -json{' -tech xilinx' if technology else ''}",
+        f"select {top}; write_json -selected netlist.json; select -clear",
         "delete t:FD* t:SRL* t:SB_DFF* t:TRELLIS_FF",  # a path ends at a register; ltp does not know the mapped ones
         "tee -q -o ltp.txt ltp", ""])
 
@@ -120,6 +121,7 @@ def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
 def _parse(folder: Path, family: str, version: str, seconds: float) -> Size:
     try:
         module = json.loads((folder / "stat.json").read_text())["design"]
+        sites = lut_sites(json.loads((folder / "netlist.json").read_text())) if FAMILIES[family][1] else None
         path = re.search(r"length=(\d+)", (folder / "ltp.txt").read_text())
         cells: dict[str, int] = module["num_cells_by_type"]
     except (OSError, ValueError, KeyError) as error:
@@ -131,8 +133,5 @@ def _parse(folder: Path, family: str, version: str, seconds: float) -> Size:
     found = {kind: sum(count for name, count in cells.items() if re.fullmatch(pattern, name))
              for kind, pattern in CELLS.items()}
     return Size(family, version, dict(sorted(luts.items())), found["carry"], found["muxf"], found["ff"],
-                module.get("estimated_num_lc"), int(path[1]) if path else 0, round(seconds, 1))
+                module.get("estimated_num_lc"), sites, int(path[1]) if path else 0, round(seconds, 1))
 
-
-def _read(data: dict[str, Any]) -> Size:
-    return Size(**{**data, "luts": {int(k): int(v) for k, v in data["luts"].items()}})
