@@ -21,7 +21,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "train": ({"train", "errors", "files", "tables"}, {"numpy", "scipy", "tensorflow", "tf_keras", "qkeras", "yaml"}),
     "train.plots": ({"train", "errors", "files"}, {"matplotlib"}),
     "lowering": ({"lowering", "train", "ir", "errors", "files"}, {"numpy", "tensorflow", "tf_keras", "qkeras", "h5py"}),
-    "backends": ({"backends", "ir", "tools", "errors", "tables"}, {"numpy"}),
+    "backends": ({"backends", "ir", "tools", "errors", "files", "tables"}, {"numpy"}),
     "backends.hls": ({"backends", "ir", "tools", "errors"}, {"numpy", "hls4ml", "yaml"}),
     "reports": ({"reports", "ir", "backends", "errors", "files", "tables", ""}, {"numpy", "jinja2", "markupsafe"}),
     "comparison": ({"ir", "lowering", "train", "backends", "builder", "errors", "tables"}, {"numpy", "tf_keras"}),
