@@ -304,20 +304,26 @@ def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a gr
              input_type: InputType = "fixed<16,6>", output_type: OutputType = None,
              backend: Backend = "Vitis", part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0,
              reuse_factor: Reuse = 1, io_type: IoType = "io_parallel", strategy: Strategy = "Latency",
-             layer: Layers = None, combinational: Combinational = False) -> None:
-    """Estimate resources and latency from a table, without any tool. A project has its own options."""
+             layer: Layers = None, combinational: Combinational = False,
+             synth: Annotated[bool, typer.Option("--synth", help="by logic synthesis of every kernel (yosys) instead "
+                                                                 "of the table; kept with a project, for its report")
+                              ] = False) -> None:
+    """Estimate resources and latency, without any vendor's tool. A project has its own options."""
     from flow.backends.project import Project
     from flow.reports.estimate import fitting
 
     if Project.is_project(design):
         project = Project.open(design)
         graph, config = project.graph(), project.config
+        with doing("estimating"):
+            facts = flow.estimate(design, synthesize=synth)
     else:
         graph = _graph(design, input_type, output_type)
         config = flow.BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
                                   reuse_factor=reuse_factor, strategy=strategy, pipelined=not combinational,
                                   layers=_layers(layer or []))
-    facts = flow.estimate(graph, config)
+        with doing("estimating"):
+            facts = flow.estimate(graph, config, synthesize=synth)
     out.print(_parts(facts))
     out.print(f"{facts.part}: {_share(facts)}; {facts.latency_ns:g} ns, {facts.throughput:,.0f} inputs a second",
               highlight=False)
