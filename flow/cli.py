@@ -30,7 +30,8 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Binary, ternary and sparse-binary networks from QKeras to FPGAs, bit for bit.")
-out = Console()
+# Tables that go into a file or a pipe are as wide as they are.
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 err = Console(stderr=True)
 
 Model = Annotated[Path, typer.Argument(help="a Keras model (.keras, .h5) or a graph (.npz of `bnnflow lower`)")]
@@ -387,7 +388,7 @@ def _parts(facts: Facts) -> Table:
     rows = (*facts.modules, facts)
     columns = [name for name in ("lut", "lut_packed", "carry", "muxf", "ff", "dsp", "bram", "uram", "weight_bits",
                                  "buffer_bits", "depth", "latency", "interval")
-               if any(getattr(row, name) is not None for row in rows)]
+               if any(getattr(row, name) for row in rows)]
     table = Table("", *columns, box=None, pad_edge=False)
     for row in rows:
         values = [getattr(row, name) for name in columns]

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from flow.backends.project import Project
 from flow.comparison import Comparison, Row
 from flow.errors import InputError
 from flow.ir import Graph
+from flow.reports.drawings import _labels
 from flow.reports.facts import Facts, save_facts
 from flow.reports.render import cycles, number
 from flow.train.run import Result
@@ -169,6 +171,22 @@ def test_what_the_report_says(projects, page):
     assert evil["summary"]["size"]["source"] == "routed" and evil["summary"]["speed"]["latency_ns"] == 65
     assert data["projects"][1]["facts"][0]["buffer_bits"] > 0
     assert [point["best"] for point in data["pareto"]["points"]].count(True) >= 1
+
+
+def test_names_in_the_plot_lie_side_by_side():
+    """Points at one place have their names one above the other."""
+    xs, ys = [40.0, 45.0, 50.0, 600.0, 599.0], [100.0, 100.0, 104.0, 100.0, 100.0]
+    places = _labels(xs, ys, 640)
+    assert [end for _, end in places] == [False, False, False, True, True]
+    heights = [y + up for y, (up, _) in zip(ys, places)]
+    assert min(abs(a - b) for a, b in combinations(heights[:3], 2)) >= 12 <= abs(heights[3] - heights[4])
+
+
+def test_projects_that_are_as_accurate_are_compared_by_latency(projects, tmp_path):
+    x, y = random_codes(net(), 0, 20)[0], np.zeros(20, int)
+    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "slow", clock_period=50.0))
+    pareto = flow.report([projects[0], tmp_path / "slow"], data=x, labels=y)["pareto"]
+    assert pareto["against"] == "latency in ns" and [p["best"] for p in pareto["points"]][0]
 
 
 def test_weights_as_a_picture(projects):
