@@ -55,7 +55,8 @@ class _Synthesis:
 
     def kernel(self, kernel: Sequence[Work]) -> Cost:
         """The cost of a kernel: nodes that are adders and comparisons are synthesised, the rest is of the table."""
-        return sum((self._node(work) for work in kernel), Cost())
+        found = sum((self._node(work) for work in kernel), Cost())
+        return found if found.synthesized else table_cost(kernel)
 
     def _node(self, work: Work) -> Cost:
         table, emission = table_cost([work]), _emission(work)
@@ -97,7 +98,7 @@ class _Synthesis:
         # A graph's own inputs have at most 24 bits.
         wide = any(source.domain.bits > 24 for source in kernel[0].sources)
         if wide or any(work.node.op in (Op.GATHER, Op.WINDOW) for work in kernel):
-            return replace(table, lut=self.factor * table.lut)
+            return table
         outputs = kernel[0].node.shape[-1]
         grouped = isinstance(kernel[0].node.params, Weights) and kernel[0].node.params.groups > 1
         lanes = _spaced(outputs, outputs if grouped else max(1, 4 * BITS // _terms(kernel[0])))
