@@ -128,6 +128,26 @@ def test_html_has_no_number_that_json_lacks(projects, page):
     assert set(unknown(words, data)) == {"1,234,567"}  # and it would be seen
 
 
+def test_html_with_labels_and_kernels(projects, tmp_path):
+    """The confusion matrix and what logic synthesis said of kernels are there, and in the JSON."""
+    codes = random_codes(net(), 0, 20)[0]
+    shutil.copytree(projects[0], tmp_path / "copy")
+    runs = Project.open(tmp_path / "copy").runs
+    (runs / "kernels").mkdir(parents=True)
+    kernel = Facts("act", "kernel synthesis", "bnnflow and yosys", "pyosys 9.9", lut=4321, notes=("2 of 7 outputs",))
+    save_facts([replace(kernel, name="all", modules=(kernel,))], runs / "kernels/facts-synthesis.json")
+    data = flow.report(tmp_path / "copy", tmp_path / "page.html", codes, np.arange(20) % 5)
+    words = [word.replace("18 Kbit", "") for word in Text((tmp_path / "page.html").read_text()).words]
+    assert unknown(words, json.loads(json.dumps(data))) == []
+    text = " ".join(" ".join(words).split())
+    assert "Confusion" in text and "kernel synthesis; 2 of 7 outputs" in text and "4,321 LUT" in text
+    assert data["projects"][0]["summary"]["size"]["source"] == "kernel synthesis"
+    flow.report(tmp_path / "copy", tmp_path / "page.csv")
+    assert "kernel synthesis,bnnflow and yosys,pyosys 9.9,,act,4321" in (tmp_path / "page.csv").read_text()
+    flow.report(tmp_path / "copy", tmp_path / "page.md")
+    assert "kernel synthesis; 2 of 7 outputs" in (tmp_path / "page.md").read_text()
+
+
 def test_markdown_has_no_number_that_json_lacks(projects, tmp_path):
     data = flow.report(projects, tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text().replace("18 Kbit", "")

@@ -85,9 +85,8 @@ def _dot(node: Node, source: Node, there: Hardware) -> Cost:
     weights = node.params
     assert isinstance(weights, Weights)
     levels, domain = weights.effective, source.domain
-    lowest = int(levels.min())
-    counts = np.bincount((levels - lowest).ravel())  # of every level; levels are small, sorting them all is slow
-    level_bits = max(1, int(np.count_nonzero(counts) - 1).bit_length())
+    lowest, counts = int(levels.min()), _counted(levels)
+    level_bits = _level_bits(counts)
     one_bit = domain.lo >= 0 and domain.hi <= 1
     if there.passes > 1:  # weights come from a ROM: every tap is there, with what chooses it
         each = len(levels) * (1 + LUT_PER_BIT if one_bit else (domain.bits + 1) * max(1, level_bits - 1))
@@ -95,6 +94,17 @@ def _dot(node: Node, source: Node, there: Hardware) -> Cost:
     else:
         lut = there.positions * float(_adders(levels, lowest, counts, domain.bits, one_bit).sum())
     return Cost(lut, levels=1 + log2(max(2, weights.reach)), weight_bits=weights.mask.size * level_bits)
+
+
+def _counted(levels: Int) -> Int:
+    """How often every level from the lowest on is there; levels are small, sorting them all is slow."""
+    counts: Int = np.bincount((levels - levels.min()).ravel())
+    return counts
+
+
+def _level_bits(counts: Int) -> int:
+    """Bits that tell one level from the others."""
+    return max(1, int(np.count_nonzero(counts) - 1).bit_length())
 
 
 def _adders(levels: Int, lowest: int, counts: Int, width: int, one_bit: bool) -> NDArray[np.float64]:
@@ -186,16 +196,19 @@ def folding(work: Work) -> Cost:
     """
     node, there = work.node, work.there
     bits = [source.shape[-1] * source.domain.bits for source in work.sources]
-    width, mux = 0, 0.0
+    mux = 0.0
     if node.op in (Op.DOT, Op.MAX):  # whole positions; the outputs of one read the same taps
         mux = there.positions * there.turns * sum(bits) / 4 if there.turns > 1 else 0.0
     elif node.op in (Op.ADD, Op.STEP, Op.LUT, Op.AFFINE) and there.turns * there.passes > 1:
         mux = there.positions * there.turns * sum(bits) / 4
+    if there.passes == 1:
+        return Cost(mux)
+    width = 0
     if isinstance(node.params, Weights):
-        width = node.params.levels.shape[0] * max(1, (len(np.unique(node.params.effective)) - 1).bit_length())
+        width = len(node.params.levels) * _level_bits(_counted(node.params.effective))
     elif isinstance(node.params, Steps):
         width = node.params.cuts.shape[1] * work.sources[0].domain.bits
-    lut, bram = rom(ceil(there.lanes(node) * width), there.passes) if there.passes > 1 else (0.0, 0)
+    lut, bram = rom(ceil(there.lanes(node) * width), there.passes)
     return Cost(mux + lut, bram=bram)
 
 
