@@ -311,6 +311,27 @@ def test_synthesis_is_reported(tmp_path):
     assert [f["fits"] for f in flow.report(tmp_path / "prj")["projects"][0]["facts"]][1:3] == [None, True]
 
 
+def luminance(colour: list[float]) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_text_can_be_read(theme, page):
+    """WCAG's contrast of text on what is behind it, in both themes."""
+    root = re.findall(r":root \{(.*?)\}", page.read_text(), re.S)[theme]
+    colours = {}
+    for name, text in re.findall(r"--(\w+): #(\w+);", root):
+        digits = text if len(text) == 6 else "".join(c + c for c in text)
+        colours[name] = [int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4)]
+    # The fullest cell of a confusion matrix.
+    colours["heat"] = [0.45 * mark + 0.55 * page for mark, page in zip(colours["mark"], colours["page"])]
+    pairs = [(text, behind) for text in ("ink", "soft") for behind in ("page", "card", "box", "sum", "step")]
+    for text, behind in [*pairs, ("ink", "heat"), ("good", "card"), ("bad", "card")]:
+        light, dark = sorted((luminance(colours[text]), luminance(colours[behind])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, behind)
+
+
 def test_numbers_for_people():
     assert [number(v) for v in (None, 0, 1234, 0.5, 1234.5678, 0.00001, 2.0, "x")] == [
         "–", "0", "1,234", "0.5", "1,234.568", "1e-05", "2", "x"]
