@@ -1,6 +1,6 @@
 """The table's estimates beside logic synthesis of the kernels, and for Verilog beside that of the whole design.
 
-    python scripts/bench_estimates.py                  # half an hour or so, most of it yosys'
+    python scripts/bench_estimates.py                  # an hour or more, most of it yosys'
     python scripts/bench_estimates.py digits           # networks by their names
 
 A row each: LUTs by the table, by yosys kernel for kernel (and packed), the ratio, its least and largest of kernels of
@@ -27,6 +27,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {  # network: {title: options}
         "unrolled": {}, "reuse 8": {"reuse_factor": 8},
         "Verilog": {"backend": "Verilog", "clock_period": 2.0},
     },
+    "conv": {"io_stream": {"io_type": "io_stream"}, "reuse 64": {"reuse_factor": 64}},
     "mnist": {"unrolled": {}, "reuse 16": {"reuse_factor": 16}},
     "mnist ternary": {"unrolled": {}},
     "cnv": {"io_stream": {"io_type": "io_stream"}},
@@ -43,7 +44,7 @@ def network(name: str) -> Graph:
     makers: dict[str, tuple[Any, str]] = {
         "digits": (digits.build, digits.INPUT_TYPE), "mnist": (mnist.build, "ufixed<8,0>"),
         "mnist ternary": (lambda: mnist.build("ternary"), "ufixed<8,0>"), "cnv": (cnv.build, "ufixed<8,0>"),
-        "glt": (glt.build, "ufixed<8,0>"),
+        "glt": (glt.build, "ufixed<8,0>"), "conv": (_conv, "fixed<2,2>"),
     }
     build, input_type = makers[name]
     keras.utils.set_random_seed(0)
@@ -53,6 +54,17 @@ def network(name: str) -> Graph:
             n = layer.gamma.shape[0]
             layer.set_weights([rng.normal(0, 1, n), rng.normal(0, 1, n), rng.normal(0, 3, n), rng.uniform(1, 90, n)])
     return flow.lower(model, input_type)
+
+
+def _conv() -> Any:
+    """One binary 3x3x32x32 convolution on 8x8, `same`."""
+    import tf_keras as keras
+    from qkeras import QActivation, QConv2D, binary
+
+    x = keras.Input((8, 8, 32))
+    h = QConv2D(32, 3, padding="same", kernel_quantizer=binary(alpha=1), use_bias=False)(
+        QActivation("binary(alpha=1)")(x))
+    return keras.Model(x, QActivation("binary(alpha=1)")(keras.layers.BatchNormalization()(h)))
 
 
 def row(title: str, graph: Graph, options: dict[str, Any]) -> None:
