@@ -66,6 +66,7 @@ def codebook() -> Weights:
 
 GRAPHS = {
     "flow_count": lambda: one(Op.DOT, BIPOLAR, (11,), weights([-2, 0, 2], (11, 4))),
+    "flow_count words": lambda: one(Op.DOT, BIPOLAR, (150,), weights([-1, 0, 1], (150, 2))),
     "flow_count groups": lambda: one(Op.DOT, BIT, (12,), weights([-1, 1], (6, 4), 2)),
     "flow_values": lambda: one(Op.DOT, BIT, (9,), weights([2, 5], (9, 4))),
     "flow_values each": lambda: one(Op.DOT, BIPOLAR, (40,), Weights(

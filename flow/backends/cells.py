@@ -93,6 +93,11 @@ class Module:
         half = len(bits) // 2
         return self.total([(1, self.count(bits[:half])), (1, self.count(bits[half:]))])
 
+    def ones(self, bits: Sequence[str]) -> Value:
+        """Ones among taps, word by word."""
+        words = [[*bits[k : k + WORD], *["1'b0"] * (WORD - len(bits[k : k + WORD]))] for k in range(0, len(bits), WORD)]
+        return self.total([(1, self.count(word)) for word in words])
+
     def total(self, terms: Sequence[tuple[int, Value]]) -> Value:
         """The sum of integers times values, in pairs; an integer is as many shifts as it has signed digits."""
         parts = [(sign, Value(f"({v.text} <<< {k})" if k else v.text, v.lo << k, v.hi << k))
@@ -152,13 +157,13 @@ def _count(m: Module) -> Made:
             mask = "1'b1" if full else m.bit("mask", j, i)
             agree = {"1'b1": x, "1'b0": f"~{x}"}.get(sign, f"~({x} ^ {sign})")
             bits.append({"1'b1": agree, "1'b0": mask}.get(mask, f"({agree}) & {mask}"))
-        result.append(m.total([(m.number("gain"), m.count(bits)), (1, m.word("offset", j))]))
+        result.append(m.total([(m.number("gain"), m.ones(bits)), (1, m.word("offset", j))]))
     return [], result
 
 
 def _ones(m: Module) -> list[Value]:
     """Ones among the taps of every group."""
-    return [m.count([m.given("x0", 1, g * m.fields + i) for i in range(m.fields)]) for g in range(m.groups)]
+    return [m.ones([m.given("x0", 1, g * m.fields + i) for i in range(m.fields)]) for g in range(m.groups)]
 
 
 def _values(m: Module) -> Made:
@@ -173,7 +178,7 @@ def _values(m: Module) -> Made:
             for i in range(m.fields):
                 x, mask = m.given("x0", 1, first + i), m.bit("mask", j * values + v, i)
                 bits.append({"1'b1": x, "1'b0": mask}.get(mask, f"{x} & {mask}"))
-            terms.append((m.roms["value"][own * values + v], m.count(bits)))
+            terms.append((m.roms["value"][own * values + v], m.ones(bits)))
         result.append(m.total(terms))
     return ones, result
 
