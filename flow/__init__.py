@@ -114,19 +114,16 @@ def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str | Non
     return simulate(project, codes, tool, via)
 
 
-def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None = None, stock: bool = False) -> Facts:
-    """Resources and latency of a graph (with the options of a build) or a project, from a table; no tool is run.
+def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None = None, stock: bool = False,
+             synthesize: bool = False) -> Facts:
+    """Resources and latency of a graph (with the options of a build) or a project, without any vendor's tool.
 
-    With `stock`, what stock hls4ml's kernels would cost. See `flow.reports.estimate` and `flow.reports.stock`.
+    From a table, or with `synthesize` by logic synthesis of every kernel (yosys), which is kept for the report of a
+    project; with `stock`, what stock hls4ml's kernels would cost. See `flow.builder.estimate`.
     """
-    from flow.backends.project import Project
-    from flow.reports.estimate import estimate
-    from flow.reports.stock import estimate_stock
+    from flow.builder import estimate
 
-    if isinstance(design, (str, os.PathLike)):
-        project = Project.open(design)
-        design, config = project.graph(), config or project.config
-    return estimate_stock(design) if stock else estimate(design, config)
+    return estimate(design, config, stock, synthesize)
 
 
 def synthesize(project: str | os.PathLike[str], tool: str | None = None, **options: Any) -> Facts:

@@ -41,9 +41,12 @@ from flow.ir.evaluate import check_codes
 from flow.ir.passes import split_encoder
 from flow.ir.store import save
 from flow.ir.vectors import default_vectors
+from flow.reports.estimate import estimate as table_estimate
 from flow.reports.facts import Facts, save_facts
+from flow.reports.kernels import synthesized_cost
+from flow.reports.stock import estimate_stock
 
-__all__ = ["SIMULATORS", "SYNTHESIZERS", "build", "simulate", "synthesize", "trace_project"]
+__all__ = ["SIMULATORS", "SYNTHESIZERS", "build", "estimate", "simulate", "synthesize", "trace_project"]
 
 # The flags of hls4ml's Tcl; -O2 only speeds up the run.
 GXX_FLAGS = ("-std=c++0x", "-O2", "-w")
@@ -388,7 +391,41 @@ SIMULATORS: dict[str, Callable[[Project, Path, str], tuple[Path, bool]]] = {
 }
 
 
-# --- synthesize -----------------------------------------------------------------------------------------------------
+# --- estimate and synthesize ----------------------------------------------------------------------------------------
+
+
+def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None = None, stock: bool = False,
+             synthesize: bool = False) -> Facts:
+    """Facts of a graph with the options of a build, or of a project, which has its own.
+
+    By the table of `flow.reports.costs`; with `synthesize` by yosys, kernel for kernel (`flow.reports.kernels`), kept
+    with the project for its report; with `stock` of stock hls4ml's kernels (`flow.reports.stock`).
+
+    Raises ToolError where yosys is missing or fails, InputError for both `stock` and `synthesize`.
+    """
+    if stock and synthesize:
+        raise InputError("stock kernels are known from a table only; give stock or synthesize")
+    project, graph = (None, design) if isinstance(design, Graph) else _opened(design)
+    if stock:
+        return estimate_stock(graph)
+    options = config or (project.config if project else BuildConfig())
+    facts = table_estimate(graph, options, synthesized_cost(options) if synthesize else None)
+    if synthesize and project and config is None:
+        return _kept(project, "kernels", "synthesis", facts)
+    return facts
+
+
+def _opened(folder: str | os.PathLike[str]) -> tuple[Project, Graph]:
+    project = Project.open(folder)
+    return project, project.graph()
+
+
+def _kept(project: Project, tool: str, what: str, facts: Facts) -> Facts:
+    """Keep what a tool said of these very sources."""
+    folder = project.runs / tool
+    folder.mkdir(parents=True, exist_ok=True)
+    save_facts([facts], folder / f"facts-{what}.json")
+    return facts
 
 
 def synthesize(folder: str | os.PathLike[str], tool: str | None = None, **options: Any) -> Facts:
@@ -424,7 +461,7 @@ def _yosys(project: Project, family: str = "xcup", layers: bool = False, say: Ca
                      lut_packed=part.packed, carry=part.carry, muxf=part.muxf, depth=part.depth,
                      modules=tuple(facts(*inner) for inner in part.layers.items()))
 
-    return _kept(replace(facts(project.top, size), **timing), project.runs / "yosys", family)
+    return _kept(project, "yosys", family, replace(facts(project.top, size), **timing))
 
 
 def _nextpnr(project: Project, device: str = "85k", say: Callable[[str], None] | None = None) -> Facts:
@@ -436,7 +473,7 @@ def _nextpnr(project: Project, device: str = "85k", say: Callable[[str], None] |
     part = f"lfe5u-{device.removesuffix('k')}"
     facts = Facts(project.top, "routed", "nextpnr", placed.tool, part, lut=placed.lut, ff=placed.ff,
                   clock_estimated=placed.clock, available=placed.available, notes=(note,))
-    return _kept(replace(facts, **timing), project.runs / "nextpnr", device)
+    return _kept(project, "nextpnr", device, replace(facts, **timing))
 
 
 def _rtl(project: Project) -> tuple[dict[str, str], dict[str, Any]]:
@@ -448,12 +485,6 @@ def _rtl(project: Project) -> tuple[dict[str, str], dict[str, Any]]:
     cycles = int(found[1])
     clock = {"clock_target": project.options["clock_period"]} if cycles else {}
     return files, {"latency": (cycles, cycles), "interval": (1, 1), **clock}
-
-
-def _kept(facts: Facts, folder: Path, name: str) -> Facts:
-    folder.mkdir(parents=True, exist_ok=True)
-    save_facts([facts], folder / f"facts-{name}.json")
-    return facts
 
 
 SYNTHESIZERS: dict[str, Callable[..., Facts]] = {

@@ -30,7 +30,8 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Binary, ternary and sparse-binary networks from QKeras to FPGAs, bit for bit.")
-out = Console()
+# Tables that go into a file or a pipe are as wide as they are.
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 err = Console(stderr=True)
 
 Model = Annotated[Path, typer.Argument(help="a Keras model (.keras, .h5) or a graph (.npz of `bnnflow lower`)")]
@@ -305,20 +306,26 @@ def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a gr
              input_type: InputType = "fixed<16,6>", output_type: OutputType = None,
              backend: Backend = "Vitis", part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0,
              reuse_factor: Reuse = 1, io_type: IoType = "io_parallel", strategy: Strategy = "Latency",
-             layer: Layers = None, combinational: Combinational = False) -> None:
-    """Estimate resources and latency from a table, without any tool. A project has its own options."""
+             layer: Layers = None, combinational: Combinational = False,
+             synth: Annotated[bool, typer.Option("--synth", help="by logic synthesis of every kernel (yosys) instead "
+                                                                 "of the table; kept with a project, for its report")
+                              ] = False) -> None:
+    """Estimate resources and latency, without any vendor's tool. A project has its own options."""
     from flow.backends.project import Project
     from flow.reports.estimate import fitting
 
     if Project.is_project(design):
         project = Project.open(design)
         graph, config = project.graph(), project.config
+        with doing("estimating"):
+            facts = flow.estimate(design, synthesize=synth)
     else:
         graph = _graph(design, input_type, output_type)
         config = flow.BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
                                   reuse_factor=reuse_factor, strategy=strategy, pipelined=not combinational,
                                   layers=_layers(layer or []))
-    facts = flow.estimate(graph, config)
+        with doing("estimating"):
+            facts = flow.estimate(graph, config, synthesize=synth)
     out.print(_parts(facts))
     out.print(f"{facts.part}: {_share(facts)}; {facts.latency_ns:g} ns, {facts.throughput:,.0f} inputs a second",
               highlight=False)
@@ -383,8 +390,8 @@ def _parts(facts: Facts) -> Table:
     """The modules of a design, a row each, with what is known of any."""
     rows = (*facts.modules, facts)
     columns = [name for name in ("lut", "lut_packed", "carry", "muxf", "ff", "dsp", "bram", "uram", "weight_bits",
-                                 "buffer_bits", "depth", "latency", "interval")
-               if any(getattr(row, name) is not None for row in rows)]
+                                 "buffer_bits", "depth", "latency", "latency_ns", "interval")
+               if any(getattr(row, name) for row in rows)]
     table = Table("", *columns, box=None, pad_edge=False)
     for row in rows:
         values = [getattr(row, name) for name in columns]

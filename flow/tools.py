@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shlex
@@ -9,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,9 +168,9 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
     ours; returns its exit code.
 
     Raises ToolError for an exit code not in `ok`, with the last lines of the log, and for a timeout (seconds); the
-    whole process group is ended then, and also when we are interrupted.
+    whole process group is ended then, and also when we are interrupted (SIGINT, SIGTERM, SIGHUP).
     """
-    with log.open("wb") as output:
+    with log.open("wb") as output, _endable():
         try:
             process = subprocess.Popen(arguments, cwd=cwd, stdout=output, stderr=subprocess.STDOUT,
                                        stdin=subprocess.DEVNULL, start_new_session=True,
@@ -186,6 +188,23 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
     if code not in ok:
         raise ToolError(f"{Path(arguments[0]).name} failed with exit code {code}:\n{_tail(log)}\n(log: {log})")
     return code
+
+
+@contextlib.contextmanager
+def _endable() -> Iterator[None]:
+    """SIGTERM and SIGHUP as SystemExit (128 + the signal); where someone handles them already they are left alone."""
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    ours = threading.current_thread() is threading.main_thread()
+    taken = [s for s in (signal.SIGTERM, signal.SIGHUP) if ours and signal.getsignal(s) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float, log: Path, say: Callable[[str], None]) -> int:

@@ -174,13 +174,14 @@ def _facts(project: Project, step: str, folder: Path, tool: str) -> Facts:
     found = [_report(places, step, folder, tool) for places in reports[step]]
     if step == "export":
         if not list((solution / "impl").rglob("*.zip")):
-            raise ToolError(f"{tool}: export ended without an archive of the IP under {solution / 'impl'}; its log is "
-                            f"{folder / 'export.log'}")
+            raise ToolError(f"{tool}: export ended without an archive of the IP under {solution / 'impl'}:\n"
+                            f"{_cause(folder / 'export.log')}\nThe same command exports again once that is mended.")
         return load_facts(_kept(folder, "csynth"))[0]
     facts = found[0] if len(found) == 1 else found[0].merged(found[1])
     if step == "cosim" and any(note.endswith("Fail") for note in facts.notes):
         raise Mismatch(f"{project.path}: co-simulation failed ({', '.join(facts.notes)}): the hardware of {tool} "
-                       f"computes something else than the C++; its log is {folder / 'cosim.log'}")
+                       f"computes something else than the C++; its log is {folder / 'cosim.log'}. Where `bnnflow sim` "
+                       "finds the C++ equal to its graph the fault is the tool's: try another version of it")
     asked = str(project.options.get("part", ""))
     if step == "csynth" and facts.part.lower() != asked.lower():
         raise ToolError(f"{tool} synthesised for {facts.part}, not for {asked}: it does not know that part; install "
@@ -196,5 +197,6 @@ def _report(places: Sequence[Path], step: str, folder: Path, tool: str) -> Facts
     try:
         return read_report(place)
     except InputError as error:
-        raise ToolError(f"{tool}: {step} left a report that cannot be read: {error}") from error
+        raise ToolError(f"{tool}: {step} left a report that cannot be read: {error}\nThe same command runs {step} "
+                        f"again; if it stays so, this version of {tool} writes others: send us the file") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,8 @@ import flow
 from flow.errors import InputError
 from flow.ir import BIPOLAR, TERNARY, Domain, Graph, Index, Node, Op, Steps, Weights, Window, fixed
 from flow.ir.verify import dot_domain
-from flow.reports.estimate import COST, LUT_PER_BIT, Cost, Hardware, estimate, fitting, table_cost
+from flow.reports.costs import COST, LUT_PER_BIT, Cost, Work, table_cost
+from flow.reports.estimate import estimate, fitting
 from flow.reports.parts import PARTS, part_of
 from flow.reports.readers import read_report
 from flow.reports.stock import LUT_PER_ACTIVATION, LUT_PER_NONZERO, estimate_stock, stock_facts
@@ -124,8 +126,8 @@ def test_verilog():
 
 
 def test_another_cost_can_be_given():
-    def measured(node: Node, source: Node, there: Hardware) -> Cost:
-        return replace(table_cost(node, source, there), lut=7)
+    def measured(kernel: Sequence[Work]) -> Cost:
+        return replace(table_cost(kernel), lut=7)
 
     assert estimate(dense(), cost=measured).lut == 14
 

@@ -21,7 +21,7 @@ from flow import builder
 from flow.backends.emission import pack_fields
 from flow.backends.hls_ops import EMIT_HLS
 from flow.backends.hls_window import passes
-from flow.backends.project import Project
+from flow.backends.project import EXPECTED, Project, read_vectors
 from flow.backends.units import UNITS
 from flow.errors import InputError, Mismatch, ToolError
 from flow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Weights
@@ -387,6 +387,35 @@ def test_vendor_simulation_with_a_stand_in(tool, name, arguments, project, tmp_p
     codes = random_codes(net(), 3, 9)
     assert np.array_equal(flow.simulate(project, codes, tool=tool), net()(codes))
     assert (tmp_path / "calls").read_text().startswith(arguments)
+
+
+@pytest.mark.hls
+def test_vendor_simulation_behind_a_prefix(project, tmp_path, monkeypatch):
+    vendor(tmp_path, "vitis_hls", CSIM)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    codes = random_codes(net(), 3, 5)
+    assert np.array_equal(flow.simulate(project, codes, tool="vitis", via="env FAR=1"), net()(codes))
+    assert (tmp_path / "calls").read_text() == "-f build_prj.tcl\n"
+    with pytest.raises(ToolError, match="'false' failed|not found behind 'false'"):
+        flow.simulate(project, codes, tool="vitis", via="false")
+
+
+def test_a_bench_that_is_not_ours(project, monkeypatch):
+    """It says errors although the outputs are right, or stops before the last sample."""
+    expected = read_vectors(project / EXPECTED, [net()[name] for name in net().outputs])[0]
+
+    def stand_in(samples: int, failed: bool):
+        def simulator(opened, run, via):
+            np.savetxt(run / "out", expected[:samples].reshape(samples, -1), fmt="%d")
+            return run / "out", failed
+        return simulator
+
+    monkeypatch.setitem(builder.SIMULATORS, "gxx", stand_in(len(expected), True))
+    with pytest.raises(Mismatch, match="the bench was changed, build the project again"):
+        flow.simulate(project)
+    monkeypatch.setitem(builder.SIMULATORS, "gxx", stand_in(len(expected) - 1, False))
+    with pytest.raises(ToolError, match="255 samples of 256; it stopped early"):
+        flow.simulate(project)
 
 
 def test_vendor_failures(project, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from flow.backends.project import Project
 from flow.comparison import Comparison, Row
 from flow.errors import InputError
 from flow.ir import Graph
+from flow.reports.drawings import _labels
 from flow.reports.facts import Facts, save_facts
 from flow.reports.render import cycles, number
 from flow.train.run import Result
@@ -126,6 +128,26 @@ def test_html_has_no_number_that_json_lacks(projects, page):
     assert set(unknown(words, data)) == {"1,234,567"}  # and it would be seen
 
 
+def test_html_with_labels_and_kernels(projects, tmp_path):
+    """The confusion matrix and what logic synthesis said of kernels are there, and in the JSON."""
+    codes = random_codes(net(), 0, 20)[0]
+    shutil.copytree(projects[0], tmp_path / "copy")
+    runs = Project.open(tmp_path / "copy").runs
+    (runs / "kernels").mkdir(parents=True)
+    kernel = Facts("act", "kernel synthesis", "bnnflow and yosys", "pyosys 9.9", lut=4321, notes=("2 of 7 outputs",))
+    save_facts([replace(kernel, name="all", modules=(kernel,))], runs / "kernels/facts-synthesis.json")
+    data = flow.report(tmp_path / "copy", tmp_path / "page.html", codes, np.arange(20) % 5)
+    words = [word.replace("18 Kbit", "") for word in Text((tmp_path / "page.html").read_text()).words]
+    assert unknown(words, json.loads(json.dumps(data))) == []
+    text = " ".join(" ".join(words).split())
+    assert "Confusion" in text and "kernel synthesis; 2 of 7 outputs" in text and "4,321 LUT" in text
+    assert data["projects"][0]["summary"]["size"]["source"] == "kernel synthesis"
+    flow.report(tmp_path / "copy", tmp_path / "page.csv")
+    assert "kernel synthesis,bnnflow and yosys,pyosys 9.9,,act,4321" in (tmp_path / "page.csv").read_text()
+    flow.report(tmp_path / "copy", tmp_path / "page.md")
+    assert "kernel synthesis; 2 of 7 outputs" in (tmp_path / "page.md").read_text()
+
+
 def test_markdown_has_no_number_that_json_lacks(projects, tmp_path):
     data = flow.report(projects, tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text().replace("18 Kbit", "")
@@ -169,6 +191,22 @@ def test_what_the_report_says(projects, page):
     assert evil["summary"]["size"]["source"] == "routed" and evil["summary"]["speed"]["latency_ns"] == 65
     assert data["projects"][1]["facts"][0]["buffer_bits"] > 0
     assert [point["best"] for point in data["pareto"]["points"]].count(True) >= 1
+
+
+def test_names_in_the_plot_lie_side_by_side():
+    """Points at one place have their names one above the other."""
+    xs, ys = [40.0, 45.0, 50.0, 600.0, 599.0], [100.0, 100.0, 104.0, 100.0, 100.0]
+    places = _labels(xs, ys, 640)
+    assert [end for _, end in places] == [False, False, False, True, True]
+    heights = [y + up for y, (up, _) in zip(ys, places)]
+    assert min(abs(a - b) for a, b in combinations(heights[:3], 2)) >= 12 <= abs(heights[3] - heights[4])
+
+
+def test_projects_that_are_as_accurate_are_compared_by_latency(projects, tmp_path):
+    x, y = random_codes(net(), 0, 20)[0], np.zeros(20, int)
+    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "slow", clock_period=50.0))
+    pareto = flow.report([projects[0], tmp_path / "slow"], data=x, labels=y)["pareto"]
+    assert pareto["against"] == "latency in ns" and [p["best"] for p in pareto["points"]][0]
 
 
 def test_weights_as_a_picture(projects):
@@ -271,6 +309,27 @@ def test_synthesis_is_reported(tmp_path):
     assert found["summary"]["speed"]["source"] == "table estimate"  # yosys says nothing of cycles
     flow.synthesize(tmp_path / "prj", family="ecp5")  # another family than the part's: no totals
     assert [f["fits"] for f in flow.report(tmp_path / "prj")["projects"][0]["facts"]][1:3] == [None, True]
+
+
+def luminance(colour: list[float]) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_text_can_be_read(theme, page):
+    """WCAG's contrast of text on what is behind it, in both themes."""
+    root = re.findall(r":root \{(.*?)\}", page.read_text(), re.S)[theme]
+    colours = {}
+    for name, text in re.findall(r"--(\w+): #(\w+);", root):
+        digits = text if len(text) == 6 else "".join(c + c for c in text)
+        colours[name] = [int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4)]
+    # The fullest cell of a confusion matrix.
+    colours["heat"] = [0.45 * mark + 0.55 * page for mark, page in zip(colours["mark"], colours["page"])]
+    pairs = [(text, behind) for text in ("ink", "soft") for behind in ("page", "card", "box", "sum", "step")]
+    for text, behind in [*pairs, ("ink", "heat"), ("good", "card"), ("bad", "card")]:
+        light, dark = sorted((luminance(colours[text]), luminance(colours[behind])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, behind)
 
 
 def test_numbers_for_people():

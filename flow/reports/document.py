@@ -204,10 +204,12 @@ def _accuracy(graph: Graph, data: Any, labels: Any) -> dict[str, Any] | None:
 
 
 def _pareto(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """LUTs against accuracy, or against latency where no labels were given; who is not beaten in both."""
+    """LUTs against accuracy, or against latency where no labels were given or all are as accurate; who is not beaten in
+    both.
+    """
     if len(rows) < 2:
         return None
-    by_accuracy = all(row["accuracy"] for row in rows)
+    by_accuracy = all(row["accuracy"] for row in rows) and len({row["accuracy"]["percent"] for row in rows}) > 1
     points = [{"name": row["name"], "lut": row["summary"]["size"]["lut"],
                "other": row["accuracy"]["percent"] if by_accuracy else row["summary"]["speed"]["latency_ns"]}
               for row in rows]

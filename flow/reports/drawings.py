@@ -11,6 +11,7 @@ from markupsafe import Markup
 __all__ = ["dataflow", "histogram", "pareto", "tone"]
 
 BOX, TALL, ACROSS, DOWN, PAD = 216, 44, 24, 26, 8
+LABEL, WIDE, HIGH = 24, 7, 16  # letters of a label, width and height of one
 
 
 def _svg(width: float, height: float, label: str, parts: Sequence[Markup], most: float = 0) -> Markup:
@@ -85,6 +86,20 @@ def tone(curve: Mapping[str, Any]) -> Markup:
     return _svg(width, height + 1, f"tone curve of {curve['node']}", [axes, steps])
 
 
+def _labels(xs: Sequence[float], ys: Sequence[float], width: float) -> list[tuple[float, bool]]:
+    """(how far below the point, whether it ends there) of every point's name: higher while it lies on another's."""
+    placed: list[tuple[float, float]] = []
+    found: dict[int, tuple[float, bool]] = {}
+    for k in sorted(range(len(xs)), key=lambda k: xs[k]):
+        end, up = xs[k] > width / 2, -7.0
+        left = xs[k] - (LABEL * WIDE if end else 0)
+        while any(abs(left - x) < LABEL * WIDE and abs(ys[k] + up - y) < HIGH for x, y in placed):
+            up -= HIGH
+        placed.append((left, ys[k] + up))
+        found[k] = (up, end)
+    return [found[k] for k in range(len(xs))]
+
+
 def pareto(data: Mapping[str, Any]) -> Markup:
     """Points of size and what it buys, both in decades; those that nothing beats are joined."""
     points, width, height, edge = data["points"], 640, 240, 40
@@ -102,7 +117,8 @@ def pareto(data: Mapping[str, Any]) -> Markup:
              Markup('<path class="edge" d="{}"/>').format(joined),
              _text(width - edge / 2, height - 4, "LUTs, more to the right", "size", "end"),
              _text(edge / 2, 12, f"{data['against']}, more upwards", "size")]
-    for x, y, point in zip(xs, ys, points):
+    for x, y, (up, end), point in zip(xs, ys, _labels(xs, ys, width), points):
         parts += [Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(
-            "best" if point["best"] else "beaten", x, y), _text(x + 8, y - 7, _short(point["name"], 24), "name")]
+            "best" if point["best"] else "beaten", x, y),
+            _text(x - 8 if end else x + 8, y + up, _short(point["name"], LABEL), "name", "end" if end else "start")]
     return _svg(width, height, "size of every project against what it buys", parts, most=width)

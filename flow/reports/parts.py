@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 __all__ = ["PARTS", "UNKNOWN", "Family", "Part", "part_of"]
 
+LUT4_FACTOR = 1.6  # LUTs of four inputs for one of six
+
 
 @dataclass(frozen=True)
 class Family:
@@ -16,6 +18,11 @@ class Family:
     lut_inputs: int
     level_ns: float
     yosys: str = ""
+
+    @property
+    def lut_factor(self) -> float:
+        """LUTs of this family for one of six inputs."""
+        return 1.0 if self.lut_inputs == 6 else LUT4_FACTOR
 
 
 ARTIX7, ZYNQ7 = (Family(name, 6, 0.9, "xc7") for name in ("Artix-7", "Zynq-7000"))

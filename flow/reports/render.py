@@ -68,7 +68,7 @@ def _csv(document: Document) -> str:
         for facts in project["facts"]:
             for row, kernel in [(facts, "total"), *((module, module["name"]) for module in facts["modules"])]:
                 values = [row[c][1] if isinstance(row[c], list) else row[c] for c in COLUMNS]
-                words = [project["name"], facts["source"], facts["tool"], facts["version"], facts["part"], kernel]
+                words = [project["name"], row["source"], row["tool"], row["version"], row["part"], kernel]
                 writer.writerow([*map(_word, words), *values])
     return out.getvalue()
 
@@ -110,11 +110,12 @@ def _markdown(document: Document) -> str:
         lines += _table(["source", "tool", "version", *COUNTS.values(), "cycles", "interval", "clock, ns"], [
             [f["source"], f["tool"], f["version"], *(f[c] for c in COUNTS), cycles(f["latency"]), cycles(f["interval"]),
              f["clock_estimated"] or f["clock_target"]] for f in project["facts"]])
-        kernels = project["facts"][0]["modules"]
-        lines += _table(["kernel", *COLUMNS[:4], "weight bits", "buffer bits", "cycles", "interval"], [
+        lines += _table(["kernel", *COLUMNS[:4], "weight bits", "buffer bits", "cycles", "interval", "source"], [
             [k["name"], *(k[c] for c in COLUMNS[:4]), k["weight_bits"], k["buffer_bits"], cycles(k["latency"]),
-             cycles(k["interval"])] for k in kernels])
-        lines += [f"- {_cell(note)}" for note in (*project["facts"][0]["notes"], *project["notes"])] + [""]
+             cycles(k["interval"]), "; ".join([k["source"], *k["notes"]])]
+            for f in project["facts"] for k in f["modules"]])
+        notes = [note for facts in project["facts"] for note in facts["notes"]]
+        lines += [f"- {_cell(note)}" for note in (*notes, *project["notes"])] + [""]
     return "\n".join(lines)
 
 

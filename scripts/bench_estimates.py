@@ -1,0 +1,106 @@
+"""The table's estimates beside logic synthesis of the kernels, and for Verilog beside that of the whole design.
+
+    python scripts/bench_estimates.py                  # an hour or more, most of it yosys'
+    python scripts/bench_estimates.py digits           # networks by their names
+
+A row each: LUTs by the table, by yosys kernel for kernel (and packed), the ratio, its least and largest of kernels of
+100 LUTs or more, and how long it took. Random weights, batch norms of both signs. Needs the extra `rtl`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+import flow
+from flow.backends.hls_window import passes
+from flow.ir import Graph
+
+PART = "xcvu13p-flga2577-2-e"
+ROWS: dict[str, dict[str, dict[str, Any]]] = {  # network: {title: options}
+    "digits": {
+        "unrolled": {}, "reuse 8": {"reuse_factor": 8},
+        "Verilog": {"backend": "Verilog", "clock_period": 2.0},
+    },
+    "conv": {"io_stream": {"io_type": "io_stream"}, "reuse 64": {"reuse_factor": 64}},
+    "mnist": {"unrolled": {}, "reuse 16": {"reuse_factor": 16}},
+    "mnist ternary": {"unrolled": {}},
+    "cnv": {"io_stream": {"io_type": "io_stream"}},
+    "glt": {"io_stream": {"io_type": "io_stream"}},
+}
+
+
+def network(name: str) -> Graph:
+    """A network of ours with random weights."""
+    import flow.train  # isort: skip
+    import tf_keras as keras
+    from flow.models import cnv, digits, glt, mnist
+
+    makers: dict[str, tuple[Any, str]] = {
+        "digits": (digits.build, digits.INPUT_TYPE), "mnist": (mnist.build, "ufixed<8,0>"),
+        "mnist ternary": (lambda: mnist.build("ternary"), "ufixed<8,0>"), "cnv": (cnv.build, "ufixed<8,0>"),
+        "glt": (glt.build, "ufixed<8,0>"), "conv": (_conv, "fixed<2,2>"),
+    }
+    build, input_type = makers[name]
+    keras.utils.set_random_seed(0)
+    model, rng = build(), np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            n = layer.gamma.shape[0]
+            layer.set_weights([rng.normal(0, 1, n), rng.normal(0, 1, n), rng.normal(0, 3, n), rng.uniform(1, 90, n)])
+    return flow.lower(model, input_type)
+
+
+def _conv() -> Any:
+    """One binary 3x3x32x32 convolution on 8x8, `same`."""
+    import tf_keras as keras
+    from qkeras import QActivation, QConv2D, binary
+
+    x = keras.Input((8, 8, 32))
+    h = QConv2D(32, 3, padding="same", kernel_quantizer=binary(alpha=1), use_bias=False)(
+        QActivation("binary(alpha=1)")(x))
+    return keras.Model(x, QActivation("binary(alpha=1)")(keras.layers.BatchNormalization()(h)))
+
+
+def row(title: str, graph: Graph, options: dict[str, Any]) -> None:
+    config = flow.BuildConfig(part=PART, **options)
+    if config.reuse_factor > 1:  # of every sum and maximum the largest that it can have
+        layers = {node.name: {"reuse_factor": max(n for n in passes(node) if n <= config.reuse_factor)}
+                  for node in graph if passes(node)}
+        config = replace(config, strategy="Resource", layers=layers)
+    table, start = flow.estimate(graph, config), time.time()
+    found = flow.estimate(graph, config, synthesize=True)
+    seconds = time.time() - start
+    assert table.lut and found.lut
+    ratios = [one.lut / two.lut for one, two in zip(table.modules, found.modules)
+              if one.lut and two.lut and two.lut >= 100 and two.source == "kernel synthesis"]
+    packed = sum(m.lut if m.lut_packed is None else m.lut_packed for m in found.modules if m.lut is not None)
+    whole = ""
+    if config.backend == "Verilog":
+        with tempfile.TemporaryDirectory() as folder:
+            flow.build(graph, replace(config, output_dir=f"{folder}/prj"))
+            facts = flow.synthesize(f"{folder}/prj")
+            whole = f"{facts.lut:,} ({facts.ff:,} FF, kernels {found.ff:,}, table {table.ff:,})"
+    print(f"| {title} | {table.lut:,} | {found.lut:,} | {packed:,} | {table.lut / found.lut:.2f} | "
+          f"{min(ratios):.2f} to {max(ratios):.2f} | {seconds:.0f} | {whole} |", flush=True)
+
+
+def main() -> None:
+    """A row a network and its options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=list(ROWS), help=", ".join(ROWS))
+    print("| network | table, LUTs | kernels by yosys | packed | table / yosys | single kernels | seconds | whole |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in parser.parse_args().networks:
+        graph = network(name)
+        for title, options in ROWS[name].items():
+            row(f"{name}, {title}", graph, options)
+
+
+if __name__ == "__main__":
+    main()

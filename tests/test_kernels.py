@@ -1,0 +1,267 @@
+"""Estimates by logic synthesis: what is synthesised computes what the kernel does, and how its size becomes a total."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flow
+from flow import tools
+from flow.backends.cells import CELLS, Module, cell_verilog
+from flow.backends.emission import signed_bits
+from flow.backends.logic import to_logic
+from flow.backends.rtl import to_rtl
+from flow.backends.yosys import Size, synthesize
+from flow.errors import InputError, ToolError
+from flow.ir import BIPOLAR, BIT, Domain, Graph, Node, Op, Steps, Sum, Weights, Window
+from flow.ir.verify import RULES
+from flow.reports import kernels
+from flow.reports.costs import Hardware, Work, table_cost
+from flow.reports.estimate import estimate
+from flow.reports.kernels import _emission, synthesized_cost
+from tests.random_graphs import random_codes, random_graph
+from tests.test_estimate import conv, dense
+from tests.test_rtl import needs_yosys
+
+pytestmark = [pytest.mark.rtl, needs_yosys]
+
+
+def weights(values: list[int], shape: tuple[int, int], groups: int = 1, seed: int = 0) -> Weights:
+    rng = np.random.default_rng(seed)
+    return Weights(rng.choice(values, shape), rng.random(shape) < 0.8 if 0 in values else np.ones(shape, bool), groups)
+
+
+def steps(channels: int, cuts: int, reach: int) -> Steps:
+    rng = np.random.default_rng(1)
+    return Steps(rng.integers(-2, 3, channels), rng.choice([-1, 1], channels),
+                 np.sort(rng.integers(-reach - 2, reach + 3, (channels, cuts)), axis=1))
+
+
+def one(op: Op, domain: Domain, shape: tuple[int, ...], params: object, inputs: int = 1, below: Window | None = None,
+        out: Domain | None = None) -> Graph:
+    """A node on inputs, or on a window."""
+    nodes = [Node(f"x{k}", Op.INPUT, (), shape, domain) for k in range(inputs)]
+    if below:
+        taps = Node("w", Op.WINDOW, ("x0",), (1, 1, below.taps * shape[-1]), domain, below)
+        nodes.append(taps)
+    reads = nodes[-inputs:]
+    node = Node("n", op, tuple(r.name for r in reads), (1,), out or domain, params)
+    size, found = RULES[op](node, reads)
+    return Graph((*nodes, replace(node, shape=size, domain=found)), ("n",))
+
+
+def image(groups: int) -> Window:
+    return Window((3, 3), (1, 1), (1, 1), ((0, 0), (0, 0)), groups, (3, 3))
+
+
+def codebook() -> Weights:
+    kernels = np.random.default_rng(0).choice([-1, 1], (4, 9))
+    chosen = np.random.default_rng(1).integers(0, 4, (2, 24))  # of every channel and output
+    return Weights(kernels[chosen].transpose(2, 0, 1).reshape(18, 24), np.ones((18, 24), bool))
+
+
+GRAPHS = {
+    "flow_count": lambda: one(Op.DOT, BIPOLAR, (11,), weights([-2, 0, 2], (11, 4))),
+    "flow_count words": lambda: one(Op.DOT, BIPOLAR, (150,), weights([-1, 0, 1], (150, 2))),
+    "flow_count groups": lambda: one(Op.DOT, BIT, (12,), weights([-1, 1], (6, 4), 2)),
+    "flow_values": lambda: one(Op.DOT, BIT, (9,), weights([2, 5], (9, 4))),
+    "flow_values each": lambda: one(Op.DOT, BIPOLAR, (40,), Weights(
+        np.where(weights([0, 1], (40, 4)).mask, [1, 2, 3, 4], [-3, 7, 9, 2]), np.ones((40, 4), bool))),
+    "flow_shared": lambda: one(Op.DOT, BIPOLAR, (3, 3, 2), codebook(), below=image(1)),
+    "flow_mac": lambda: one(Op.DOT, Domain(-8, 7), (7,), weights([-4, -1, 0, 3], (7, 4))),
+    "flow_mac unsigned": lambda: one(Op.DOT, Domain(0, 5), (7,), weights([-1, 1], (7, 3))),
+    "flow_max": lambda: one(Op.MAX, Domain(-3, 3), (3, 3, 3), None, below=image(3)),
+    "flow_step": lambda: one(Op.STEP, Domain(-9, 9), (5,), steps(5, 3, 9), out=Domain(-8, 8)),
+    "flow_step one": lambda: one(Op.STEP, Domain(-9, 9), (5,), steps(5, 1, 9), out=Domain(-8, 8)),
+    "flow_add": lambda: one(Op.ADD, Domain(-4, 3), (3,), Sum(np.array([3, -2]), 5), 2),
+    "flow_scale": lambda: one(Op.ADD, Domain(0, 7), (3,), Sum(np.array([-7]), -1)),
+}
+
+
+def work(graph: Graph, passes: int = 1) -> Work:
+    node = graph["n"]
+    return Work(node, tuple(graph[name] for name in node.inputs), Hardware(1, passes))
+
+
+def packed(values: list[int], width: int) -> int:
+    """Integers as two's complement fields, the first one lowest."""
+    return sum((value & ((1 << width) - 1)) << (k * width) for k, value in enumerate(values))
+
+
+def words(module: Module, lanes: int) -> dict[str, int]:
+    """What a folded module's inputs get where all rows of its ROMs are given."""
+    m, bits = module, {}
+    for name, values in m.roms.items():
+        count = m.number("n_value") if name == "mask" else 1
+        if name in ("sign", "mask") and "mask" in m.roms:
+            bits[name] = packed([m.field(name, row, i, 1, m.fields) for row in range(lanes * count)
+                                 for i in range(m.fields)], 1)
+        elif name in ("levels", "index"):
+            width, fields = (m.number("level_bits"), m.fields) if name == "levels" else (
+                m.number("index_bits"), m.fields // m.taps)
+            bits[name] = packed([m.field(name, row, i, width, fields) for row in range(lanes) for i in range(fields)],
+                                width)
+        else:
+            bits[name] = packed(values, signed_bits(min(values), max(values)))
+    return bits
+
+
+def evaluated(text: str, given: list[dict[str, int]], folder: Path) -> list[int]:
+    """The output `y` of the module `cell` for every row of inputs, by yosys."""
+    ports = {name: int(high) + 1 for high, name in re.findall(r"input \[(\d+):0\] (\w+)", text)}
+    (folder / "cell.v").write_text(text)
+    sets = [" ".join(f"-set {name} {width}'b{row[name] & ((1 << width) - 1):0{width}b}"
+                     for name, width in ports.items()) for row in given]
+    (folder / "run.ys").write_text("\n".join(["read_verilog cell.v", "proc", *(
+        f"tee -a out.txt eval {line} -show y" for line in sets)]) + "\n")
+    tools.call([*tools.command("yosys"), "run.ys"], folder, folder / "yosys.log", 120)
+    found = re.findall(r"y = (?:\d+'([01]+)|(\d+))\.", (folder / "out.txt").read_text())  # 32 bits may be decimal
+    assert len(found) == len(given)
+    return [int(bits, 2) if bits else int(number) for bits, number in found]
+
+
+def test_every_kernel_is_here():
+    assert {name.split()[0] for name in GRAPHS} == set(CELLS)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_what_is_synthesised_computes_the_kernel(name, folded, tmp_path):
+    graph = GRAPHS[name]()
+    node = graph["n"]
+    emission = _emission(work(graph))
+    assert emission.kernel == name.split()[0]
+    if folded and int(emission.members.get("n_gain", 1)) > 1:
+        assert _emission(work(graph, 2)) is None
+        return
+    domains = [source.domain for source in work(graph).sources]
+    lanes = list(range(node.shape[-1]))
+    text = cell_verilog(emission, domains, node.domain.bits, lanes, folded)
+    codes = random_codes(graph, 3, 16)
+    traced = flow.trace(graph, codes if len(graph.inputs) > 1 else codes[0])
+    rom = words(Module(emission, domains, lanes, folded), len(lanes)) if folded else {}
+    given = [rom | {f"x{k}": packed([int(c) for c in traced[source][row].ravel()], domains[k].bits)
+                    for k, source in enumerate(node.inputs)} for row in range(16)]
+    expected = [packed([int(c) for c in traced["n"][row].ravel()], node.domain.bits) for row in range(16)]
+    assert evaluated(text, given, tmp_path) == expected
+
+
+# --- from sizes to estimates ----------------------------------------------------------------------------------------
+
+
+def counted(graph: Graph, lanes: list[int], folded: bool = False, shared: bool = False, name: str = "d") -> Size:
+    node = graph[name]
+    sources = tuple(graph[i] for i in node.inputs)
+    text = cell_verilog(_emission(Work(node, sources, Hardware(1))), [s.domain for s in sources], node.domain.bits,
+                        lanes, folded, shared)
+    return synthesize({"cell.v": text}, "cell")
+
+
+def test_an_unrolled_kernel():
+    graph = dense(24, 6)
+    facts = estimate(graph, None, synthesized_cost(flow.BuildConfig()))
+    d, a = facts.modules
+    size = counted(graph, list(range(6)))
+    assert (d.lut, d.lut_packed, d.carry) == (size.raw, size.packed, size.carry)
+    assert facts.lut == d.lut + a.lut and 6 <= a.lut <= 12
+    assert facts.source == d.source == "kernel synthesis" and "yosys" in d.tool and d.version == size.tool
+    assert "2 of 2 kernels by logic synthesis" in facts.notes[0] and "d: LUTs by yosys, all of it" in d.notes
+    table = estimate(graph)
+    assert (facts.ff, facts.latency, facts.weight_bits) == (table.ff, table.latency, table.weight_bits)
+    assert 0.5 < d.lut / table.modules[0].lut < 2
+
+
+def test_large_kernels_are_sampled(monkeypatch):
+    monkeypatch.setattr(kernels, "BITS", 24 * 2)
+    d = estimate(dense(24, 6), None, synthesized_cost(flow.BuildConfig())).modules[0]
+    assert d.lut == counted(dense(24, 6), [0, 3]).raw * 3 and d.notes[-1] == "d: LUTs by yosys, 2 of 6 outputs"
+    # What all outputs share is counted once, however many are sampled.
+    x = Node("x", Op.INPUT, (), (24,), BIT)
+    node = replace(one(Op.DOT, BIT, (24,), weights([2, 5], (24, 6)))["n"], name="d", inputs=("x",))
+    graph = Graph((x, node), ("d",))
+    common, some = counted(graph, [], shared=True).raw, counted(graph, [0, 3], shared=True).raw
+    d = estimate(graph, None, synthesized_cost(flow.BuildConfig())).modules[0]
+    assert d.lut == common + (some - common) * 3 and common > 20
+
+
+def test_a_folded_kernel_is_one_processing_element():
+    graph = dense(24, 6)
+    config = flow.BuildConfig(layers={"d": {"strategy": "Resource", "reuse_factor": 3}})
+    d = estimate(graph, config, synthesized_cost(config)).modules[0]
+    element = counted(graph, [0], folded=True)
+    rom = 2 * 24  # two lanes of 24 taps of +-1
+    assert d.lut == 2 * element.raw + rom and "a processing element" in d.notes[-1]
+    assert element.raw > counted(graph, [0]).raw  # the weights are chosen, too
+    image, wide = conv(4, 2), replace(config, layers={"d": {"strategy": "Resource", "reuse_factor": 8}})
+    d = estimate(image, wide, synthesized_cost(wide)).modules[0]
+    whole = counted(image, [0, 1])
+    assert d.lut == 2 * whole.raw + 16 * 18 / 4  # two positions, eight turns, their 18 taps chosen
+
+
+def test_a_stream_has_one_position():
+    """A cell and, by the table, the rows that are kept."""
+    config, graph = flow.BuildConfig(io_type="io_stream"), conv(8, 2)
+    facts, table = estimate(graph, config, synthesized_cost(config)), estimate(graph, config)
+    rows = estimate(graph, config, lambda kernel: replace(table_cost(kernel), lut=0)).lut
+    assert facts.lut == counted(graph, [0, 1]).raw + rows and rows > 0
+    assert (facts.buffer_bits, facts.latency, facts.bram) == (table.buffer_bits, table.latency, table.bram)
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_a_netlist_is_that_of_the_project(pipelined, tmp_path):
+    """Of a network of one layer: the very numbers that `flow.synthesize` has of the whole."""
+    graph = dense(24, 6)
+    config = flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", pipelined=pipelined, clock_period=2.0)
+    flow.build(graph, config)
+    whole = flow.synthesize(tmp_path / "prj")
+    facts = flow.estimate(tmp_path / "prj", synthesize=True)
+    # The whole has registers for `valid`, too.
+    assert (facts.lut, facts.carry) == (whole.lut, None) and facts.modules[0].carry == whole.carry
+    valid = to_rtl(to_logic(graph), "x", 2.0 if pipelined else None).latency or 0
+    assert facts.ff <= whole.ff and facts.latency[1] == max(1, valid)
+    found = flow.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]
+    assert {f["source"] for f in found["facts"]} >= {"table estimate", "kernel synthesis", "logic synthesis"}
+    assert "LUTs and FFs by yosys" in (tmp_path / "report.html").read_text()
+
+
+def test_any_graph_and_options(monkeypatch):
+    """Sizes by a stand-in for yosys."""
+    def stand_in(files, top, family):
+        assert f"module {top}" in "".join(files.values())
+        return Size(family, "stand-in", {6: sum(text.count("\n") for text in files.values())}, 1, 0, 2, None, 1, 0)
+
+    monkeypatch.setattr(kernels, "synthesize", stand_in)
+    for seed in range(40):
+        graph = random_graph(seed)
+        for options in ({}, {"strategy": "Resource"}, {"strategy": "Resource", "reuse_factor": 4},
+                        {"io_type": "io_stream"}, {"backend": "Verilog"}, {"part": "ice40hx8k-ct256"}):
+            config = flow.BuildConfig(**options)
+            facts = estimate(graph, config, synthesized_cost(config))
+            assert facts.lut == sum(m.lut for m in facts.modules)
+            for module, table in zip(facts.modules, estimate(graph, config).modules):
+                assert (module.source == "kernel synthesis") == (module.version == "stand-in")
+                assert module.source == "kernel synthesis" or module == table
+
+
+def test_errors(monkeypatch):
+    with pytest.raises(InputError, match="give stock or synthesize"):
+        flow.estimate(dense(4, 2), stock=True, synthesize=True)
+    monkeypatch.setattr(tools, "find", lambda name, via="": None)
+    with pytest.raises(ToolError, match=r"yosys .*not found .*pip install 'bnnflow\[rtl\]'"):
+        flow.estimate(dense(4, 2), synthesize=True)
+
+
+def test_command_line(bnnflow, tmp_path):
+    flow.save(dense(12, 3), tmp_path / "net.npz")
+    done = bnnflow("estimate", "net.npz", "--synth")
+    assert done.returncode == 0 and "2 of 2 kernels by logic synthesis" in done.stdout, done.stderr
+    assert bnnflow("build", "net.npz").returncode == 0
+    assert bnnflow("estimate", "prj", "--synth").returncode == 0
+    size = flow.report(tmp_path / "prj")["projects"][0]["summary"]["size"]
+    assert size["source"] == "kernel synthesis" and size["lut"] > 0
+    done = bnnflow("estimate", "net.npz", "--synth", env={"BNNFLOW_YOSYS": "/nowhere"})
+    assert done.returncode == 3 and "is not an executable file" in done.stderr
