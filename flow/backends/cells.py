@@ -87,11 +87,13 @@ class Module:
         return Value(name, lo, hi)
 
     def count(self, bits: Sequence[str]) -> Value:
-        """Ones among bits, by halves as flow_popcount."""
-        if len(bits) <= 1:
-            return Value(f"$signed({{1'b0, {bits[0]}}})", 0, 1) if bits and bits[0] != "1'b0" else constant(0)
-        half = len(bits) // 2
-        return self.total([(1, self.count(bits[:half])), (1, self.count(bits[half:]))])
+        """Ones among bits, by threes and halves as flow_popcount."""
+        if len(bits) <= 3:
+            ones = [f"$signed({{1'b0, {bit}}})" for bit in bits if bit != "1'b0"]
+            return Value(ones[0], 0, 1) if len(ones) == 1 else self.wire(" + ".join(ones), 0, len(ones)) if ones else (
+                constant(0))
+        low = (len(bits) // 2 + 2) // 3 * 3
+        return self.total([(1, self.count(bits[:low])), (1, self.count(bits[low:]))])
 
     def ones(self, bits: Sequence[str]) -> Value:
         """Ones among taps, word by word."""

@@ -13,11 +13,12 @@
 namespace nnet {
 
 // Number of ones among the lowest N bits of v, as a tree of adders that are no wider than their sums.
-// The leaf is a full adder: three bits of one weight.
+// The leaves are full adders, of three bits: about half of them, in threes, are on either side.
 template <int N> struct flow_popcount {
     static unsigned of(unsigned long long v) {
         #pragma HLS INLINE
-        return flow_popcount<N / 2>::of(v) + flow_popcount<N - N / 2>::of(v >> (N / 2));
+        static const int low = (N / 2 + 2) / 3 * 3;
+        return flow_popcount<low>::of(v) + flow_popcount<N - low>::of(v >> low);
     }
 };
 template <> struct flow_popcount<3> {
