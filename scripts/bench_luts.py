@@ -163,8 +163,11 @@ def alkaid(layer: Layer) -> tuple[Size | None, str]:
                   layer.graph()(samples))
 
 
-def traced(x: Any, compute: Callable[[], Any], samples: np.ndarray, expected: np.ndarray) -> tuple[Size | None, str]:
-    """alkaid's Verilog of what `compute` makes of its input x, equal to `expected` on samples (n, inputs)."""
+def traced(x: Any, compute: Callable[[], Any], samples: np.ndarray, expected: np.ndarray,
+           carries: Sequence[bool] = (True, False)) -> tuple[Size | None, str]:
+    """alkaid's Verilog of what `compute` makes of its input x, equal to `expected` on samples (n, inputs); the better
+    of its runs with and without carry chains.
+    """
     from alkaid.codegen import RTLModel
     from alkaid.trace import trace
 
@@ -176,7 +179,7 @@ def traced(x: Any, compute: Callable[[], Any], samples: np.ndarray, expected: np
     seconds = time.monotonic() - start
     assert np.array_equal(logic.predict(samples).reshape(expected.shape), expected)
     sizes = []
-    for carry in (True, False):
+    for carry in carries:
         with contextlib.suppress(ToolError):  # yosys takes hours for some of its netlists without carry chains
             sizes.append(synthesize(files, "design", carry=carry, seconds=600))
     return min(sizes, key=lambda size: size.raw, default=None), f"netlist {seconds:.1f} s, {len(sizes)} runs"
