@@ -50,7 +50,7 @@ Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_fa
 Combinational = Annotated[bool, typer.Option("--combinational", help="Verilog without registers")]
 Via = Annotated[str, typer.Option(help='prefix of the vendor\'s commands: "ssh host", "docker run -v /data:/data '
                                        'IMAGE"; the project must have the same path there')]
-NETWORKS = ("digits", "mnist", "jets", "cnv", "glt")  # of flow.models
+NETWORKS = ("digits", "mnist", "mnist_lut", "mnist_sbnn", "jets", "cnv", "glt")  # of flow.models
 
 
 @app.callback(invoke_without_command=True)

@@ -16,9 +16,10 @@ import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -151,26 +152,41 @@ def chains(layer: Layer) -> tuple[Size, str]:
 
 
 def alkaid(layer: Layer) -> tuple[Size | None, str]:
-    from alkaid.codegen import RTLModel
-    from alkaid.trace import FVArrayInput, trace
+    from alkaid.trace import FVArrayInput
 
-    start = time.monotonic()
     x = FVArrayInput((layer.inputs,))
     codes = x.quantize(0, layer.bits, 0)
     if layer.planes is not None:
         codes = np.repeat(codes, layer.planes.shape[1]) >= layer.planes.ravel().astype(float)
-    logic = trace(x, codes @ layer.levels.astype(float) >= layer.cuts.astype(float))
+    samples = np.random.default_rng(6).integers(0, 2**layer.bits, (2_000, layer.inputs))
+    return traced(x, lambda: codes @ layer.levels.astype(float) >= layer.cuts.astype(float), samples.astype(float),
+                  layer.graph()(samples))
+
+
+def traced(x: Any, compute: Callable[[], Any], samples: np.ndarray, expected: np.ndarray,
+           carries: Sequence[bool] = (True, False)) -> tuple[Size | None, str]:
+    """alkaid's Verilog of what `compute` makes of its input x, equal to `expected` on samples (n, inputs); the better
+    of its runs with and without carry chains.
+    """
+    from alkaid.codegen import RTLModel
+    from alkaid.trace import trace
+
+    start = time.monotonic()
+    logic = trace(x, compute())
     with tempfile.TemporaryDirectory() as folder:
         RTLModel(logic, Path(folder) / "prj", "design").write()
         files = {file.name: file.read_text() for file in sorted((Path(folder) / "prj/src").rglob("*.v"))}
     seconds = time.monotonic() - start
-    codes = np.random.default_rng(6).integers(0, 2**layer.bits, (2_000, layer.inputs))
-    assert np.array_equal(logic.predict(codes.astype(float)), layer.graph()(codes))
+    assert np.array_equal(logic.predict(samples).reshape(expected.shape), expected)
     sizes = []
-    for carry in (True, False):
+    for carry in carries:
         with contextlib.suppress(ToolError):  # yosys takes hours for some of its netlists without carry chains
             sizes.append(synthesize(files, "design", carry=carry, seconds=600))
     return min(sizes, key=lambda size: size.raw, default=None), f"netlist {seconds:.1f} s, {len(sizes)} runs"
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
 def main() -> None:
@@ -198,8 +214,8 @@ def main() -> None:
             ratios[name in SEVERAL_BITS].append(sizes["ours"].raw / sizes["alkaid"].raw)
     for several, what in ((False, "1-bit inputs"), (True, "several-bit inputs")):
         if ratios[several]:
-            mean = math.exp(sum(map(math.log, ratios[several])) / len(ratios[several]))
-            print(f"geometric mean ours/alkaid, raw, {what}: {mean:.3f} ({len(ratios[several])} layers)")
+            print(f"geometric mean ours/alkaid, raw, {what}: {geometric_mean(ratios[several]):.3f} "
+                  f"({len(ratios[several])} layers)")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ import flow
 import flow.train  # isort: skip
 
 import tensorflow as tf
-from flow.models import cnv, digits, glt, jets, mnist
+from flow.models import cnv, digits, glt, jets, mnist, mnist_lut, mnist_sbnn
 from flow.models.common import KINDS
 
 from flow.errors import InputError
+from flow.ir import Weights
 from flow.lowering.reference import check_equal
-from flow.train.fit import accuracy, fit
+from flow.train.fit import Recipe, Training, accuracy, fit
 
 
 @pytest.mark.training
@@ -64,6 +65,24 @@ def test_every_kind_is_exact_after_a_step(network, kind):
     assert all(np.any(a != b) for a, b in zip(before, model.get_weights()))
     graph = flow.lower(model, network.INPUT_TYPE)
     assert set(check_equal(graph, model, x)) >= {"act1", "act2", "act3"}
+
+
+@pytest.mark.training
+def test_networks_for_luts_are_exact():
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(0, 256, (300, 784)) / 256).astype(np.float32), rng.integers(0, 10, 300)
+    for network, options in ((mnist_lut, {"widths": (60, 40)}), (mnist_sbnn, {"width": 40})):
+        model = network.build(**options)
+        recipe = {**network.TRAINING, "epochs": 5, "batch_size": 30}
+        training = Training(model, (x, y, x, y), Recipe(**recipe))
+        while not training.done:
+            training.advance()
+        training.finish()
+        graph = flow.lower(model, network.INPUT_TYPE)
+        assert set(check_equal(graph, model, x)) >= {"act1", "act2"}
+        sums = [np.count_nonzero(node.params.effective, axis=0) for node in graph if isinstance(node.params, Weights)]
+        if network is mnist_lut:  # LUTs, and every neuron counts for one class
+            assert max(map(np.max, sums[:2])) == 6 and sums[2].tolist() == [4] * 10
 
 
 def stepped(model, seed=0):

@@ -1,0 +1,185 @@
+"""Whole networks in LUTs: accuracy, size, depth and latency of trained networks, with and without their encoder.
+
+    FLOW_DATA=folder/with/mnist.npz python scripts/bench_networks.py --out FOLDER
+    python scripts/bench_networks.py --out FOLDER --networks --nairods FOLDER2      # the jet taggers, beside alkaid
+
+digits, mnist_lut and mnist_sbnn are trained as their files in models/ say, nairods are the jet taggers of
+scripts/nairods.py. FOLDER keeps training runs and projects; what yosys said is kept too: an interrupted bench goes on.
+
+Every row is a Verilog project: raw LUT1-6, yosys' packed estimate, carry blocks and depth of the combinational one;
+LUTs and registers of the pipelined one (2 ns) and its cycles. Where the encoder is not counted the thermometer's planes
+are the inputs. Verilator compares every output of both with the graph on 10,000 vectors (test images, filled up with
+random ones); accuracy is that of its outputs on the test images. alkaid's run is with carry chains (its better one
+for sums of several bits), its netlist equal to the graph on 2,000 inputs. Needs the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_luts import geometric_mean, traced
+
+import flow
+
+import flow.train  # isort: skip
+import nairods
+
+from flow.backends.yosys import Size, synthesize
+from flow.ir import Graph
+from flow.ir.vectors import default_vectors
+from flow.lowering.reading import read_model
+from flow.train.fit import accuracy
+from flow.train.run import Network, config_of, train
+
+TRAINED = ("digits", "mnist_lut", "mnist_sbnn")
+VECTORS, PEER_VECTORS = 10_000, 2_000
+CLOCK_PERIOD = 2.0  # ns
+SIZE = ("raw", "packed", "carry", "depth")
+
+
+def trained(name: str, out: Path) -> tuple[Graph, np.ndarray, np.ndarray]:
+    """A network of flow.models, trained in a folder unless it is there: graph, codes of the test images, labels."""
+    module = import_module(f"flow.models.{name}")
+    folder = out / name
+    arrays = module.data()
+    if not (folder / "result.yaml").exists():
+        network, start = Network.of(module, name, ""), time.monotonic()
+
+        def report(step: int, steps: int, row: Any) -> None:
+            if row:
+                print(f"{name}: epoch {row['epoch']}, accuracy {row['accuracy']:.4f}, {time.monotonic() - start:.0f} s",
+                      file=sys.stderr, flush=True)
+
+        train(network, config_of(None, network.defaults), folder, (folder / "run.yaml").exists(), report=report)
+    graph = flow.lower(read_model(folder / "model.h5"), module.INPUT_TYPE)
+    return graph, graph.encode(arrays[2]), arrays[3]
+
+
+def filled(graph: Graph, codes: np.ndarray) -> np.ndarray:
+    """VECTORS input codes: those given, then edges, ties and random ones."""
+    return np.concatenate([codes, default_vectors(graph, VECTORS)[0]])[:VECTORS]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network's projects: their sizes, the pipelined one's latency, and what Verilator compared of each."""
+
+    combinational: Size
+    pipelined: Size | None
+    cycles: int
+    equal: str
+    outputs: np.ndarray
+
+    def cells(self) -> list[str]:
+        clocked = [] if self.pipelined is None else [f"{self.pipelined.raw:,}", f"{self.pipelined.ff:,}"]
+        return [*size_cells(self.combinational), *clocked, str(self.cycles), self.equal]
+
+
+def measured(graph: Graph, codes: np.ndarray, project: Path, encoder: str = "inside", registers: bool = True
+             ) -> Measured:
+    """Both projects of a graph, equal to it on the codes; the pipelined one is synthesized if `registers` count."""
+    found: list[Any] = []
+    for pipelined in (False, True):
+        config = flow.BuildConfig(output_dir=project, backend="Verilog", clock_period=CLOCK_PERIOD, pipelined=pipelined,
+                                  encoder=encoder)
+        built = flow.build(graph, config, codes)
+        outputs = flow.simulate(built.path)  # raises where one differs
+        files = {file.name: file.read_text() for file in sorted((built.path / "rtl").glob("*.v"))}
+        found.append(synthesize(files, built.top) if registers or not pipelined else None)
+    cycles = re.search(r"// Latency: (\d+)", files[f"{built.top}.v"])
+    assert cycles
+    equal = f"2 x {len(codes):,} vectors, {2 * outputs.size:,} outputs, 0 differ"
+    return Measured(*found, int(cycles[1]), equal, outputs)
+
+
+def size_cells(size: Size) -> list[str]:
+    return [f"{value:,}" for value in (size.raw, size.packed or 0, size.carry, size.depth)]
+
+
+def jets(folder: Path) -> Iterator[tuple[str, Any]]:
+    """(name, Keras model) of the jet taggers in a folder."""
+    for file in sorted(folder.rglob("*.weights.h5")):
+        yield f"{file.parent.name}/{file.name.split('__')[0]}", nairods.network(file)
+
+
+def alkaid(model: Any, graph: Graph, codes: np.ndarray) -> Size | None:
+    """The same network, layer by layer, by alkaid."""
+    from alkaid.trace import FVArrayInput
+
+    x = FVArrayInput((16,))
+
+    def compute() -> Any:
+        h = x.quantize(1, 5, 10)
+        for layer in model.layers:
+            if hasattr(layer, "kernel_quantizer_internal"):
+                kernel, bias = layer.kernel_quantizer_internal(layer.kernel), layer.bias_quantizer_internal(layer.bias)
+                h = h @ np.asarray(kernel, np.float64) + np.asarray(bias, np.float64)
+            elif layer.name.startswith("relu"):  # quantized_relu(7): clipped, then rounded, ties to even
+                h = h.quantize(0, 0, 7, "SAT", "RND_CONV")
+        return h
+
+    codes = codes[:PEER_VECTORS]
+    return traced(x, compute, codes / 1024, graph.decode(graph(codes)), carries=[True])[0]
+
+
+def bench_trained(names: Sequence[str], out: Path) -> None:
+    """A row a network and encoder."""
+    table_head("network", "encoder", "accuracy", *SIZE, "pipelined: raw", "FF", "cycles", "Verilator")
+    for name in names:
+        graph, images, labels = trained(name, out)
+        codes = filled(graph, images)
+        for encoder in ("counted", "not counted"):
+            where = "inside" if encoder == "counted" else "outside"
+            found = measured(graph, codes, out / f"{name}_{where}", where)
+            score = accuracy(found.outputs[: len(labels)], labels)
+            print(line(name, encoder, f"{score:.4f}", *found.cells()), flush=True)
+
+
+def bench_jets(folder: Path, out: Path, peer: bool) -> None:
+    """A row a network, and the peer's beside it."""
+    table_head("network", *SIZE, "cycles", "Verilator", *(f"alkaid {name}" for name in SIZE), "raw, ours/alkaid")
+    ratios = []
+    for name, model in jets(folder):
+        graph, codes = flow.lower(model, "fixed<16,6>"), nairods.inputs(VECTORS)
+        found = measured(graph, codes, out / name.replace("/", "_"), registers=False)
+        theirs = alkaid(model, graph, codes) if peer else None
+        ratios += [found.combinational.raw / theirs.raw] if theirs else []
+        print(line(name, *found.cells(), *(size_cells(theirs) + [f"{ratios[-1]:.2f}"] if theirs else "-----")),
+              flush=True)
+    if ratios:
+        print(f"geometric mean ours/alkaid, raw: {geometric_mean(ratios):.3f} ({len(ratios)} networks)")
+
+
+def table_head(*names: str) -> None:
+    print(line(*names), line(*["---"] * len(names)), sep="\n", flush=True)
+
+
+def line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--networks", nargs="*", choices=TRAINED, default=TRAINED)
+    parser.add_argument("--nairods", type=Path, help="folder of the jet taggers")
+    parser.add_argument("--ours", action="store_true", help="without the peer")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.networks:
+        bench_trained(options.networks, options.out)
+    if options.nairods:
+        bench_jets(options.nairods, options.out, not options.ours)
+
+
+if __name__ == "__main__":
+    main()
