@@ -232,7 +232,8 @@ def test_any_graph_and_options(monkeypatch):
     """Sizes by a stand-in for yosys."""
     def stand_in(files, top, family):
         assert f"module {top}" in "".join(files.values())
-        return Size(family, "stand-in", {6: sum(text.count("\n") for text in files.values())}, 1, 0, 2, None, None, 1, 0)
+        lines = sum(text.count("\n") for text in files.values())
+        return Size(family, "stand-in", {6: lines}, 1, 0, 2, None, None, 1, 0)
 
     monkeypatch.setattr(kernels, "synthesize", stand_in)
     for seed in range(40):
