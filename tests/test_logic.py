@@ -211,3 +211,17 @@ def test_chains_are_read_through_their_bits():
     patterns = every(3)[0]
     expected = patterns @ [1, 2, 0] + patterns @ [0, 1, 2] + patterns[:, 2]
     assert np.array_equal(values(net, bits, 3) @ [1, 2, 4], expected)
+
+
+@pytest.mark.parametrize("levels", [[-3, -1, 1, 3], [-1, 1], [-8, -5, 2, 7]])
+def test_neurons_of_few_inputs_are_one_lut_each(levels):
+    rng = np.random.default_rng(1)
+    weights = np.zeros((40, 24), np.int64)
+    for column in weights.T:
+        taps = rng.permutation(40)[: rng.integers(1, 7)]
+        column[taps] = rng.choice(levels, len(taps))
+    graph = neurons(weights, rng.integers(weights.clip(None, 0).sum(axis=0), weights.clip(0).sum(axis=0) + 2))
+    logic = to_logic(graph)
+    codes = rng.integers(0, 2, (2000, 40))
+    assert np.array_equal(logic([codes])[0], graph(codes))
+    assert gates(logic.net, logic.wanted, Lut) <= 24 and not gates(logic.net, logic.wanted, Chain)

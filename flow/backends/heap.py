@@ -262,6 +262,10 @@ def at_least(net: Netlist, terms: Sequence[Term], threshold: int) -> int:
         return TRUE
     if need > most:
         return FALSE
+    if len(parts) <= INPUTS:  # whatever the weights, one function: bit `width` of sum + 2^width - need, shifted up
+        shift = max(need, most - need + 1).bit_length()
+        literals = [literal ^ (weight < 0) for literal, weight in parts]
+        return net.sum_bit(literals, [abs(weight) for _, weight in parts], (1 << shift) - need, shift)
     width = 0
     while (1 << width) < need or most - need >= (1 << width):
         width += 1

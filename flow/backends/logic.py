@@ -144,14 +144,20 @@ def _dot(node: Node, state: Lowering) -> None:
     for position in range(prod(source.shape[:-1])):
         for group in range(p.groups):
             part = np.ascontiguousarray(np.split(levels, p.groups, axis=1)[group])
-            key = (part.shape, source.domain.bits, part.tobytes())
+            few = np.count_nonzero(part, axis=0) * source.domain.bits <= INPUTS  # a LUT whatever their levels
+            many = np.where(few, 0, part)
+            key = (many.shape, source.domain.bits, many.tobytes())
             if key not in state.plans:
-                state.plans[key] = plan(part, source.domain.bits, state.share)
+                state.plans[key] = plan(many, source.domain.bits, state.share)
             start = position * whole + group * size
             taps = words[start : start + size]
             present = np.array([word is not ABSENT for word in taps], np.int64)
             constants = b * (present @ part)
-            for (terms, constant), offset in zip(_rows(state, state.plans[key], taps, source.domain), constants):
+            known = [(_terms(word, source.domain), 0) for word in taps]
+            rows = _rows(state, state.plans[key], taps, source.domain)
+            for column, narrow, (terms, constant), offset in zip(part.T, few, rows, constants):
+                if narrow:
+                    terms, constant = _scaled([(known[i], int(column[i])) for i in np.flatnonzero(column)])
                 forms.append(([(literal, a * weight) for literal, weight in terms], a * constant + int(offset)))
     state.forms[node.name] = forms
 
