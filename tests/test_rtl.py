@@ -79,14 +79,17 @@ sat -verify -prove trigger 0 miter
 
 def prove(logics: dict[str, Logic], graph: Graph, folder: Path) -> None:
     """Formal equivalence, for all inputs, of the RTL of netlists with the layer's arithmetic; of the first one with
-    the vendor's carry chains, too, and of the LUTs that yosys makes of it. Raises ToolError where one differs.
+    the vendor's primitives, too, and of the LUTs that yosys makes of it. Raises ToolError where one differs.
     """
     (folder / "gold.v").write_text(specification(graph))
-    cells = "chain.v"  # CARRY4 as its data sheet has it
+    cells = "cells.v"  # CARRY4 and LUT6 as their data sheet has them
     (folder / cells).write_text("""module CARRY4 (output [3:0] CO, O, input CI, CYINIT, input [3:0] DI, S);
 wire [4:0] c = {(S & {c[3:0]}) | (~S & DI), CI | CYINIT};
 assign O = S ^ c[3:0];
 assign CO = c[4:1];
+endmodule
+module LUT6 #(parameter [63:0] INIT = 0) (output O, input I0, I1, I2, I3, I4, I5);
+assign O = INIT[{I5, I4, I3, I2, I1, I0}];
 endmodule
 """)
     script = []
@@ -94,7 +97,7 @@ endmodule
         rtl = to_rtl(logic, "gate")
         text = "\n".join(rtl.files[file] for file in rtl.sources)
         (folder / f"{name}.v").write_text(text)
-        (folder / f"{name}_carry.v").write_text("`define FLOW_CARRY4\n" + text + "\n`undef FLOW_CARRY4\n")
+        (folder / f"{name}_carry.v").write_text("`define FLOW_XILINX\n" + text + "\n`undef FLOW_XILINX\n")
         script.append(PROOF.format(files=f"gold.v {name}.v"))
         if name != next(iter(logics)):
             continue
@@ -125,7 +128,7 @@ def test_text_is_deterministic_and_flat_in_names():
     graph = small_network(1)
     one, two = (to_rtl(to_logic(graph), "prj", 2.0) for _ in range(2))
     assert one == two
-    assert {"rtl/flow_add.v", "rtl/prj.v", "rtl/prj_y.v", "rtl/prj_z.v"} <= set(one.sources)
+    assert {"rtl/flow_add.v", "rtl/flow_lut6.v", "rtl/prj.v", "rtl/prj_y.v", "rtl/prj_z.v"} <= set(one.sources)
     text = "".join(one.files.values())
     assert text.isascii() and "\t" not in text and max(map(len, text.splitlines())) < 4000
 
@@ -294,7 +297,8 @@ def test_outputs_that_are_inputs():
     codes = np.random.default_rng(0).integers(-2, 2, (50, 3))
     assert np.array_equal(logic([codes])[0], codes[:, ::-1])
     rtl = to_rtl(logic, "prj")
-    assert set(rtl.sources) == {"rtl/flow_add.v", "rtl/prj.v"} and "assign y_y[0] = x_x[4];" in rtl.files["rtl/prj.v"]
+    assert set(rtl.sources) == {"rtl/flow_add.v", "rtl/flow_lut6.v", "rtl/prj.v"}
+    assert "assign y_y[0] = x_x[4];" in rtl.files["rtl/prj.v"]
     assert to_rtl(logic, "prj", 5.0).latency == 1
 
 

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 
 from flow.backends.diagram import diagram, function_name
 from flow.backends.logic import Logic
-from flow.backends.netlist import Bit, Chain, Given, Lut, sources
+from flow.backends.netlist import INPUTS, Bit, Chain, Given, Lut, sources
 from flow.ir import Graph, Op
 
 __all__ = ["Rtl", "to_rtl"]
@@ -35,7 +35,7 @@ class Rtl:
         return [name for name in self.files if name.startswith("rtl/")]
 
 
-ADD = """// a + b + c with the carry out on top. Where FLOW_CARRY4 is defined, a chain of the vendor's primitive: a tool
+ADD = """// a + b + c with the carry out on top. Where FLOW_XILINX is defined, a chain of the vendor's primitive: a tool
 // that infers the chain from `+` may take the operand that needs a LUT of its own for the carry multiplexer.
 module flow_add #(parameter W = 3) (
     input wire [W-1:0] a,  // plain signals
@@ -43,7 +43,7 @@ module flow_add #(parameter W = 3) (
     input wire c,
     output wire [W:0] s
 );
-`ifdef FLOW_CARRY4
+`ifdef FLOW_XILINX
     localparam N = W / 4 + 1;
     wire [4*N-1:0] p = a ^ b;
     wire [4*N-1:0] g = a;
@@ -64,6 +64,20 @@ module flow_add #(parameter W = 3) (
 endmodule
 """
 
+LUT6 = """// The bit of INIT that the inputs say. Where FLOW_XILINX is defined, the vendor's primitive: a tool that maps
+// functions anew may need several LUTs for one.
+module flow_lut6 #(parameter [63:0] INIT = 64'd0) (
+    input wire [5:0] i,
+    output wire o
+);
+`ifdef FLOW_XILINX
+    LUT6 #(.INIT(INIT)) lut (.O(o), .I0(i[0]), .I1(i[1]), .I2(i[2]), .I3(i[3]), .I4(i[4]), .I5(i[5]));
+`else
+    assign o = INIT[i];
+`endif
+endmodule
+"""
+
 
 def to_rtl(logic: Logic, top: str, clock_period: float | None = None) -> Rtl:
     """The Verilog of a netlist under the name `top`.
@@ -72,7 +86,7 @@ def to_rtl(logic: Logic, top: str, clock_period: float | None = None) -> Rtl:
     layer where the delays of LUTs and chains would exceed the period; a new input every cycle. Else combinational.
     """
     design = _Design(logic, top, clock_period)
-    files = {"rtl/flow_add.v": ADD}
+    files = {"rtl/flow_add.v": ADD, "rtl/flow_lut6.v": LUT6}
     for layer in design.layers:
         files[f"rtl/{top}_{layer}.v"] = design.module(layer)
     files[f"rtl/{top}.v"] = design.top_module()
@@ -207,9 +221,12 @@ class _Design:
         if isinstance(gate, Bit):
             return [f"    wire n{name} = n{gate.chain}[{gate.position}];"]
         if isinstance(gate, Lut):
+            inputs = ", ".join(self.signal(2 * source, stage, layer) for source in reversed(gate.inputs))
+            if len(gate.inputs) == INPUTS:
+                return [f"    wire n{name};",
+                        f"    flow_lut6 #(64'h{gate.table:016x}) lut{name} (.i({{{inputs}}}), .o(n{name}));"]
             called, text = _function(gate.table, len(gate.inputs))
             functions[called] = text
-            inputs = ", ".join(self.signal(2 * source, stage, layer) for source in reversed(gate.inputs))
             return [f"    wire n{name} = {called}({{{inputs}}});"]
         assert isinstance(gate, Chain)
         a, b = ("{" + ", ".join(self.signal(literal, stage, layer) for literal in reversed(row)) + "}"

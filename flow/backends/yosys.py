@@ -108,7 +108,7 @@ def _run(program: Sequence[str], version: str, files: Mapping[str, str], script:
 def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
     command, technology = FAMILIES[family]
     command += " -nocarry" if technology and not carry else ""
-    define = " -DFLOW_CARRY4" if technology and carry else ""
+    define = " -DFLOW_XILINX" if technology and carry else ""
     return "\n".join([
         "scratchpad -set abc9.verify 0",  # it can take minutes; the netlists are proven equal in the tests
         f"read_verilog{define} {' '.join(files)}", f"{command} -top {top}",
