@@ -183,6 +183,13 @@ class _Design:
         """True where a layer has registers."""
         return any(name in self.delays for name in self.gates[layer])
 
+    def neuron(self, name: int) -> bool:
+        """True for a function of six bits of other layers that others read: it is one LUT, whatever a tool thinks."""
+        gate, owner = self.net.gates[name], self.net.owner[name]
+        return (isinstance(gate, Lut) and len(gate.inputs) == INPUTS
+                and all(self.net.owner[source] != owner for source in gate.inputs)
+                and any(export == name for export, _ in self.exports[owner]))
+
     def port(self, owner: str) -> tuple[str, int]:
         """(name, width) of the bus that carries a layer's signals, or an input of the design."""
         if owner in self.layers:
@@ -222,7 +229,7 @@ class _Design:
             return [f"    wire n{name} = n{gate.chain}[{gate.position}];"]
         if isinstance(gate, Lut):
             inputs = ", ".join(self.signal(2 * source, stage, layer) for source in reversed(gate.inputs))
-            if len(gate.inputs) == INPUTS:
+            if self.neuron(name):
                 return [f"    wire n{name};",
                         f"    flow_lut6 #(64'h{gate.table:016x}) lut{name} (.i({{{inputs}}}), .o(n{name}));"]
             called, text = _function(gate.table, len(gate.inputs))
