@@ -102,7 +102,7 @@ class _Design:
         self.used = self.net.reached(logic.wanted)
         self.used[0] = False
         self.stage = self._stages(clock_period)
-        self.latency = None
+        self.latency, self.results = None, set(logic.wanted)
         if clock_period is not None:
             self.latency = 1 + max((self.stage[literal >> 1] for literal in logic.wanted), default=0)
         self.gates: dict[str, list[int]] = {node.name: [] for node in self.graph}
@@ -184,11 +184,14 @@ class _Design:
         return any(name in self.delays for name in self.gates[layer])
 
     def neuron(self, name: int) -> bool:
-        """True for a function of six bits of other layers that others read: it is one LUT, whatever a tool thinks."""
+        """True for a function of six bits of other layers that others read: it is one LUT, whatever a tool thinks.
+
+        An output that is the function's complement would need a LUT of its own, which the tool takes into the function.
+        """
         gate, owner = self.net.gates[name], self.net.owner[name]
         return (isinstance(gate, Lut) and len(gate.inputs) == INPUTS
                 and all(self.net.owner[source] != owner for source in gate.inputs)
-                and any(export == name for export, _ in self.exports[owner]))
+                and 2 * name + 1 not in self.results and any(export == name for export, _ in self.exports[owner]))
 
     def port(self, owner: str) -> tuple[str, int]:
         """(name, width) of the bus that carries a layer's signals, or an input of the design."""
