@@ -309,7 +309,9 @@ def test_synthesis_is_reported(tmp_path):
     speed = found["summary"]["speed"]  # cycles as the Verilog has them, at the clock asked for
     assert (speed["source"], speed["latency"]) == ("logic synthesis", list(facts.latency)) and facts.latency[0] > 0
     flow.synthesize(tmp_path / "prj", family="ecp5")  # another family than the part's: no totals
-    assert [f["fits"] for f in flow.report(tmp_path / "prj")["projects"][0]["facts"]][1:3] == [None, True]
+    found = flow.report(tmp_path / "prj")["projects"][0]
+    assert [f["fits"] for f in found["facts"]][1:3] == [None, True]
+    assert (found["summary"]["size"]["part"], found["summary"]["size"]["lut"]) == ("xc7", facts.lut)
 
 
 def luminance(colour: list[float]) -> float:

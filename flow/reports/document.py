@@ -46,7 +46,8 @@ def document(projects: Sequence[Project], data: Any = None, labels: Any = None) 
 def _project(project: Project, data: Any, labels: Any) -> dict[str, Any]:
     graph, config = project.graph(), project.config
     facts = [estimate(graph, config), *_kept(project)]
-    best, timed = (max((f for f in facts if getattr(f, key) is not None), key=_certain) for key in ("lut", "latency"))
+    own = [f for f in facts if _is_for(f, config.part)]
+    best, timed = (max((f for f in own if getattr(f, key) is not None), key=_certain) for key in ("lut", "latency"))
     if any(isinstance(node.params, Weights) for node in graph):
         facts.append(estimate_stock(graph))
     fit, devices = fitting(graph, config)
@@ -66,6 +67,13 @@ def _project(project: Project, data: Any, labels: Any) -> dict[str, Any]:
 
 def _certain(facts: Facts) -> int:
     return SOURCES.index(facts.source) if facts.source else -1
+
+
+def _is_for(facts: Facts, part: str) -> bool:
+    """True for facts of a part of the same family, or where one of the parts is not known."""
+    there, here = part_of(facts.part), part_of(part)
+    return here is None or facts.part in ("", part, here.family.yosys) or (
+        there is not None and there.family == here.family)
 
 
 def _kept(project: Project) -> list[Facts]:
