@@ -12,12 +12,13 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-# No C++ compiler, no yosys, no training, no processes of their own; under a minute. Convolutions by their contract rows only.
+# No C++ compiler, no yosys, no training, no processes of their own, not the rows of every layer and quantizer; under a minute.
 quick: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(WORKERS) \
 		-m "not hls and not rtl and not training and not files and not fuzz and not browser" \
 		--ignore tests/test_convolutions.py --ignore tests/test_cli.py --ignore tests/test_imports.py \
-		--ignore tests/test_vendor.py
+		--ignore tests/test_vendor.py --ignore tests/test_contracts.py --ignore tests/test_codebooks.py \
+		--ignore tests/test_optimizers.py --ignore tests/test_weight_sets.py
 
 # The long randomised runs, with their histograms.
 fuzz: $(VENV)/.ready

@@ -453,7 +453,7 @@ def _yosys(project: Project, family: str = "xcup", layers: bool = False, say: Ca
            ) -> Facts:
     """Logic synthesis of a Verilog project by yosys."""
     files, timing = _rtl(project)
-    modules = [file.removesuffix(".v") for file in files if file.startswith(f"{project.top}_")]
+    modules = [file.removesuffix(".v") for file in files if file.startswith(f"{project.top}_layer_")]
     size = logic_synthesis(files, project.top, family, modules if layers else ())
 
     def facts(name: str, part: Size) -> Facts:

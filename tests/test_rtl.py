@@ -18,7 +18,7 @@ from flow.backends.rtl import to_rtl
 from flow.backends.sites import lut_sites
 from flow.backends.yosys import FAMILIES, synthesize
 from flow.builder import trace_project
-from flow.ir import BIT, Domain, Graph, Index, Node, Op, Weights
+from flow.ir import BIT, Domain, Graph, Index, Node, Op, Steps, Weights
 from flow.reports.facts import load_facts
 from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
@@ -128,7 +128,8 @@ def test_text_is_deterministic_and_flat_in_names():
     graph = small_network(1)
     one, two = (to_rtl(to_logic(graph), "prj", 2.0) for _ in range(2))
     assert one == two
-    assert {"rtl/flow_add.v", "rtl/flow_lut6.v", "rtl/prj.v", "rtl/prj_y.v", "rtl/prj_z.v"} <= set(one.sources)
+    names = ("flow_add", "flow_lut6", "prj", "prj_layer_y", "prj_layer_z")
+    assert {f"rtl/{name}.v" for name in names} <= set(one.sources)
     text = "".join(one.files.values())
     assert text.isascii() and "\t" not in text and max(map(len, text.splitlines())) < 4000
 
@@ -197,7 +198,7 @@ def test_verilator_finds_a_wrong_bit_and_a_wrong_cycle(tmp_path):
     graph = small_network(3)
     config = flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=1.0)
     flow.build(graph, config)
-    layer, top = tmp_path / "prj/rtl/myproject_y.v", tmp_path / "prj/rtl/myproject.v"
+    layer, top = tmp_path / "prj/rtl/myproject_layer_y.v", tmp_path / "prj/rtl/myproject.v"
     good = layer.read_text(), top.read_text()
     layer.write_text(re.sub(r"assign y\[0\] = (\S+);", r"assign y[0] = ~\1;", good[0]))
     with pytest.raises(flow.Mismatch, match=r"RTL simulation \(verilator\) and graph differ: sample 0"):
@@ -248,7 +249,7 @@ def test_families(tmp_path, family, monkeypatch):
     flow.build(small_network(4), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=1.0))
     size = flow.synthesize(tmp_path / "prj", family=family, layers=True)
     assert size.lut > 20 and size.ff > 12 and size.depth > 0
-    assert {layer.name for layer in size.modules} >= {"myproject_y", "myproject_z"}
+    assert {layer.name for layer in size.modules} >= {"myproject_layer_y", "myproject_layer_z"}
     assert (size.lut_packed is not None) == family.startswith("xc") and size.source == "logic synthesis"
     monkeypatch.setattr(tools, "call", lambda *_, **__: pytest.fail("the result is kept"))
     assert flow.synthesize(tmp_path / "prj", family=family, layers=True) == size
@@ -326,3 +327,22 @@ def test_positions_of_luts():
     chain = cell("CARRY4", {"S": [20, 1, "0", "0"], "DI": [1, 2, "0", "0"], "CI": ["0"]},
                  {"O": [40, 41, 42, 43], "CO": [44, 45, 46, 47]})
     assert sites(chain, lut(20, 1, 2), lut(30, 1, 2)) == 3
+
+
+@pytest.mark.parametrize("top", ["flow", "prj"])
+def test_layers_with_the_names_of_our_modules(top):
+    """The bench, the adder and the LUT are modules, too."""
+    steps = Steps(np.zeros(3, np.int64), np.ones(3, np.int64), np.array([[1], [2], [3]]))
+    weights = Weights(np.ones((9, 3), np.int64), np.ones((9, 3), bool))
+    for one, two in (("add", "tb"), ("tb", "lut6"), ("lut6", "add")):
+        graph = Graph((Node("x", Op.INPUT, (), (9,), BIT), Node(one, Op.DOT, ("x",), (3,), Domain(0, 9), weights),
+                       Node(two, Op.STEP, (one,), (3,), BIT, steps)), (two,))
+        text = "".join(to_rtl(to_logic(graph), top, 2.0).files.values())
+        modules = re.findall(r"^module (\w+)", text, re.MULTILINE)
+        assert len({name.lower() for name in modules}) == len(modules) >= 5
+
+
+@pytest.mark.parametrize("top", ["flow_add", "flow_lut6", "flow_registered"])
+def test_our_modules_are_no_project_names(top, tmp_path):
+    with pytest.raises(flow.InputError, match=f"project_name='{top}': must be"):
+        flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path, project_name=top, backend="Verilog"))

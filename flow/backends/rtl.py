@@ -88,7 +88,7 @@ def to_rtl(logic: Logic, top: str, clock_period: float | None = None) -> Rtl:
     design = _Design(logic, top, clock_period)
     files = {"rtl/flow_add.v": ADD, "rtl/flow_lut6.v": LUT6}
     for layer in design.layers:
-        files[f"rtl/{top}_{layer}.v"] = design.module(layer)
+        files[f"rtl/{top}_layer_{layer}.v"] = design.module(layer)
     files[f"rtl/{top}.v"] = design.top_module()
     files[f"tb/{top}_tb.v"] = _bench(logic.graph, top, design.latency, clock_period)
     return Rtl(files, design.latency)
@@ -221,7 +221,7 @@ class _Design:
         body += [f"    assign y[{place}] = {self.signal(2 * name, self.stage[name] + delay, layer)};"
                  for (name, delay), place in self.exports[layer].items()]
         shape = "x".join(map(str, node.shape))
-        return "\n".join([f"// {node.op.value}, {shape}", f"module {self.top}_{layer} (", _ports(ports), ");",
+        return "\n".join([f"// {node.op.value}, {shape}", f"module {self.top}_layer_{layer} (", _ports(ports), ");",
                           *functions.values(), *body, "endmodule", ""])
 
     def _gate(self, name: int, layer: str, functions: dict[str, str]) -> list[str]:
@@ -264,7 +264,7 @@ class _Design:
             if self.graph[layer].op is Op.INPUT:
                 pins.append(f".x_{layer}(x_{layer})")
             pins += [f".{name}({name})" for name, _ in map(self.port, self.reads(layer))]
-            lines.append(f"    {self.top}_{layer} layer_{layer} ({', '.join([*pins, f'.y(from_{layer})'])});")
+            lines.append(f"    {self.top}_layer_{layer} layer_{layer} ({', '.join([*pins, f'.y(from_{layer})'])});")
         for name, words in zip(self.graph.outputs, self.logic.outputs):
             literals = [literal for word in words for literal in word]
             lines += [f"    assign y_{name}[{k}] = {self.signal(literal, self.latency or 0, '')};"
