@@ -35,7 +35,7 @@ from flow.backends.project import (
 from flow.backends.yosys import Size
 from flow.backends.yosys import synthesize as logic_synthesis
 from flow.errors import InputError, Mismatch, ToolError
-from flow.files import whole_file
+from flow.files import cache_folder, whole_file
 from flow.ir import Graph, Op
 from flow.ir.evaluate import check_codes
 from flow.ir.passes import split_encoder
@@ -362,7 +362,7 @@ def _verilator(project: Project, run: Path, via: str) -> tuple[Path, bool]:
 def _cached(name: str, run: Path, compile_it: Callable[[Path], None]) -> Path:
     """The compiled simulation of that name, made now where it is not kept."""
     # Not in the project: a project from elsewhere must not bring the program that vouches for it.
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow"
+    cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError:  # no place to keep it: compile into the run folder

@@ -13,7 +13,7 @@ from typing import Any
 
 from flow.errors import InputError
 
-__all__ = ["existing", "remembered", "whole_file"]
+__all__ = ["cache_folder", "existing", "remembered", "whole_file"]
 
 
 def existing(path: str | os.PathLike[str], what: str) -> Path:
@@ -50,10 +50,15 @@ def whole_file(target: str | os.PathLike[str]) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """The folder of what is kept for the user beside projects; it need not be there, or writable."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow"
+
+
 def remembered(name: str, parts: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `make` gave for the same `name` and `parts` (plain data), or gives now; kept as JSON in the user's cache."""
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow" / f"{name}-{digest}.json"
+    cache = cache_folder() / f"{name}-{digest}.json"
     try:
         known = json.loads(cache.read_text())
         if isinstance(known, dict):

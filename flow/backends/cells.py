@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flow.backends.emission import WORD, Emission, signed_bits
+from flow.backends.heap import digits
 from flow.ir import Domain
 
 __all__ = ["CELLS", "SHARED", "cell_verilog"]
@@ -103,7 +104,7 @@ class Module:
     def total(self, terms: Sequence[tuple[int, Value]]) -> Value:
         """The sum of integers times values, in pairs; an integer is as many shifts as it has signed digits."""
         parts = [(sign, Value(f"({v.text} <<< {k})" if k else v.text, v.lo << k, v.hi << k))
-                 for factor, v in terms for sign, k in digits(factor) if v.lo or v.hi]
+                 for factor, v in terms for sign, k in signed_digits(factor) if v.lo or v.hi]
         while len(parts) > 1:
             pairs = [self._pair(*pair) for pair in zip(parts[::2], parts[1::2])]
             parts = pairs + parts[2 * len(pairs):]
@@ -136,11 +137,9 @@ def constant(value: int) -> Value:
     return Value(f"{width}'sd{value & ((1 << width) - 1)}", value, value)
 
 
-def digits(factor: int) -> list[tuple[int, int]]:
+def signed_digits(factor: int) -> list[tuple[int, int]]:
     """(sign, shift) of the digits of the canonical signed form."""
-    sign, factor = (-1 if factor < 0 else 1), abs(factor)
-    plus, minus = (3 * factor & ~factor) >> 1, (factor & ~(3 * factor)) >> 1
-    return [(sign if plus >> k & 1 else -sign, k) for k in range(plus.bit_length()) if (plus | minus) >> k & 1]
+    return [(-digit if factor < 0 else digit, k) for k, digit in digits(abs(factor))]
 
 
 # --- kernels: (values that all lanes share, a value a lane) -----------------------------------------------------------

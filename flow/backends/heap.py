@@ -14,7 +14,7 @@ from math import gcd
 
 from flow.backends.netlist import FALSE, INPUTS, TRUE, Netlist
 
-__all__ = ["Term", "at_least", "total"]
+__all__ = ["Term", "at_least", "digits", "merged", "total"]
 
 Term = tuple[int, int]  # (literal, weight)
 GROUP = INPUTS - 1  # the literals of a chain's function

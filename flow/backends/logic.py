@@ -141,11 +141,12 @@ def _dot(node: Node, state: Lowering) -> None:
     levels, words = p.effective, state.word(source.name)
     size, whole = len(levels), source.shape[-1]
     forms: list[Form] = []
+    parts = []
+    for part in np.split(levels, p.groups, axis=1):
+        few = np.count_nonzero(part, axis=0) * source.domain.bits <= INPUTS  # a LUT whatever their levels
+        parts.append((part, few, np.where(few, 0, part)))
     for position in range(prod(source.shape[:-1])):
-        for group in range(p.groups):
-            part = np.ascontiguousarray(np.split(levels, p.groups, axis=1)[group])
-            few = np.count_nonzero(part, axis=0) * source.domain.bits <= INPUTS  # a LUT whatever their levels
-            many = np.where(few, 0, part)
+        for group, (part, few, many) in enumerate(parts):
             key = (many.shape, source.domain.bits, many.tobytes())
             if key not in state.plans:
                 state.plans[key] = plan(many, source.domain.bits, state.share)
@@ -153,11 +154,11 @@ def _dot(node: Node, state: Lowering) -> None:
             taps = words[start : start + size]
             present = np.array([word is not ABSENT for word in taps], np.int64)
             constants = b * (present @ part)
-            known = [(_terms(word, source.domain), 0) for word in taps]
             rows = _rows(state, state.plans[key], taps, source.domain)
             for column, narrow, (terms, constant), offset in zip(part.T, few, rows, constants):
                 if narrow:
-                    terms, constant = _scaled([(known[i], int(column[i])) for i in np.flatnonzero(column)])
+                    terms, constant = _scaled([((_terms(taps[i], source.domain), 0), int(column[i]))
+                                               for i in np.flatnonzero(column)])
                 forms.append(([(literal, a * weight) for literal, weight in terms], a * constant + int(offset)))
     state.forms[node.name] = forms
 

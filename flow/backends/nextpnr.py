@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flow import tools
-from flow.backends.yosys import FAMILIES
+from flow.backends.yosys import FAMILIES, run_script
 from flow.errors import InputError, ToolError
 from flow.files import remembered
 from flow.ir import Graph
@@ -64,10 +64,7 @@ def place(files: Mapping[str, str], top: str, graph: Graph, pipelined: bool, per
 def _run(yosys: Sequence[str], script: str, router: Sequence[str], sources: Mapping[str, str], device: str) -> Placed:
     with tempfile.TemporaryDirectory(prefix="bnnflow-nextpnr-") as name:
         folder = Path(name)
-        for file, text in {**sources, "run.ys": script}.items():
-            (folder / file).write_text(text)
-        tools.call([*yosys, "-q", "run.ys"] if len(yosys) == 1 else [*yosys, "run.ys"], folder, folder / "yosys.log",
-                   SECONDS)
+        run_script(yosys, script, sources, folder, SECONDS)
         tools.call(router, folder, folder / "nextpnr.log", SECONDS)
         return _read(folder / "report.json", device)
 

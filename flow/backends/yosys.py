@@ -16,7 +16,7 @@ from flow.backends.sites import lut_sites
 from flow.errors import InputError, ToolError
 from flow.files import remembered
 
-__all__ = ["FAMILIES", "Size", "synthesize"]
+__all__ = ["FAMILIES", "Size", "run_script", "synthesize"]
 
 SECONDS = 3600.0
 
@@ -95,14 +95,18 @@ def _run(program: Sequence[str], version: str, files: Mapping[str, str], script:
          ) -> Size:
     with tempfile.TemporaryDirectory(prefix="bnnflow-yosys-") as name:
         folder = Path(name)
-        for file, text in files.items():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_text(text)
-        (folder / "run.ys").write_text(script)
         start = time.monotonic()
-        tools.call([*program, "-q", "run.ys"] if len(program) == 1 else [*program, "run.ys"], folder,
-                   folder / "yosys.log", seconds)
+        run_script(program, script, files, folder, seconds)
         return _parse(folder, family, version, time.monotonic() - start)
+
+
+def run_script(program: Sequence[str], script: str, files: Mapping[str, str], folder: Path, seconds: float) -> None:
+    """Run a script of yosys (`program`, see `tools.command`) in a folder, beside `files` (name: text)."""
+    for file, text in {**files, "run.ys": script}.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text)
+    tools.call([*program, "-q", "run.ys"] if len(program) == 1 else [*program, "run.ys"], folder, folder / "yosys.log",
+               seconds)
 
 
 def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
