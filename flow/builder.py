@@ -458,7 +458,7 @@ def _yosys(project: Project, family: str = "xcup", layers: bool = False, say: Ca
 
     def facts(name: str, part: Size) -> Facts:
         return Facts(name, "logic synthesis", "yosys", part.tool, part.family, lut=part.raw, ff=part.ff,
-                     lut_packed=part.packed, carry=part.carry, muxf=part.muxf, depth=part.depth,
+                     lut_packed=part.packed, lut_sites=part.sites, carry=part.carry, muxf=part.muxf, depth=part.depth,
                      modules=tuple(facts(*inner) for inner in part.layers.items()))
 
     return _kept(project, "yosys", family, replace(facts(project.top, size), **timing))

@@ -389,8 +389,8 @@ def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnfl
 def _parts(facts: Facts) -> Table:
     """The modules of a design, a row each, with what is known of any."""
     rows = (*facts.modules, facts)
-    columns = [name for name in ("lut", "lut_packed", "carry", "muxf", "ff", "dsp", "bram", "uram", "weight_bits",
-                                 "buffer_bits", "depth", "latency", "latency_ns", "interval")
+    columns = [name for name in ("lut", "lut_packed", "lut_sites", "carry", "muxf", "ff", "dsp", "bram", "uram",
+                                 "weight_bits", "buffer_bits", "depth", "latency", "latency_ns", "interval")
                if any(getattr(row, name) for row in rows)]
     table = Table("", *columns, box=None, pad_edge=False)
     for row in rows:

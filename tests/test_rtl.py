@@ -250,6 +250,7 @@ def test_families(tmp_path, family, monkeypatch):
     size = flow.synthesize(tmp_path / "prj", family=family, layers=True)
     assert size.lut > 20 and size.ff > 12 and size.depth > 0
     assert {layer.name for layer in size.modules} >= {"myproject_layer_y", "myproject_layer_z"}
+    assert (size.lut_sites is not None) == family.startswith("xc")
     assert (size.lut_packed is not None) == family.startswith("xc") and size.source == "logic synthesis"
     monkeypatch.setattr(tools, "call", lambda *_, **__: pytest.fail("the result is kept"))
     assert flow.synthesize(tmp_path / "prj", family=family, layers=True) == size

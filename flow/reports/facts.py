@@ -29,8 +29,9 @@ class Facts:
     """Size and speed of a design or one of its modules; None is "not said", never zero.
 
     `lut`, `ff`, `dsp`, `uram` count the device's own units, `bram` blocks of 18 Kbit (a 36 Kbit tile is two).
-    `lut_packed` is an estimate with small LUTs in pairs, `carry` counts the family's carry blocks, `muxf` multiplexers
-    behind LUTs, `depth` is the longest path in LUTs and carry elements.
+    `lut_packed` is an estimate with small LUTs in pairs, `lut_sites` the LUT positions taken (`flow.backends.sites`),
+    `carry` counts the family's carry blocks, `muxf` multiplexers behind LUTs, `depth` is the longest path in
+    LUTs and carry elements.
     `latency` and `interval` are (fewest, most) clock cycles from an input to its output and from an input to the next;
     clocks are periods in ns. `weight_bits` and `buffer_bits` are bits of constants, and of state between pixels.
     `available` has the device's totals under the names of COUNTS.
@@ -58,6 +59,7 @@ class Facts:
     clock_estimated: float | None = None
     weight_bits: int | None = None
     buffer_bits: int | None = None
+    lut_sites: int | None = None
     available: Mapping[str, int] = field(default_factory=dict)
     modules: tuple[Facts, ...] = ()
     notes: tuple[str, ...] = ()
@@ -159,7 +161,8 @@ def _text(value: Any) -> bool:
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("name", "source", "tool", "version", "part"), _text),
-    **dict.fromkeys((*COUNTS, "lut_packed", "carry", "muxf", "depth", "weight_bits", "buffer_bits"), _count),
+    **dict.fromkeys((*COUNTS, "lut_packed", "lut_sites", "carry", "muxf", "depth", "weight_bits", "buffer_bits"),
+                    _count),
     **dict.fromkeys(("latency", "interval"), _pair),
     **dict.fromkeys(("clock_target", "clock_estimated"), _clock),
     "available": lambda value: isinstance(value, dict) and all(
