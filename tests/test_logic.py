@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 import flow
-from flow.backends.heap import at_least, digits, total
+from flow.backends.heap import at_least, digits, divided, total
 from flow.backends.logic import EMIT_LOGIC, to_logic
 from flow.backends.netlist import FALSE, TRUE, Bit, Chain, Lut, Netlist, sum_table
 from flow.backends.sharing import plan
@@ -105,6 +107,30 @@ def test_digits():
         found = digits(weight)
         assert sum(digit << k for k, digit in found) == weight
         assert all(b - a > 1 for (a, _), (b, _) in zip(found, found[1:])), "no two neighbours"
+
+
+@pytest.mark.parametrize("divisor", [2, 3, 5, 19, 31, 33, 64, 100])
+def test_long_division(divisor):
+    net = Netlist()
+    quotient, remainder = divided(net, given(net, 10), divisor)
+    numbers = np.arange(1 << 10)
+    for word, expected in ((quotient, numbers // divisor), (remainder, numbers % divisor)):
+        assert np.array_equal(values(net, word, 10) @ (1 << np.arange(len(word))), expected)
+
+
+@pytest.mark.parametrize("levels, domain", [((-1, 18), BIT), ((3, -4), Domain(-1, 1)), ((-7, 300), BIT),
+                                            ((20, -1), Domain(0, 1, Fraction(2), Fraction(-1)))])
+def test_a_common_part_is_divided_once(levels, domain, monkeypatch):
+    rng = np.random.default_rng(7)
+    columns = rng.choice(levels, (90, 24), p=[.8, .2])
+    codes = rng.integers(domain.lo, domain.hi + 1, (3000, 90))
+    scale, offset = domain.numerator
+    sums = (scale * codes + offset) @ columns
+    graph = neurons(columns, [rng.choice(sums[:, k]) + rng.integers(-1, 2) for k in range(24)], domain)
+    logic = to_logic(graph)
+    assert np.array_equal(logic([codes])[0], graph(codes))
+    monkeypatch.setattr(flow.backends.logic, "LEAST_CHANNELS", 25)
+    assert cost(logic) < .8 * cost(to_logic(graph))
 
 
 @pytest.mark.parametrize("seed", range(12))

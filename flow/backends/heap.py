@@ -14,7 +14,7 @@ from math import gcd
 
 from flow.backends.netlist import FALSE, INPUTS, TRUE, Netlist
 
-__all__ = ["Term", "at_least", "digits", "merged", "total"]
+__all__ = ["Term", "at_least", "counted", "digits", "divided", "merged", "total"]
 
 Term = tuple[int, int]  # (literal, weight)
 GROUP = INPUTS - 1  # the literals of a chain's function
@@ -214,9 +214,38 @@ def merged(terms: Sequence[Term]) -> list[Term]:
     return [*result, (TRUE, constant)] if constant else result
 
 
+def counted(net: Netlist, terms: Sequence[Term], most: int | None = None) -> tuple[list[Term], int]:
+    """The same sum as the bits of one number and a constant; `most` is the sum's largest value, where that is known."""
+    parts = merged(terms)
+    constant = sum(weight for literal, weight in parts if literal == TRUE)
+    parts = [(literal, weight) for literal, weight in parts if literal != TRUE]
+    low = sum(weight for _, weight in parts if weight < 0)
+    if most is None:
+        most = constant + sum(weight for _, weight in parts if weight > 0)
+    bits = total(net, parts, -low, (most - constant - low).bit_length()) if parts else []
+    return [(literal, 1 << k) for k, literal in enumerate(bits)], constant + low
+
+
+def gathered(net: Netlist, terms: Sequence[Term]) -> list[Term]:
+    """Terms whose weights have an odd factor in common are counted once, rather than each times every digit of it."""
+    groups: dict[int, list[Term]] = {}
+    for literal, weight in merged(terms):
+        odd = abs(weight) // (weight & -weight)
+        groups.setdefault(odd, []).append((literal, weight // odd))
+    result = []
+    for odd, group in groups.items():
+        if odd > 1 and len(group) > 3:
+            if 2 * sum(weight < 0 for _, weight in group) > len(group):  # fewer inverted literals
+                group, odd = [(literal, -weight) for literal, weight in group], -odd
+            group, constant = counted(net, group)
+            group = [*group, (TRUE, constant)]
+        result += [(literal, odd * weight) for literal, weight in group]
+    return result
+
+
 def total(net: Netlist, terms: Sequence[Term], constant: int, width: int) -> list[int]:
     """The literals of the sum of terms and constant modulo 2^width, least significant first."""
-    heap = Heap(net, terms, constant, width)
+    heap = Heap(net, gathered(net, terms), constant, width)
     heap.lanes()
     while heap.compress(1.01):
         pass
@@ -266,6 +295,9 @@ def at_least(net: Netlist, terms: Sequence[Term], threshold: int) -> int:
         shift = max(need, most - need + 1).bit_length()
         literals = [literal ^ (weight < 0) for literal, weight in parts]
         return net.sum_bit(literals, [abs(weight) for _, weight in parts], (1 << shift) - need, shift)
+    grouped = gathered(net, parts)
+    if len(grouped) < len(parts):
+        return at_least(net, grouped, threshold)
     width = 0
     while (1 << width) < need or most - need >= (1 << width):
         width += 1
@@ -279,6 +311,30 @@ def at_least(net: Netlist, terms: Sequence[Term], threshold: int) -> int:
             return ripple(heap)[-1]
         done = carry_out(heap)
     return done
+
+
+def divided(net: Netlist, word: Sequence[int], divisor: int) -> tuple[list[int], list[int]]:
+    """(quotient, remainder) of the number `word`, least significant first, by a divisor above 1: long division, whose
+    digits are functions of the last remainder and one more bit.
+    """
+    quotient: list[int] = []
+    rest: list[int] = []
+    most, width = 0, (divisor - 1).bit_length()
+    for bit in reversed(word):
+        rest, most = [bit, *rest], 2 * most + 1
+        if most < divisor:
+            continue
+        if len(rest) <= INPUTS + 1:
+            codes = [min(code, 2 * divisor - 1) for code in range(1 << len(rest))]
+            quotient.insert(0, net.function(rest, sum((code >= divisor) << row for row, code in enumerate(codes))))
+            rest = [net.function(rest, sum((code % divisor >> k & 1) << row for row, code in enumerate(codes)))
+                    for k in range(width)]
+        else:
+            terms = [(literal, 1 << k) for k, literal in enumerate(rest)]
+            quotient.insert(0, at_least(net, terms, divisor))
+            rest = total(net, [*terms, (quotient[0], -divisor)], 0, width)
+        most = divisor - 1
+    return quotient, rest
 
 
 def carry_out(heap: Heap) -> int | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flow.backends.heap import Term, at_least, merged, total
+from flow.backends.heap import Term, at_least, counted, divided, merged, total
 from flow.backends.netlist import FALSE, INPUTS, TRUE, Netlist
 from flow.backends.sharing import Plan, plan
 from flow.errors import InputError
@@ -22,6 +22,7 @@ from flow.ir.graph import Int
 
 __all__ = ["EMIT_LOGIC", "Logic", "to_logic"]
 
+LEAST_CHANNELS = 4  # that pay for the division of what their sums have in common
 MAX_TAPS = 2**21  # terms of all sums of a graph that is unrolled
 
 Word = list[int]  # literals of a code, least significant first
@@ -108,6 +109,11 @@ def _terms(word: Word, domain: Domain) -> list[Term]:
     return list(zip(word, weights))
 
 
+def _number(word: Word) -> list[Term]:
+    """The terms of a number that is never negative."""
+    return [(literal, 1 << k) for k, literal in enumerate(word)]
+
+
 def _constant(code: int, width: int) -> Word:
     """The word of a known code."""
     return [code >> k & 1 for k in range(width)]
@@ -171,34 +177,14 @@ def _rows(state: Lowering, plan: Plan, taps: Sequence[Word], domain: Domain) -> 
         form = _scaled([(known[s], sign) for s, sign in entries])
         both = [ends[s] if sign > 0 else (-ends[s][1], -ends[s][0]) for s, sign in entries]
         ends.append((sum(low for low, _ in both), sum(high for _, high in both)))
-        known.append(_counted(state.net, form, ends[-1][1]) if uses > 1 else form)
-    result = []
-    for output in plan.outputs:
-        parts = []
-        for row, multiplier in output:
-            form = known[plan.inputs + row]
-            if multiplier & (multiplier - 1) and -multiplier & (-multiplier - 1) and len(form[0]) > 3:
-                # Once, rather than every tap times every digit of the multiplier.
-                form = _counted(state.net, form, ends[plan.inputs + row][1])
-            parts.append((form, multiplier))
-        result.append(_scaled(parts))
-    return result
+        known.append(_plus(counted(state.net, form[0], ends[-1][1] - form[1]), form[1]) if uses > 1 else form)
+    return [_scaled([(known[plan.inputs + row], multiplier) for row, multiplier in output]) for output in plan.outputs]
 
 
 def _scaled(parts: Sequence[tuple[Form, int]]) -> Form:
     """The sum of forms times integers."""
     terms = [(literal, factor * weight) for (form, _), factor in parts for literal, weight in form]
     return terms, sum(factor * constant for (_, constant), factor in parts)
-
-
-def _counted(net: Netlist, form: Form, high: int) -> Form:
-    """The same sum, at most `high`, as the bits of one number above the least that its terms could make."""
-    terms, constant = merged(form[0]), form[1]
-    constant += sum(weight for literal, weight in terms if literal == TRUE)
-    terms = [(literal, weight) for literal, weight in terms if literal != TRUE]
-    low = sum(weight for _, weight in terms if weight < 0)
-    bits = total(net, terms, -low, (high - constant - low).bit_length()) if terms else []
-    return [(literal, 1 << k) for k, literal in enumerate(bits)], constant + low
 
 
 def _add(node: Node, state: Lowering) -> None:
@@ -219,6 +205,7 @@ def _step(node: Node, state: Lowering) -> None:
     domain, width = source.domain, node.domain.bits
     small = domain.bits <= INPUTS and source.name in state.words
     forms = [] if small else state.form(source.name)
+    common: Common | None = None
     result = []
     for element in range(node.size):
         c = element % len(p.start)
@@ -235,18 +222,55 @@ def _step(node: Node, state: Lowering) -> None:
             continue
         if len(cuts) > 1:  # the bits of the sum once
             form = _terms(total(net, *form, domain.bits), domain), 0
-        result.append(_compared(net, form, domain, cuts, start, sign, width))
+        elif c == 0:
+            common = _common(net, forms[element : element + len(p.start)])
+        result.append(_compared(net, form, domain, cuts, start, sign, width, common))
     state.words[node.name] = result
 
 
-def _compared(net: Netlist, form: Form, domain: Domain, cuts: Int, start: int, sign: int, width: int) -> Word:
+@dataclass(frozen=True)
+class Common:
+    """What the sums of all channels have in common, V = d Q + R: `terms` add up to V - low, d divides all others."""
+
+    terms: frozenset[Term]
+    low: int
+    divisor: int
+    quotient: list[Term]
+    remainder: list[Term]
+
+    def at_least(self, net: Netlist, terms: Sequence[Term], threshold: int) -> int:
+        """[d P + V >= d C + E] = [P + Q + [R >= E] >= C + 1] where 0 <= E < d; equal E share their comparison."""
+        rest = [(literal, weight) for literal, weight in merged(terms) if (literal, weight) not in self.terms]
+        threshold -= self.low + sum(weight for literal, weight in rest if literal == TRUE)
+        whole, part = divmod(threshold, self.divisor)
+        parts = [(literal, weight // self.divisor) for literal, weight in rest if literal != TRUE]
+        reached = at_least(net, self.remainder, part)
+        return at_least(net, [*parts, *self.quotient, (reached, 1)], whole + 1)
+
+
+def _common(net: Netlist, forms: Sequence[Form]) -> Common | None:
+    """The common part of sums, divided by the weights of the rest; None where that saves nothing."""
+    sums = [[term for term in merged(terms) if term[0] != TRUE] for terms, _ in forms]
+    shared = frozenset.intersection(*map(frozenset, sums))
+    divisor = gcd(*(weight for terms in sums for literal, weight in terms if (literal, weight) not in shared))
+    if len(forms) < LEAST_CHANNELS or not shared or divisor & (divisor - 1) == 0:
+        return None
+    low = sum(weight for _, weight in shared if weight < 0)
+    high = sum(weight for _, weight in shared if weight > 0)
+    bits = total(net, sorted(shared), -low, (high - low).bit_length())
+    return Common(shared, low, divisor, *map(_number, divided(net, bits, divisor)))
+
+
+def _compared(net: Netlist, form: Form, domain: Domain, cuts: Int, start: int, sign: int, width: int,
+              common: Common | None) -> Word:
     """The word of start + sign * (number of cuts reached): every bit changes at some of the cuts."""
     terms, constant = form
+    reach = at_least if common is None else common.at_least
     now = start + sign * int((cuts <= domain.lo).sum())
     base = _constant(now, width)
     flips: list[list[int]] = [[] for _ in range(width)]
     for cut in np.unique(cuts[(cuts > domain.lo) & (cuts <= domain.hi)]):
-        reached = at_least(net, terms, int(cut) - constant)
+        reached = reach(net, terms, int(cut) - constant)
         after = start + sign * int((cuts <= cut).sum())
         for k in range(width):
             if (now ^ after) >> k & 1:
