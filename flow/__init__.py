@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "build", "compare",
+    "BuildConfig", "FlowError", "InputError", "LoweringError", "Mismatch", "ToolError", "argmax", "build", "compare",
     "estimate", "load", "lower", "report", "run", "save", "simulate", "split_encoder", "synthesize", "to_hls4ml",
     "trace",
 ]
@@ -68,6 +68,13 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     from flow.ir.store import save
 
     save(graph, path)
+
+
+def argmax(graph: Graph) -> Graph:
+    """The graph whose outputs are classes: the place of the largest logit; see `flow.ir.passes.argmax`."""
+    from flow.ir.passes import argmax
+
+    return argmax(graph)
 
 
 def split_encoder(graph: Graph) -> tuple[Graph, Graph]:

@@ -37,6 +37,7 @@ err = Console(stderr=True)
 Model = Annotated[Path, typer.Argument(help="a Keras model (.keras, .h5) or a graph (.npz of `bnnflow lower`)")]
 InputType = Annotated[str, typer.Option(help="type of the inputs, hls4ml's notation; ufixed<8,0> for pixels/256")]
 OutputType = Annotated[str | None, typer.Option(help="type of logits that need rounding; 24 bits by default")]
+Argmax = Annotated[bool, typer.Option("--argmax", help="outputs are classes, the place of the largest logit")]
 Backend = Annotated[str, typer.Option(help="Vitis, Vivado or Verilog")]
 Part = Annotated[str, typer.Option(help="FPGA part")]
 Clock = Annotated[float, typer.Option(help="clock period in ns")]
@@ -98,14 +99,16 @@ def _import_keras() -> None:
             os.close(saved)
 
 
-def _graph(model: Path, input_type: str, output_type: str | None) -> Graph:
+def _graph(model: Path, input_type: str, output_type: str | None, argmax: bool = False) -> Graph:
     """A graph from either kind of file."""
     if model.suffix == ".npz":
-        return flow.load(model)
-    existing(model, "model")
-    _import_keras()
-    with doing(f"lowering {model.name}"):
-        return flow.lower(model, input_type, output_type)
+        graph = flow.load(model)
+    else:
+        existing(model, "model")
+        _import_keras()
+        with doing(f"lowering {model.name}"):
+            graph = flow.lower(model, input_type, output_type)
+    return flow.argmax(graph) if argmax else graph
 
 
 def _array(path: Path | None) -> Any:
@@ -209,9 +212,9 @@ def train(network: Annotated[str, typer.Argument(help=f"{', '.join(NETWORKS)}, o
 @app.command()
 def lower(model: Model,
           output: Annotated[Path, typer.Option("--output", "-o", help="graph file to write")] = Path("net.npz"),
-          input_type: InputType = "fixed<16,6>", output_type: OutputType = None) -> None:
+          input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False) -> None:
     """Turn a Keras model into the integer graph that computes the same codes."""
-    graph = _graph(model, input_type, output_type)
+    graph = _graph(model, input_type, output_type, argmax)
     flow.save(graph, output)
     out.print(_describe(graph))
     for note in graph.notes:
@@ -255,8 +258,9 @@ def quantize(model: Annotated[Path, typer.Argument(help="a trained Keras model (
 @app.command()
 def build(model: Model,
           output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="project folder")] = Path("prj"),
-          input_type: InputType = "fixed<16,6>", output_type: OutputType = None, backend: Backend = "Vitis",
-          part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0, reuse_factor: Reuse = 1,
+          input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
+          backend: Backend = "Vitis", part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0,
+          reuse_factor: Reuse = 1,
           io_type: IoType = "io_parallel", strategy: Strategy = "Latency", layer: Layers = None,
           encoder: Encoder = "inside",
           combinational: Combinational = False,
@@ -267,7 +271,7 @@ def build(model: Model,
                               io_type=io_type, reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
                               pipelined=not combinational,
                               layers=_layers(layer or []))
-    graph = _graph(model, input_type, output_type)
+    graph = _graph(model, input_type, output_type, argmax)
     codes = _codes(graph, vectors)
     with doing(f"writing {output_dir}"):
         project = flow.build(graph, config, codes)
@@ -303,7 +307,7 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
 
 @app.command()
 def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a graph (.npz) or a Keras model")],
-             input_type: InputType = "fixed<16,6>", output_type: OutputType = None,
+             input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
              backend: Backend = "Vitis", part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0,
              reuse_factor: Reuse = 1, io_type: IoType = "io_parallel", strategy: Strategy = "Latency",
              layer: Layers = None, combinational: Combinational = False,
@@ -320,7 +324,7 @@ def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a gr
         with doing("estimating"):
             facts = flow.estimate(design, synthesize=synth)
     else:
-        graph = _graph(design, input_type, output_type)
+        graph = _graph(design, input_type, output_type, argmax)
         config = flow.BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
                                   reuse_factor=reuse_factor, strategy=strategy, pipelined=not combinational,
                                   layers=_layers(layer or []))

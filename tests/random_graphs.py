@@ -77,7 +77,7 @@ def random_graph(seed: int) -> Graph:
         whole = [n for n in nodes if not (isinstance(n.params, Window) and n.params.padded)]
         last = whole[-1] if rng.random() < 0.7 else whole[int(rng.integers(len(whole)))]
         d, channels = last.domain, last.shape[-1]
-        kind = rng.choice(["gather", "dot", "add", "step", "lut", "convolution", "pool"])
+        kind = rng.choice(["gather", "dot", "add", "step", "lut", "convolution", "pool", "argmax"])
         divisors = [g for g in range(1, channels + 1) if channels % g == 0]
         if kind == "gather":
             sources = [last, *(n for n in whole if n.domain == d and n is not last and rng.random() < 0.5)]
@@ -122,6 +122,8 @@ def random_graph(seed: int) -> Graph:
             form = (channels if rng.random() < 0.5 else 1, d.size)
             table = Table(rng.integers(target_domain.lo, target_domain.hi, form, endpoint=True))
             add(Op.LUT, [last], last.shape, target_domain, table)
+        elif kind == "argmax" and channels > 1:
+            add(Op.ARGMAX, [last], (*last.shape[:-1], 1), Domain(0, channels - 1), None)
         elif kind == "step":
             target_domain = [BIPOLAR, Domain(-1, 1), Domain(0, 6, Fraction(1, 4)), Domain(2, 3)][int(rng.integers(4))]
             add(Op.STEP, [last], last.shape, target_domain, random_steps(rng, d, channels, target_domain))
@@ -134,6 +136,9 @@ def random_graph(seed: int) -> Graph:
         mul, bias = rng.integers(-(2**30), 2**30, channels), rng.integers(-(2**40), 2**40, channels)
         add(Op.AFFINE, [last], last.shape, Domain(-(2**61), 2**61 - 1, Fraction(1, 16)), Affine(mul, bias, shift))
         outputs[0] = nodes[-1].name
+        if rng.random() < 0.5:
+            add(Op.ARGMAX, [nodes[-1]], (*last.shape[:-1], 1), Domain(0, channels - 1), None)
+            outputs[0] = nodes[-1].name
     return Graph(tuple(nodes), tuple(outputs))
 
 
@@ -206,6 +211,9 @@ def plain_run(graph: Graph, samples: list[np.ndarray]) -> list[list[int]]:
             values[node.name] = [
                 max(v for v in x[i * taps : i * taps + taps] if v is not None) for i in range(node.size)
             ]
+        elif node.op is Op.ARGMAX:
+            rows = [x[i : i + source.shape[-1]] for i in range(0, len(x), source.shape[-1])]
+            values[node.name] = [row.index(max(row)) for row in rows]
         elif isinstance(p, Steps):
             channels = len(p.start)
             values[node.name] = [

@@ -12,7 +12,8 @@ from flow.ir import fixed
 from tests.random_graphs import random_codes, random_graph
 
 GRAPH = next(s for s in range(99) if random_graph(s).inputs[0].domain == fixed("ufixed<8,0>")
-             and len(random_graph(s).inputs) == len(random_graph(s).outputs) == 1)
+             and len(random_graph(s).inputs) == len(random_graph(s).outputs) == 1
+             and random_graph(s).output.shape[-1] > 1)
 VERBS = ("train", "quantize", "lower", "build", "sim", "compare", "estimate", "synth", "report", "demo", "ops",
          "doctor")
 
@@ -83,6 +84,13 @@ def test_build_and_sim(bnnflow, tmp_path):
         rom.write("// changed\n")
     done = bnnflow("sim", "prj")
     assert done.returncode == 0, "a comment changes nothing"
+
+
+def test_argmax(bnnflow, tmp_path):
+    graph = random_graph(GRAPH)
+    flow.save(graph, tmp_path / "net.npz")
+    assert bnnflow("lower", "net.npz", "--argmax", "-o", "class.npz").returncode == 0
+    assert flow.load(tmp_path / "class.npz").digest == flow.argmax(graph).digest
 
 
 @pytest.mark.rtl

@@ -13,6 +13,7 @@ from flow.ir import (
     BIPOLAR,
     BIT,
     TERNARY,
+    Affine,
     Domain,
     Graph,
     Index,
@@ -174,6 +175,26 @@ def test_split_encoder():
     for bad in (core, Graph((*g.nodes, reads), ("d", "e"))):
         with pytest.raises(InputError, match="encoder"):
             flow.split_encoder(bad)
+
+
+def _scores(mul: list[int], shift: int) -> Graph:
+    """Codes of three channels at two pixels, and their logits."""
+    params = Affine(np.array(mul), np.zeros(3, np.int64), shift)
+    x = Node("x", Op.INPUT, (), (2, 3), Domain(-8, 7))
+    return Graph((x, Node("y", Op.AFFINE, ("x",), (2, 3), Domain(-64, 63), params)), ("y",))
+
+
+def test_argmax():
+    codes = np.random.default_rng(0).integers(-8, 8, (200, 2, 3))
+    for mul, shift in (([1, 5, -3], 0), ([1, 2, 5], 2), ([-2, -2, -2], 0)):
+        graph = flow.argmax(_scores(mul, shift))
+        assert np.array_equal(graph(codes)[..., 0], _scores(mul, shift)(codes).argmax(axis=-1))
+        assert graph.output.domain == Domain(0, 2) and ("rounded" in str(graph.notes)) == (shift > 0)
+    same = flow.argmax(_scores([3, 3, 3], 3))  # compared before they are rounded
+    assert np.array_equal(same(codes)[..., 0], codes.argmax(axis=-1)) and [n.name for n in same] == ["x", "y_class"]
+    assert not np.array_equal(same(codes)[..., 0], _scores([3, 3, 3], 3)(codes).argmax(axis=-1))
+    with pytest.raises(InputError, match="'y_class' has one channel"):
+        flow.argmax(same)
 
 
 def test_drop_unread_golden():

@@ -333,7 +333,9 @@ def test_a_signal_ends_the_tool_too(number, project, install, tmp_path):
     install("vitis-run", f"import os; print(os.getpid(), file=open({str(tmp_path / 'pid')!r}, 'w'), flush=True); "
                          "time.sleep(60)")
     command = [sys.executable, "-m", "flow.cli", "synth", str(project)]
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=plain_environment())
+    # Under nohup this process ignores SIGHUP, and what it starts would, too.
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=plain_environment(),
+                           preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     try:
         wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
         tool = int((tmp_path / "pid").read_text())
@@ -354,10 +356,10 @@ def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
 
 
 def test_handlers_of_others_are_left_alone(tmp_path):
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    before, hangup = signal.signal(signal.SIGTERM, lambda *_: None), signal.getsignal(signal.SIGHUP)
     try:
         tools.call(["sh", "-c", f"kill -TERM {os.getpid()}; exit 0"], tmp_path, tmp_path / "log", 20)
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is hangup
     finally:
         signal.signal(signal.SIGTERM, before)
     tools.call(["true"], tmp_path, tmp_path / "log", 20)

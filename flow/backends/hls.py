@@ -74,6 +74,10 @@ class FlowAffine(FlowLayer):
     """AFFINE."""
 
 
+class FlowArgmax(FlowLayer):
+    """ARGMAX."""
+
+
 class FlowWindow(FlowLayer):
     """WINDOW."""
 
@@ -95,7 +99,7 @@ class FlowFork(FlowLayer):
 
 LAYERS: dict[Op, type[FlowLayer]] = {
     Op.GATHER: FlowGather, Op.WINDOW: FlowWindow, Op.DOT: FlowDot, Op.ADD: FlowAdd, Op.MAX: FlowMax, Op.STEP: FlowStep,
-    Op.LUT: FlowLut, Op.AFFINE: FlowAffine,
+    Op.LUT: FlowLut, Op.AFFINE: FlowAffine, Op.ARGMAX: FlowArgmax,
 }
 
 

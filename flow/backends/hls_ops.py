@@ -78,8 +78,13 @@ def _affine(node: Node, sources: Sequence[Node]) -> list[Emission]:
                      (("long long", "mul", wide(p.mul)), ("long long", "add", wide(p.add))))]
 
 
+def _argmax(node: Node, sources: Sequence[Node]) -> list[Emission]:
+    members = {"n_in": str(node.size), "n_chan": str(sources[0].shape[-1])}
+    return [Emission("flow_argmax", "nnet_flow_argmax.h", members)]
+
+
 # INPUT is hls4ml's own Input layer.
 EMIT_HLS: dict[Op, Callable[[Node, Sequence[Node]], list[Emission]] | None] = {
     Op.INPUT: None, Op.GATHER: _gather, Op.WINDOW: _window, Op.DOT: dot, Op.ADD: _add, Op.MAX: maximum, Op.STEP: _step,
-    Op.LUT: _lut, Op.AFFINE: _affine,
+    Op.LUT: _lut, Op.AFFINE: _affine, Op.ARGMAX: _argmax,
 }

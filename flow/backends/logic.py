@@ -373,9 +373,13 @@ def _larger(net: Netlist, one: Word, other: Word, domain: Domain) -> Word:
     if domain.size == 2 and domain.lo in (0, -1):
         keep = domain.lo == 0  # the code with its lowest bit set is the larger: or; else and
         return [net.lut(pair, 0b1110 if keep else 0b1000) for pair in zip(one, other)]
-    terms = [*_terms(one, domain), *((literal, -weight) for literal, weight in _terms(other, domain))]
-    first = at_least(net, terms, 0)
+    first = _not_less(net, one, other, domain)
     return [net.lut([b, a, first], 0b11001010) for a, b in zip(one, other)]
+
+
+def _not_less(net: Netlist, one: Word, other: Word, domain: Domain) -> int:
+    """The literal of [one >= other]."""
+    return at_least(net, [*_terms(one, domain), *((bit, -weight) for bit, weight in _terms(other, domain))], 0)
 
 
 def _affine(node: Node, state: Lowering) -> None:
@@ -389,9 +393,29 @@ def _affine(node: Node, state: Lowering) -> None:
     state.words[node.name] = result
 
 
+def _argmax(node: Node, state: Lowering) -> None:
+    """A tournament; where two are equal the earlier one stays. Comparisons are carries, no difference is made."""
+    source, width, words = state.graph[node.inputs[0]], node.domain.bits, state.word(node.inputs[0])
+    channels = source.shape[-1]
+    state.words[node.name] = []
+    for first in range(0, source.size, channels):
+        players = [(words[first + c], _constant(c, width)) for c in range(channels)]
+        while len(players) > 1:
+            left = players[len(players) & ~1 :]
+            players = [_winner(state.net, *pair, source.domain) for pair in zip(players[::2], players[1::2])] + left
+        state.words[node.name].append(players[0][1])
+
+
+def _winner(net: Netlist, one: tuple[Word, Word], other: tuple[Word, Word], domain: Domain) -> tuple[Word, Word]:
+    """The (code, place) whose code is larger, the first where they are equal."""
+    first = _not_less(net, one[0], other[0], domain)
+    code, place = ([net.lut([b, a, first], 0b11001010) for a, b in zip(*pair)] for pair in zip(one, other))
+    return code, place
+
+
 EMIT_LOGIC: dict[Op, Callable[[Node, Lowering], None]] = {
     Op.INPUT: _input, Op.GATHER: _gather, Op.WINDOW: _window, Op.DOT: _dot, Op.ADD: _add, Op.MAX: _max, Op.STEP: _step,
-    Op.LUT: _lut, Op.AFFINE: _affine,
+    Op.LUT: _lut, Op.AFFINE: _affine, Op.ARGMAX: _argmax,
 }
 
 

@@ -175,7 +175,7 @@ def _local(node: Node, known: Mapping[str, Node]) -> bool:
     """True where a pixel of the result is made of the same pixel of the inputs."""
     if node.op is Op.GATHER:
         return _own_pixels(node, known) is not None
-    return node.op in (Op.STEP, Op.LUT, Op.ADD, Op.AFFINE)
+    return node.op in (Op.STEP, Op.LUT, Op.ADD, Op.AFFINE, Op.ARGMAX)
 
 
 def _starts(node: Node, known: Mapping[str, Node]) -> bool:

@@ -99,13 +99,18 @@ def _affine(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
     return (p.mul * x + p.add) >> p.shift
 
 
+def _argmax(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    place: Int = xs[0].argmax(axis=-1)[..., None]
+    return place
+
+
 def _input(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
     return xs[0]
 
 
 EVAL: dict[Op, Callable[[Node, Sequence[Int], Sequence[Node]], Int]] = {
     Op.INPUT: _input, Op.GATHER: _gather, Op.WINDOW: _window, Op.DOT: _dot, Op.ADD: _add, Op.MAX: _max, Op.STEP: _step,
-    Op.LUT: _lut, Op.AFFINE: _affine,
+    Op.LUT: _lut, Op.AFFINE: _affine, Op.ARGMAX: _argmax,
 }
 
 

@@ -36,6 +36,7 @@ class Op(Enum):
     STEP = "step"
     LUT = "lut"
     AFFINE = "affine"
+    ARGMAX = "argmax"
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +187,7 @@ class Affine:
 Params = Index | Window | Weights | Sum | Steps | Table | Affine | None
 PARAMS: dict[Op, type[Any]] = {
     Op.INPUT: type(None), Op.GATHER: Index, Op.WINDOW: Window, Op.DOT: Weights, Op.ADD: Sum, Op.MAX: type(None),
-    Op.STEP: Steps, Op.LUT: Table, Op.AFFINE: Affine,
+    Op.STEP: Steps, Op.LUT: Table, Op.AFFINE: Affine, Op.ARGMAX: type(None),
 }
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from flow.errors import InputError
-from flow.ir.graph import Graph, Index, Int, Node, Op, Steps, clean_name
+from flow.ir.domain import Domain
+from flow.ir.graph import Affine, Graph, Index, Int, Node, Op, Steps, clean_name
 
-__all__ = ["PASSES", "compose_gathers", "drop_unread", "merge_planes", "optimise", "split_encoder"]
+__all__ = ["PASSES", "argmax", "compose_gathers", "drop_unread", "merge_planes", "optimise", "split_encoder"]
 
 
 def compose_gathers(graph: Graph) -> Graph:
@@ -122,6 +123,28 @@ def split_encoder(graph: Graph) -> tuple[Graph, Graph]:
         for node in graph.nodes if node.name not in raw
     )
     return drop_unread(replace(graph, outputs=tuple(planes))), Graph(core, graph.outputs, graph.notes)
+
+
+def argmax(graph: Graph) -> Graph:
+    """The graph whose outputs are classes: the place of the largest value along the last axis, the first of equal ones.
+
+    Logits that are rounded are compared before that where all channels have one scale, so that rounding makes no ties.
+    Raises InputError where an output has one channel.
+    """
+    nodes, outputs, notes = list(graph.nodes), [], list(graph.notes)
+    for name in graph.outputs:
+        source = graph[name]
+        if source.shape[-1] < 2:
+            raise InputError(f"output {name!r} has one channel, so there is no largest; argmax needs two or more")
+        p = source.params
+        if isinstance(p, Affine) and (p.mul == p.mul[0]).all() and (p.add == p.add[0]).all() and p.mul[0] > 0:
+            source = graph[source.inputs[0]]
+        elif isinstance(p, Affine) and p.shift:
+            notes.append(f"{name}: classes are those of the rounded outputs, whose channels have scales of their own")
+        shape, channels = (*source.shape[:-1], 1), source.shape[-1]
+        outputs.append(clean_name(f"{name}_class", {node.name for node in nodes}))
+        nodes.append(Node(outputs[-1], Op.ARGMAX, (source.name,), shape, Domain(0, channels - 1)))
+    return drop_unread(Graph(tuple(nodes), tuple(outputs), tuple(notes)))
 
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (compose_gathers, merge_planes, compose_gathers, drop_unread)

@@ -204,7 +204,7 @@ def _step(node: Node, ins: Sequence[Node]) -> Yield:
 
 
 def _affine(node: Node, ins: Sequence[Node]) -> Yield:
-    """Per channel (last axis): code = floor((mul*x + add) / 2^shift). Outputs only; rounding was done in lowering."""
+    """Per channel (last axis): code = floor((mul*x + add) / 2^shift), rounded in lowering. Read by ARGMAX only."""
     (x,), p = ins, node.params
     assert isinstance(p, Affine)
     channels = x.shape[-1]
@@ -217,9 +217,15 @@ def _affine(node: Node, ins: Sequence[Node]) -> Yield:
     return x.shape, node.domain
 
 
+def _argmax(node: Node, ins: Sequence[Node]) -> Yield:
+    """The place of the largest code of the last axis, the first of equal ones: (*spatial, C) -> (*spatial, 1)."""
+    (x,) = ins
+    return (*x.shape[:-1], 1), Domain(0, x.shape[-1] - 1)
+
+
 RULES: dict[Op, Rule] = {
     Op.INPUT: _input, Op.GATHER: _gather, Op.WINDOW: _window, Op.DOT: _dot, Op.ADD: _add, Op.MAX: _max, Op.STEP: _step,
-    Op.LUT: _lut, Op.AFFINE: _affine,
+    Op.LUT: _lut, Op.AFFINE: _affine, Op.ARGMAX: _argmax,
 }
 
 
@@ -242,7 +248,8 @@ def verify(graph: Graph) -> None:
               f"takes {'at least' if many else 'exactly'} one input")
         for name in node.inputs:
             _need(name in seen, node, f"reads {name!r}, which is not defined before it")
-            _need(seen[name].op is not Op.AFFINE, node, f"reads {name!r}: an affine node is an output only")
+            _need(seen[name].op is not Op.AFFINE or node.op is Op.ARGMAX, node,
+                  f"reads {name!r}: an affine node is an output, or read by argmax")
             _need(node.op in (Op.DOT, Op.MAX) or not _absent(seen[name]), node,
                   f"reads {name!r}, which has absent taps; only dot and max ignore them")
         shape, domain = RULES[node.op](node, [seen[name] for name in node.inputs])

@@ -180,13 +180,19 @@ def _max(node: Node, source: Node, there: Hardware) -> Cost:
     return Cost(there.positions * node.shape[-1] / there.passes * each, levels=2 * log2(max(2, taps)))
 
 
+def _argmax(node: Node, source: Node, there: Hardware) -> Cost:
+    others, place = source.shape[-1] - 1, node.domain.bits
+    each = others * (1.5 * source.domain.bits + place / 2)
+    return Cost(there.positions * each / there.passes, levels=2 * log2(max(2, others + 1)))
+
+
 def _wires(node: Node, source: Node, there: Hardware) -> Cost:
     return Cost()
 
 
 COST: dict[Op, Callable[[Node, Node, Hardware], Cost]] = {
     Op.INPUT: _wires, Op.GATHER: _wires, Op.WINDOW: _wires, Op.DOT: _dot, Op.ADD: _add, Op.MAX: _max, Op.STEP: _step,
-    Op.LUT: _lut, Op.AFFINE: _affine,
+    Op.LUT: _lut, Op.AFFINE: _affine, Op.ARGMAX: _argmax,
 }
 
 
@@ -199,7 +205,7 @@ def folding(work: Work) -> Cost:
     mux = 0.0
     if node.op in (Op.DOT, Op.MAX):  # whole positions; the outputs of one read the same taps
         mux = there.positions * there.turns * sum(bits) / 4 if there.turns > 1 else 0.0
-    elif node.op in (Op.ADD, Op.STEP, Op.LUT, Op.AFFINE) and there.turns * there.passes > 1:
+    elif node.op in (Op.ADD, Op.STEP, Op.LUT, Op.AFFINE, Op.ARGMAX) and there.turns * there.passes > 1:
         mux = there.positions * there.turns * sum(bits) / 4
     if there.passes == 1:
         return Cost(mux)

@@ -184,7 +184,9 @@ def _tone(graph: Graph) -> list[dict[str, Any]]:
 
 
 def _accuracy(graph: Graph, data: Any, labels: Any) -> dict[str, Any] | None:
-    """Decisions of the graph on `data`: the largest output, or for a single one whether it is above 0."""
+    """Decisions of the graph on `data`: the largest output, the class that ARGMAX gives, or whether a single output is
+    above 0.
+    """
     if data is None or labels is None:
         return None
     codes = check_codes(graph, data if np.asarray(data).dtype.kind in "iub" else graph.encode(data))
@@ -195,12 +197,16 @@ def _accuracy(graph: Graph, data: Any, labels: Any) -> dict[str, Any] | None:
     if truth.ndim == 2 and truth.shape[1] > 1:
         truth = truth.argmax(axis=1)
     truth = truth.ravel()
-    classes = max(2, values.shape[1])
+    decided = graph.output.op is Op.ARGMAX
+    classes = graph.output.domain.size if decided else max(2, values.shape[1])
     if len(truth) != len(values) or not len(truth):
         raise InputError(f"labels: {len(truth)} for {len(values)} samples")
     if truth.dtype.kind not in "iub" or truth.min() < 0 or truth.max() >= classes:
         raise InputError(f"labels: whole numbers from 0 to {classes - 1}, the classes of the network's outputs")
-    chosen = values.argmax(axis=1) if values.shape[1] > 1 else (values[:, 0] > 0).astype(int)
+    if decided:
+        chosen = values[:, 0].astype(int)
+    else:
+        chosen = values.argmax(axis=1) if values.shape[1] > 1 else (values[:, 0] > 0).astype(int)
     right = int((chosen == truth).sum())
     table = np.zeros((classes, classes), np.int64)
     np.add.at(table, (truth.astype(np.int64), chosen), 1)

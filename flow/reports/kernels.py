@@ -159,14 +159,14 @@ def _alone(kernel: Sequence[Work], lanes: Sequence[int]) -> Graph:
             nodes += [image, replace(source, name=f"w{k}", inputs=(image.name,), params=one,
                                      shape=(*(1 for _ in size), channels * window.taps))]
         else:
-            taken = source.shape[-1] if head.op is Op.DOT else len(lanes)
+            taken = source.shape[-1] if head.op in (Op.DOT, Op.ARGMAX) else len(lanes)
             nodes.append(Node(f"x{k}", Op.INPUT, (), (taken,), source.domain))
     last = [node for node in nodes if node.op is Op.WINDOW] or nodes
     for place, work in enumerate(kernel):
         reads = tuple(node.name for node in last)
-        shape = (*last[0].shape[:-1], len(lanes))
-        node = replace(work.node, name=f"n{place}", inputs=reads, shape=shape, params=_taken(work.node, lanes))
-        node = replace(node, domain=RULES[node.op](node, last)[1])
+        node = replace(work.node, name=f"n{place}", inputs=reads, params=_taken(work.node, lanes))
+        shape, domain = RULES[node.op](node, last)
+        node = replace(node, shape=shape, domain=domain)
         nodes.append(node)
         last = [node]
     return Graph(tuple(nodes), (nodes[-1].name,))
