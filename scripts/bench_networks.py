@@ -8,7 +8,7 @@ scripts/nairods.py. FOLDER keeps training runs and projects; what yosys said is 
 
 Every row is a Verilog project: raw LUT1-6, yosys' packed estimate, carry blocks and depth of the combinational one;
 LUTs and registers of the pipelined one (2 ns) and its cycles. Where the encoder is not counted the thermometer's planes
-are the inputs. Verilator compares every output of both with the graph on 10,000 vectors (test images, filled up with
+are the inputs; the outputs are scores, or the class of the largest one. Verilator compares every output of both with the graph on 10,000 vectors (test images, filled up with
 random ones); accuracy is that of its outputs on the test images. alkaid's run is with carry chains (its better one
 for sums of several bits), its netlist equal to the graph on 2,000 inputs. Needs the extra `bench`.
 """
@@ -37,7 +37,6 @@ from flow.backends.yosys import Size, synthesize
 from flow.ir import Graph
 from flow.ir.vectors import default_vectors
 from flow.lowering.reading import read_model
-from flow.train.fit import accuracy
 from flow.train.run import Network, config_of, train
 
 TRAINED = ("digits", "mnist_lut", "mnist_sbnn")
@@ -132,16 +131,18 @@ def alkaid(model: Any, graph: Graph, codes: np.ndarray) -> Size | None:
 
 
 def bench_trained(names: Sequence[str], out: Path) -> None:
-    """A row a network and encoder."""
-    table_head("network", "encoder", "accuracy", *SIZE, "pipelined: raw", "FF", "cycles", "Verilator")
+    """A row a network, encoder and kind of output."""
+    table_head("network", "encoder", "outputs", "accuracy", *SIZE, "pipelined: raw", "FF", "cycles", "Verilator")
     for name in names:
         graph, images, labels = trained(name, out)
         codes = filled(graph, images)
-        for encoder in ("counted", "not counted"):
+        for encoder, kind in (("counted", "scores"), ("not counted", "scores"), ("counted", "class")):
             where = "inside" if encoder == "counted" else "outside"
-            found = measured(graph, codes, out / f"{name}_{where}", where)
-            score = accuracy(found.outputs[: len(labels)], labels)
-            print(line(name, encoder, f"{score:.4f}", *found.cells()), flush=True)
+            whole = graph if kind == "scores" else flow.argmax(graph)
+            found = measured(whole, codes, out / f"{name}_{where}_{kind}", where)
+            outputs = found.outputs[: len(labels)]
+            chosen = outputs.argmax(axis=-1) if kind == "scores" else outputs[:, 0]
+            print(line(name, encoder, kind, f"{np.mean(chosen == labels):.4f}", *found.cells()), flush=True)
 
 
 def bench_jets(folder: Path, out: Path, peer: bool) -> None:
