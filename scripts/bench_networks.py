@@ -8,9 +8,10 @@ scripts/nairods.py. FOLDER keeps training runs and projects; what yosys said is 
 
 Every row is a Verilog project: raw LUT1-6, yosys' packed estimate, carry blocks and depth of the combinational one;
 LUTs and registers of the pipelined one (2 ns) and its cycles. Where the encoder is not counted the thermometer's planes
-are the inputs; the outputs are scores, or the class of the largest one. Verilator compares every output of both with the graph on 10,000 vectors (test images, filled up with
-random ones); accuracy is that of its outputs on the test images. alkaid's run is with carry chains (its better one
-for sums of several bits), its netlist equal to the graph on 2,000 inputs. Needs the extra `bench`.
+are the inputs; the outputs are scores, or the class of the largest one. Verilator compares every output of both with
+the graph on 10,000 vectors (test images, filled up with random ones); accuracy is that of its outputs on the test
+images. alkaid's run is with carry chains (its better one for sums of several bits), its netlist equal to the graph on
+2,000 inputs. Needs the extra `bench`.
 """
 
 from __future__ import annotations
