@@ -168,7 +168,7 @@ def _alone(kernel: Sequence[Work], lanes: Sequence[int]) -> Graph:
         shape, domain = RULES[node.op](node, last)
         node = replace(node, shape=shape, domain=domain)
         nodes.append(node)
-        last = [node]
+        last, lanes = [node], lanes if node.op is not Op.ARGMAX else [0]
     return Graph(tuple(nodes), (nodes[-1].name,))
 
 
