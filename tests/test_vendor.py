@@ -318,6 +318,18 @@ def test_a_prefix(via, name, text, project, install, tmp_path):
         flow.simulate(project, via="ssh up")
 
 
+def test_a_prefix_that_does_not_answer(project, install, tmp_path, monkeypatch):
+    monkeypatch.setattr(tools, "LOOK_UP_SECONDS", 0.3)
+    silent = tmp_path / "bin/ssh"
+    silent.write_text("#!/bin/sh\nsleep 30\n")
+    silent.chmod(0o755)
+    start = time.monotonic()
+    for verb in (flow.synthesize, flow.simulate):
+        with pytest.raises(ToolError, match=r"'ssh up' did not answer in 0\.3 s: try `ssh up true`"):
+            verb(project, tool="vitis", via="ssh up")
+    assert time.monotonic() - start < 20
+
+
 def test_lines_are_passed_on_as_they_come(tmp_path):
     heard: list[tuple[float, str]] = []
     script = "echo one; sleep 1; printf 'two\\nthree'"
