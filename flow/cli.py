@@ -77,6 +77,11 @@ def doing(what: str) -> Iterator[None]:
         err.print(f"{what}: {seconds:.1f} s", highlight=False)
 
 
+def _say(line: str) -> None:
+    """A line of a tool's output as it comes."""
+    err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _import_keras() -> None:
     """Import TensorFlow without its banner; if that fails, the banner is shown."""
     # QKeras' initializers and serialisation make Keras warn of what no user can change.
@@ -295,7 +300,7 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
     graph, tool = opened.graph(), tool or ("verilator" if opened.backend == "Verilog" else "gxx")
     codes = _codes(graph, data)
     with doing(f"simulation ({tool})"):
-        got = flow.simulate(project, codes, tool, via)
+        got = flow.simulate(project, codes, tool, via, _say)
     if output is not None:
         try:
             np.save(output, got)
@@ -377,14 +382,11 @@ def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnfl
     """Synthesise a project: resources, latency, clock. Goes on where a run stopped; the same again costs nothing."""
     from flow.backends.project import Project
 
-    def say(line: str) -> None:
-        err.print(line, markup=False, highlight=False, soft_wrap=True)
-
     verilog = Project.open(project).backend == "Verilog"
     options: dict[str, Any] = {"device": device} if tool == "nextpnr" else {
         "family": family, "layers": layers} if verilog else {
         "steps": [step.strip() for step in steps.split(",")], "via": via, "hours": hours}
-    facts = flow.synthesize(project, tool, **options, say=say)
+    facts = flow.synthesize(project, tool, **options, say=_say)
     if facts.modules:
         out.print(_parts(facts))
     out.print(_facts(facts))

@@ -189,7 +189,7 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if isinstance(error, subprocess.TimeoutExpired):
-                raise ToolError(f"{arguments[0]} did not finish in {timeout:.0f} s:\n{_tail(log)}") from error
+                raise ToolError(f"{arguments[0]} did not finish in {timeout:g} s:\n{_tail(log)}") from error
             raise
     if code not in ok:
         raise ToolError(f"{Path(arguments[0]).name} failed with exit code {code}:\n{_tail(log)}\n(log: {log})")
