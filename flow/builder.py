@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow import tools, vendor
+from flow.backends import logic, units
 from flow.backends.nextpnr import place
 from flow.backends.project import (
     GRAPH,
@@ -403,7 +404,8 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
     By the table of `flow.reports.costs`; with `synthesize` by yosys, kernel for kernel (`flow.reports.kernels`), kept
     with the project for its report; with `stock` of stock hls4ml's kernels (`flow.reports.stock`).
 
-    Raises ToolError where yosys is missing or fails, InputError for both `stock` and `synthesize`.
+    Raises InputError for what a build would refuse, and for both `stock` and `synthesize`; ToolError where yosys is
+    missing or fails.
     """
     if stock and synthesize:
         raise InputError("stock kernels are known from a table only; give stock or synthesize")
@@ -411,6 +413,12 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
     if stock:
         return estimate_stock(graph)
     options = config or (project.config if project else BuildConfig())
+    if options.encoder == "outside" and not (project and project.config.encoder == "outside"):
+        graph = split_encoder(graph)[1]
+    if options.backend == "Verilog":
+        logic.check(graph)
+    else:
+        units.check(graph, options)
     facts = table_estimate(graph, options, synthesized_cost(options) if synthesize else None)
     if synthesize and project and config is None:
         return _kept(project, "kernels", "synthesis", facts)

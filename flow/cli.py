@@ -315,7 +315,7 @@ def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a gr
              input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
              backend: Backend = "Vitis", part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0,
              reuse_factor: Reuse = 1, io_type: IoType = "io_parallel", strategy: Strategy = "Latency",
-             layer: Layers = None, combinational: Combinational = False,
+             layer: Layers = None, encoder: Encoder = "inside", combinational: Combinational = False,
              synth: Annotated[bool, typer.Option("--synth", help="by logic synthesis of every kernel (yosys) instead "
                                                                  "of the table; kept with a project, for its report")
                               ] = False) -> None:
@@ -331,10 +331,11 @@ def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a gr
     else:
         graph = _graph(design, input_type, output_type, argmax)
         config = flow.BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
-                                  reuse_factor=reuse_factor, strategy=strategy, pipelined=not combinational,
-                                  layers=_layers(layer or []))
+                                  reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
+                                  pipelined=not combinational, layers=_layers(layer or []))
         with doing("estimating"):
             facts = flow.estimate(graph, config, synthesize=synth)
+        graph = flow.split_encoder(graph)[1] if encoder == "outside" else graph
     out.print(_parts(facts))
     out.print(f"{facts.part}: {_share(facts)}; {facts.latency_ns:g} ns, {facts.throughput:,.0f} inputs a second",
               highlight=False)
