@@ -217,7 +217,8 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str | None
         got = read_vectors(log, [graph[name] for name in graph.outputs])
     what = "RTL simulation" if verilog else "C simulation"
     if len(got[0]) != len(codes[0]):
-        raise ToolError(f"{tool}: the simulation gave {len(got[0])} samples of {len(codes[0])}; it stopped early")
+        raise ToolError(f"{tool}: the simulation gave {len(got[0])} samples of {len(codes[0])}; it stopped early: "
+                        "run it again, and if it stays so build the project again")
     _record(project, tool, codes, expected, got)
     for name, ours, theirs in zip(graph.outputs, expected, got):
         wrong = theirs != ours

@@ -111,7 +111,7 @@ def find(name: str, via: str = "") -> str | None:
     if given:
         path = shutil.which(given)
         if path is None:
-            raise ToolError(f"{tool.override}={given!r} is not an executable file")
+            raise ToolError(f"{tool.override}={given!r} is not an executable file; name one, or unset it")
         return path
     beside = Path(sys.executable).parent  # programs of Python packages, also where the environment is not activated
     return _carried(tool) or next((path for command in tool.commands for path in
@@ -182,7 +182,8 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
                                        stdin=subprocess.DEVNULL, start_new_session=True,
                                        env={**os.environ, **(environment or {})})
         except OSError as error:
-            raise ToolError(f"cannot run {arguments[0]}: {error.strerror}") from error
+            raise ToolError(f"cannot run {arguments[0]}: {error.strerror}; it must be a program that this system "
+                            "starts") from error
         try:
             code = process.wait(timeout) if say is None else _wait(process, timeout, log, say)
         except BaseException as error:

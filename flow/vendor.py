@@ -106,9 +106,11 @@ def synthesize(project: Project, tool: str, steps: Sequence[str] = ("csynth",), 
         raise InputError(f"hours={hours!r}: a number above 0")
     wanted = [step for step in STEPS if step in steps or step == "csynth"]  # all others start from C synthesis
     folder = project.runs / tool
-    for step in wanted:
+    for place, step in enumerate(wanted, 1):
         done = _kept(folder, step)
         if not done.exists():
+            if say:
+                say(f"bnnflow: {step}, step {place} of {len(wanted)}, log {folder / step}.log")
             _fresh(project, folder, step)
             _run(project, tool, step, folder, via, hours, say)
             save_facts([_facts(project, step, folder, tool)], done)
@@ -206,7 +208,8 @@ def _report(places: Sequence[Path], step: str, folder: Path, tool: str) -> Facts
     place = next((place for place in places if place.exists()), None)
     if place is None:
         missing = places[-1].relative_to(folder)
-        raise ToolError(f"{tool}: {step} ended without {missing}:\n{_cause(folder / f'{step}.log')}")
+        raise ToolError(f"{tool}: {step} ended without {missing}:\n{_cause(folder / f'{step}.log')}\nThe same command "
+                        f"runs {step} again once that is mended.")
     try:
         return read_report(place)
     except InputError as error:

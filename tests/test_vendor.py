@@ -184,14 +184,14 @@ def test_every_step(tool, name, arguments, project, install, tmp_path):
     assert (facts.lut, facts.source, facts.version) == (300, "C synthesis", "2023.2")
     assert (facts.part, facts.name) == (PART, "toy")
     assert calls.read_text().startswith(f"{tmp_path}/bin/{name} {arguments}")
-    assert lines == ["INFO: [HLS 200-10] starting reset synth"]
+    runs = Project.open(project).runs / tool
+    assert lines == [f"bnnflow: csynth, step 1 of 1, log {runs}/csynth.log", "INFO: [HLS 200-10] starting reset synth"]
     facts = flow.synthesize(project, tool, steps=["logic", "cosim", "export"])
     assert (facts.lut, facts.source, facts.clock_estimated) == (211, "logic synthesis", 4.25)
     assert len(calls.read_text().splitlines()) == 4  # C synthesis was done
     again = flow.synthesize(project, tool, steps=["cosim"])
     assert again.latency == (7, 9) and again.source == "co-simulation"
     assert len(calls.read_text().splitlines()) == 4  # and so was all else
-    runs = Project.open(project).runs / tool
     assert {f.name for f in runs.glob("*.log")} == {"csynth.log", "cosim.log", "export.log", "logic.log"}
     assert "starting" in (runs / "cosim.log").read_text()
 
@@ -220,7 +220,7 @@ def test_a_rebuilt_project_keeps_its_runs(project, install):
     ("print('ERROR: [XFORM 203-504] Stop unrolling loop Fold'); raise SystemExit(1)", "too much to unroll: use"),
     ("print('ERROR: [HLS 200-70] Compilation errors found'); raise SystemExit(1)", "Compilation errors found"),
     ("print('quiet end'); raise SystemExit(7)", "exit code 7:\n.*\nquiet end"),
-    ("raise SystemExit", "csynth ended without toy_prj/solution1/syn/report/toy_csynth.xml"),
+    ("raise SystemExit", r"csynth ended without toy_prj/solution1/syn/report/toy_csynth.xml[^$]*runs csynth again"),
     ("import time; time.sleep(30)", r"did not finish in 2.16 s:\n.*\n.*longer time: hours="),
 ])
 def test_failures_say_what_matters(body, message, project, install):
@@ -237,7 +237,7 @@ def test_failures_say_what_matters(body, message, project, install):
     ("synth:toy_prj/solution1/syn/report/csynth.xml", CSYNTH_XML.format(latency=1).replace(PART, "xc7z007s-clg225-2"),
      "vitis synthesised for xc7z007s-clg225-2, not for xc7a35t-cpg236-1"),
     ("export:toy_prj/solution1/impl/export.zip", None, r"export ended without an archive of the IP[^$]*exports again"),
-    ("logic:flow_timing.rpt", None, "logic ended without flow_timing.rpt"),
+    ("logic:flow_timing.rpt", None, r"logic ended without flow_timing.rpt[^$]*runs logic again"),
 ])
 def test_bad_reports(name, text, message, project, install):
     reports = {key: value for key, value in REPORTS.items() if key != name} | ({} if text is None else {name: text})
@@ -263,7 +263,7 @@ def test_cosimulation_that_differs_is_a_mismatch(project, install):
         flow.synthesize(project, steps=["cosim"])
 
 
-def test_missing_tools_and_bad_options(project, install, monkeypatch):
+def test_missing_tools_and_bad_options(project, install, monkeypatch, tmp_path):
     with pytest.raises(ToolError, match=r"vitis-run or vitis_hls not found .*source settings64\.sh"):
         flow.synthesize(project)
     with pytest.raises(InputError, match="tool 'quartus': use one of yosys, nextpnr, vitis, vivado"):
@@ -276,8 +276,12 @@ def test_missing_tools_and_bad_options(project, install, monkeypatch):
     with pytest.raises(ToolError, match="vivado not found"):
         flow.synthesize(project, steps=["logic"])
     monkeypatch.setenv("BNNFLOW_VITIS", "/nowhere/vitis_hls")
-    with pytest.raises(ToolError, match="is not an executable"):
+    with pytest.raises(ToolError, match="is not an executable file; name one, or unset it"):
         flow.synthesize(project, steps=["cosim"])
+    monkeypatch.delenv("BNNFLOW_VITIS")
+    (tmp_path / "bin/vitis-run").write_text("\x7fELF, or so")
+    with pytest.raises(ToolError, match="cannot run .*Exec format error; it must be a program that this system starts"):
+        flow.simulate(project, tool="vitis")
 
 
 # --- behind a prefix ------------------------------------------------------------------------------------------------
