@@ -114,11 +114,12 @@ def compare(model: Any, project: str | os.PathLike[str], x: Any) -> Comparison:
     return compare(model, project, x)
 
 
-def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str | None = None, via: str = "") -> Any:
+def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str | None = None, via: str = "",
+             say: Any = None) -> Any:
     """Run the project's own sources and compare every output bit with the stored graph; see `flow.builder.simulate`."""
     from flow.builder import simulate
 
-    return simulate(project, codes, tool, via)
+    return simulate(project, codes, tool, via, say)
 
 
 def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None = None, stock: bool = False,

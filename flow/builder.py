@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow import tools, vendor
+from flow.backends import logic, units
 from flow.backends.nextpnr import place
 from flow.backends.project import (
     GRAPH,
@@ -184,13 +185,15 @@ def _alive(pid: int) -> bool:
 # --- simulate -------------------------------------------------------------------------------------------------------
 
 
-def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str | None = None, via: str = "") -> Any:
+def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str | None = None, via: str = "",
+             say: Callable[[str], None] | None = None) -> Any:
     """Run the project's own sources and test bench and compare every output with the stored graph.
 
     `codes`: input codes (n, *shape), by default the project's own vectors. `tool`: for C++ "gxx" (the default: g++ with
     the flags of the project's Tcl), "vitis" or "vivado", behind the prefix `via` ("ssh host"; the temporary folder must
-    be the same there: set TMPDIR to a shared one); for Verilog "verilator", whose bench also compares the cycle in
-    which each output appears. Returns the outputs, int64 (n, *shape). Lists where there are several.
+    be the same there: set TMPDIR to a shared one), whose log `say` gets line by line; for Verilog "verilator", whose
+    bench also compares the cycle in which each output appears. Returns the outputs, int64 (n, *shape). Lists where
+    there are several.
 
     Raises Mismatch with the first differing sample and output, ToolError where the tool is missing or fails.
     """
@@ -210,11 +213,12 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str | None
     with tempfile.TemporaryDirectory(prefix="bnnflow-sim-") as name:
         run = Path(name)
         expected = write_vectors(run, graph, codes)
-        log, bench_failed = SIMULATORS[tool](project, run, via)
+        log, bench_failed = SIMULATORS[tool](project, run, via, say)
         got = read_vectors(log, [graph[name] for name in graph.outputs])
     what = "RTL simulation" if verilog else "C simulation"
     if len(got[0]) != len(codes[0]):
-        raise ToolError(f"{tool}: the simulation gave {len(got[0])} samples of {len(codes[0])}; it stopped early")
+        raise ToolError(f"{tool}: the simulation gave {len(got[0])} samples of {len(codes[0])}; it stopped early: "
+                        "run it again, and if it stays so build the project again")
     _record(project, tool, codes, expected, got)
     for name, ours, theirs in zip(graph.outputs, expected, got):
         wrong = theirs != ours
@@ -328,7 +332,7 @@ def _runs_here(tool: str, via: str) -> None:
         raise InputError(f"via={via!r}: {tool} runs here; a prefix is for vitis and vivado")
 
 
-def _gxx(project: Project, run: Path, via: str) -> tuple[Path, bool]:
+def _gxx(project: Project, run: Path, via: str, say: Any) -> tuple[Path, bool]:
     """Compile (cached by the digest of all sources, compiler and flags), then run in `run`."""
     _runs_here("g++", via)
     compiler = tools.need("gxx")
@@ -336,7 +340,7 @@ def _gxx(project: Project, run: Path, via: str) -> tuple[Path, bool]:
     return _bench(_cached(f"csim-{digest}", run, lambda program: _compile(project, program, run / "compile.log")), run)
 
 
-def _verilator(project: Project, run: Path, via: str) -> tuple[Path, bool]:
+def _verilator(project: Project, run: Path, via: str, say: Any) -> tuple[Path, bool]:
     """Verilator's C++ of the Verilog and its test bench, compiled with its runtime (cached), then run in `run`."""
     _runs_here("verilator", via)
     verilator, compiler = tools.command("verilator"), tools.need("gxx")
@@ -386,7 +390,7 @@ def _bench(program: Path, run: Path) -> tuple[Path, bool]:
     return log, code != 0
 
 
-SIMULATORS: dict[str, Callable[[Project, Path, str], tuple[Path, bool]]] = {
+SIMULATORS: dict[str, Callable[[Project, Path, str, vendor.Say | None], tuple[Path, bool]]] = {
     "gxx": _gxx, "verilator": _verilator, "vitis": vendor.simulator("vitis"), "vivado": vendor.simulator("vivado"),
 }
 
@@ -401,7 +405,8 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
     By the table of `flow.reports.costs`; with `synthesize` by yosys, kernel for kernel (`flow.reports.kernels`), kept
     with the project for its report; with `stock` of stock hls4ml's kernels (`flow.reports.stock`).
 
-    Raises ToolError where yosys is missing or fails, InputError for both `stock` and `synthesize`.
+    Raises InputError for what a build would refuse, and for both `stock` and `synthesize`; ToolError where yosys is
+    missing or fails.
     """
     if stock and synthesize:
         raise InputError("stock kernels are known from a table only; give stock or synthesize")
@@ -409,6 +414,12 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
     if stock:
         return estimate_stock(graph)
     options = config or (project.config if project else BuildConfig())
+    if options.encoder == "outside" and not (project and project.config.encoder == "outside"):
+        graph = split_encoder(graph)[1]
+    if options.backend == "Verilog":
+        logic.check(graph)
+    else:
+        units.check(graph, options)
     facts = table_estimate(graph, options, synthesized_cost(options) if synthesize else None)
     if synthesize and project and config is None:
         return _kept(project, "kernels", "synthesis", facts)

@@ -77,6 +77,11 @@ def doing(what: str) -> Iterator[None]:
         err.print(f"{what}: {seconds:.1f} s", highlight=False)
 
 
+def _say(line: str) -> None:
+    """A line of a tool's output as it comes."""
+    err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _import_keras() -> None:
     """Import TensorFlow without its banner; if that fails, the banner is shown."""
     # QKeras' initializers and serialisation make Keras warn of what no user can change.
@@ -295,7 +300,7 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
     graph, tool = opened.graph(), tool or ("verilator" if opened.backend == "Verilog" else "gxx")
     codes = _codes(graph, data)
     with doing(f"simulation ({tool})"):
-        got = flow.simulate(project, codes, tool, via)
+        got = flow.simulate(project, codes, tool, via, _say)
     if output is not None:
         try:
             np.save(output, got)
@@ -310,7 +315,7 @@ def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a gr
              input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
              backend: Backend = "Vitis", part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0,
              reuse_factor: Reuse = 1, io_type: IoType = "io_parallel", strategy: Strategy = "Latency",
-             layer: Layers = None, combinational: Combinational = False,
+             layer: Layers = None, encoder: Encoder = "inside", combinational: Combinational = False,
              synth: Annotated[bool, typer.Option("--synth", help="by logic synthesis of every kernel (yosys) instead "
                                                                  "of the table; kept with a project, for its report")
                               ] = False) -> None:
@@ -326,10 +331,11 @@ def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a gr
     else:
         graph = _graph(design, input_type, output_type, argmax)
         config = flow.BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
-                                  reuse_factor=reuse_factor, strategy=strategy, pipelined=not combinational,
-                                  layers=_layers(layer or []))
+                                  reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
+                                  pipelined=not combinational, layers=_layers(layer or []))
         with doing("estimating"):
             facts = flow.estimate(graph, config, synthesize=synth)
+        graph = flow.split_encoder(graph)[1] if encoder == "outside" else graph
     out.print(_parts(facts))
     out.print(f"{facts.part}: {_share(facts)}; {facts.latency_ns:g} ns, {facts.throughput:,.0f} inputs a second",
               highlight=False)
@@ -377,14 +383,11 @@ def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnfl
     """Synthesise a project: resources, latency, clock. Goes on where a run stopped; the same again costs nothing."""
     from flow.backends.project import Project
 
-    def say(line: str) -> None:
-        err.print(line, markup=False, highlight=False, soft_wrap=True)
-
     verilog = Project.open(project).backend == "Verilog"
     options: dict[str, Any] = {"device": device} if tool == "nextpnr" else {
         "family": family, "layers": layers} if verilog else {
         "steps": [step.strip() for step in steps.split(",")], "via": via, "hours": hours}
-    facts = flow.synthesize(project, tool, **options, say=say)
+    facts = flow.synthesize(project, tool, **options, say=_say)
     if facts.modules:
         out.print(_parts(facts))
     out.print(_facts(facts))

@@ -20,6 +20,8 @@ from flow.errors import InputError, ToolError
 
 __all__ = ["TOOLS", "Tool", "call", "command", "find", "need", "through", "version"]
 
+LOOK_UP_SECONDS = 120.0  # a container may have to start
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -84,12 +86,16 @@ def _behind(via: str, script: str) -> list[str]:
 def _find_behind(tool: Tool, via: str) -> str | None:
     """The first of a tool's commands that the other side has."""
     words = _behind(via, " || ".join(f"command -v {command}" for command in tool.commands))
+    remedy = f"try `{via} true`, which must end at once and ask for nothing"
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ToolError(f"cannot run {via!r}: {error}") from error
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=LOOK_UP_SECONDS,
+                              stdin=subprocess.DEVNULL, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"{via!r} did not answer in {LOOK_UP_SECONDS:g} s: {remedy}") from error
+    except OSError as error:
+        raise ToolError(f"cannot run {via!r}: {error.strerror}; put {words[0]} on PATH") from error
     if done.returncode not in (0, 1, 127):
-        raise ToolError(f"{via!r} failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+        raise ToolError(f"{via!r} failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}\n{remedy}")
     return done.stdout.split("\n")[-2].strip() if done.returncode == 0 and done.stdout.strip() else None
 
 
@@ -105,7 +111,7 @@ def find(name: str, via: str = "") -> str | None:
     if given:
         path = shutil.which(given)
         if path is None:
-            raise ToolError(f"{tool.override}={given!r} is not an executable file")
+            raise ToolError(f"{tool.override}={given!r} is not an executable file; name one, or unset it")
         return path
     beside = Path(sys.executable).parent  # programs of Python packages, also where the environment is not activated
     return _carried(tool) or next((path for command in tool.commands for path in
@@ -176,14 +182,15 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
                                        stdin=subprocess.DEVNULL, start_new_session=True,
                                        env={**os.environ, **(environment or {})})
         except OSError as error:
-            raise ToolError(f"cannot run {arguments[0]}: {error.strerror}") from error
+            raise ToolError(f"cannot run {arguments[0]}: {error.strerror}; it must be a program that this system "
+                            "starts") from error
         try:
             code = process.wait(timeout) if say is None else _wait(process, timeout, log, say)
         except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if isinstance(error, subprocess.TimeoutExpired):
-                raise ToolError(f"{arguments[0]} did not finish in {timeout:.0f} s:\n{_tail(log)}") from error
+                raise ToolError(f"{arguments[0]} did not finish in {timeout:g} s:\n{_tail(log)}") from error
             raise
     if code not in ok:
         raise ToolError(f"{Path(arguments[0]).name} failed with exit code {code}:\n{_tail(log)}\n(log: {log})")

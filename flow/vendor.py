@@ -21,8 +21,11 @@ from flow.reports.readers import read_report
 
 __all__ = ["STEPS", "simulator", "synthesize"]
 
+Say = Callable[[str], None]  # gets every line of a tool's output
+
 STEPS = ("csynth", "cosim", "export", "logic")
 HOURS = 4.0
+RESULTS = "csim_results.log"  # the bench's outputs
 # What hls4ml's script does in each step.
 SWITCHES: dict[str, dict[str, int]] = {
     "csim": {"reset": 1, "csim": 1}, "csynth": {"reset": 1, "synth": 1}, "cosim": {"cosim": 1}, "export": {"export": 1},
@@ -57,28 +60,37 @@ report_timing_summary -file flow_timing.rpt
 """
 
 
-def simulator(tool: str) -> Callable[[Project, Path, str], tuple[Path, bool]]:
+def simulator(tool: str) -> Callable[[Project, Path, str, Say | None], tuple[Path, bool]]:
     """C simulation by a vendor's tool: (log of its outputs, did the bench report errors), with the vectors in `run`."""
 
-    def run_it(project: Project, run: Path, via: str) -> tuple[Path, bool]:
+    def run_it(project: Project, run: Path, via: str, say: Say | None) -> tuple[Path, bool]:
         copy = _copy(project, run / "project")
         for name in (INPUTS, EXPECTED):
             shutil.copyfile(run / name, copy / name)
         command = _hls(tool, "csim", copy, via)
-        # A bench that finds errors makes csim_design fail; the outputs tell which, so look before giving up.
-        code = tools.call(command, copy, run / "vendor.log", HOURS * 3600, ok=range(-64, 256))
-        found = sorted(copy.rglob("csim_results.log"), key=lambda f: f.stat().st_mtime)
+        log = project.runs / f"sim-{tool}.log"
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.touch()
+        except OSError:  # a project that cannot be written to
+            log = run / "vendor.log"
+        try:
+            # A bench that finds errors makes csim_design fail; the outputs tell which, so look before giving up.
+            code = tools.call(command, copy, log, HOURS * 3600, ok=range(-64, 256), say=say)
+        except ToolError as error:
+            raise ToolError(f"{error}\n(log: {log}; where it is only slow give fewer samples, or simulate with "
+                            "tool='gxx', which compiles the same C++)") from error
+        found = sorted(copy.rglob(RESULTS), key=lambda f: f.stat().st_mtime)
         if not found:
-            kept = project.path / f"{tool}-csim.log"
-            shutil.copyfile(run / "vendor.log", kept)
-            raise ToolError(f"{tool} gave no C simulation (exit code {code}):\n{_cause(kept)}")
+            raise ToolError(f"{tool} gave no C simulation (exit code {code}):\n{_cause(log)}\nThe same command "
+                            "simulates again once that is mended; tool='gxx' needs no vendor's tool.")
         return found[-1], code != 0
 
     return run_it
 
 
 def synthesize(project: Project, tool: str, steps: Sequence[str] = ("csynth",), via: str = "", hours: float = HOURS,
-               say: Callable[[str], None] | None = None) -> Facts:
+               say: Say | None = None) -> Facts:
     """Run the steps that are not done yet, each at most `hours`; the facts of the last step asked for.
 
     `via`: a prefix such as "ssh host" or "docker run -v /data:/data image"; the project must have the same path there.
@@ -94,9 +106,11 @@ def synthesize(project: Project, tool: str, steps: Sequence[str] = ("csynth",), 
         raise InputError(f"hours={hours!r}: a number above 0")
     wanted = [step for step in STEPS if step in steps or step == "csynth"]  # all others start from C synthesis
     folder = project.runs / tool
-    for step in wanted:
+    for place, step in enumerate(wanted, 1):
         done = _kept(folder, step)
         if not done.exists():
+            if say:
+                say(f"bnnflow: {step}, step {place} of {len(wanted)}, log {folder / step}.log")
             _fresh(project, folder, step)
             _run(project, tool, step, folder, via, hours, say)
             save_facts([_facts(project, step, folder, tool)], done)
@@ -108,7 +122,8 @@ def _kept(folder: Path, step: str) -> Path:
 
 
 def _copy(project: Project, folder: Path) -> Path:
-    shutil.copytree(project.path, folder, ignore=shutil.ignore_patterns(f"{project.top}_prj", RUNS))
+    """The sources in `folder`, without what runs by hand have left."""
+    shutil.copytree(project.path, folder, ignore=shutil.ignore_patterns(f"{project.top}_prj", RUNS, RESULTS))
     return folder
 
 
@@ -134,7 +149,7 @@ def _hls(tool: str, step: str, folder: Path, via: str) -> list[str]:
 
 
 def _run(project: Project, tool: str, step: str, folder: Path, via: str, hours: float,
-         say: Callable[[str], None] | None) -> None:
+         say: Say | None) -> None:
     if step == "logic":
         (folder / LOGIC).write_text(LOGIC_TCL)
         program = tools.need("vivado_logic", via)
@@ -193,7 +208,8 @@ def _report(places: Sequence[Path], step: str, folder: Path, tool: str) -> Facts
     place = next((place for place in places if place.exists()), None)
     if place is None:
         missing = places[-1].relative_to(folder)
-        raise ToolError(f"{tool}: {step} ended without {missing}:\n{_cause(folder / f'{step}.log')}")
+        raise ToolError(f"{tool}: {step} ended without {missing}:\n{_cause(folder / f'{step}.log')}\nThe same command "
+                        f"runs {step} again once that is mended.")
     try:
         return read_report(place)
     except InputError as error:

@@ -125,6 +125,31 @@ def test_verilog():
     assert deeper.clock_estimated > flat.clock_estimated
 
 
+@pytest.mark.parametrize(("graph", "options", "message"), [
+    (dense(64, 6), {"strategy": "Resource", "reuse_factor": 4}, r"'d': reuse_factor 4 does not share its 6 outputs"),
+    (dense(64, 6), {"strategy": "distributed_arithmetic", "reuse_factor": 2}, "a netlist takes an input every cycle"),
+    (dense(64, 6), {"layers": {"e": {"reuse_factor": 2}}}, "layers names 'e', which is no node; the nodes are x, d, a"),
+    (dense(4097, 2), {}, "'x' has 4097 elements; the vendor tools partition at most 4096"),
+    (dense(4097, 2), {"io_type": "io_stream"}, "a pixel of 4097 codes is 4097 bits wide"),
+    (dense(4096, 520), {"backend": "Verilog"}, "'d' unrolls to 2,129,920 one-bit terms"),
+])
+def test_what_a_build_refuses_has_no_estimate(graph, options, message, tmp_path):
+    config = flow.BuildConfig(output_dir=tmp_path / "prj", **options)
+    with pytest.raises(InputError, match=message) as refused:
+        flow.estimate(graph, config)
+    with pytest.raises(InputError) as unbuilt:
+        flow.build(graph, config)
+    assert str(unbuilt.value) == str(refused.value)
+
+
+def test_the_encoder_outside_is_not_counted(tmp_path):
+    config = flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", encoder="outside")
+    facts = flow.estimate(net(), config)
+    flow.build(net(), config)
+    assert facts == flow.estimate(tmp_path / "prj") == flow.estimate(tmp_path / "prj", config)
+    assert facts.lut < flow.estimate(net(), replace(config, encoder="inside")).lut
+
+
 def test_another_cost_can_be_given():
     def measured(kernel: Sequence[Work]) -> Cost:
         return replace(table_cost(kernel), lut=7)

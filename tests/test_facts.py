@@ -214,6 +214,11 @@ def test_statistics_of_yosys(tmp_path):
     facts = read_report(written(tmp_path, json.dumps(YOSYS), "stat.json"))
     assert (facts.lut, facts.ff, facts.dsp, facts.bram, facts.uram) == (27, 17, 2, 5, 0)
     assert (facts.name, facts.source, facts.tool, facts.version) == ("toy", "logic synthesis", "yosys", "0.70")
+    assert (facts.carry, facts.muxf) == (3, 0)
+    cells = {"LUT4": 10, "CCU2C": 3, "PFUMX": 2, "TRELLIS_FF": 5, "INV": 1, "DP16KD": 1}
+    ecp5 = {**YOSYS, "design": {"num_cells_by_type": cells}}
+    facts = read_report(written(tmp_path, json.dumps(ecp5), "stat.json"))
+    assert (facts.lut, facts.carry, facts.muxf, facts.ff, facts.bram) == (17, 3, 2, 5, 1)
     packed = {**YOSYS, "design": {**YOSYS["design"], "estimated_num_lc": 24}}
     facts = read_report(written(tmp_path, json.dumps(packed), "stat.json"))
     assert (facts.lut, facts.lut_packed) == (27, 24)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -384,8 +385,9 @@ def vendor(folder: Path, name: str, body: str) -> Path:
 def test_vendor_simulation_with_a_stand_in(tool, name, arguments, project, tmp_path, monkeypatch):
     vendor(tmp_path, name, CSIM)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    codes = random_codes(net(), 3, 9)
-    assert np.array_equal(flow.simulate(project, codes, tool=tool), net()(codes))
+    codes, lines = random_codes(net(), 3, 9), []
+    assert np.array_equal(flow.simulate(project, codes, tool=tool, say=lines.append), net()(codes))
+    assert lines[0] == (Project.open(project).runs / f"sim-{tool}.log").read_text().splitlines()[0] and name in lines[0]
     assert (tmp_path / "calls").read_text().startswith(arguments)
 
 
@@ -405,7 +407,7 @@ def test_a_bench_that_is_not_ours(project, monkeypatch):
     expected = read_vectors(project / EXPECTED, [net()[name] for name in net().outputs])[0]
 
     def stand_in(samples: int, failed: bool):
-        def simulator(opened, run, via):
+        def simulator(opened, run, via, say):
             np.savetxt(run / "out", expected[:samples].reshape(samples, -1), fmt="%d")
             return run / "out", failed
         return simulator
@@ -425,7 +427,17 @@ def test_vendor_failures(project, tmp_path, monkeypatch):
             flow.simulate(project, tool=tool)
     vendor(tmp_path, "vitis-run", LICENCE)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(ToolError, match="A valid license was not found for feature 'HLS'"):
+    with pytest.raises(ToolError, match=r"A valid license was not found for feature 'HLS'\nno licence: let XIL"):
+        flow.simulate(project, tool="vitis")
+    # What a run by hand has left is nobody's result.
+    shutil.copyfile(project / EXPECTED, project / "tb_data/csim_results.log")
+    vendor(tmp_path, "vitis-run", "exit 0")
+    with pytest.raises(ToolError, match=r"vitis gave no C simulation \(exit code 0\)"):
+        flow.simulate(project, tool="vitis")
+    monkeypatch.setattr("flow.vendor.HOURS", 0.5 / 3600)
+    vendor(tmp_path, "vitis-run", "echo INFO: compiling; sleep 60")
+    with pytest.raises(ToolError, match=r"did not finish in 0\.5 s:\n[^$]*compiling\n.*sim-vitis.log; where it is only "
+                                        "slow give fewer samples"):
         flow.simulate(project, tool="vitis")
 
 

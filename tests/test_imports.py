@@ -79,7 +79,7 @@ import flow, flow.cli, flow.builder, numpy as np
 from tests.random_graphs import random_graph, random_codes
 g = random_graph(2)
 assert flow.run(g, random_codes(g, 0)) is not None
-flow.BuildConfig()
+assert flow.estimate(g, flow.BuildConfig(io_type="io_stream")).lut is not None
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=plain_environment())
 

@@ -21,7 +21,7 @@ from flow.backends.project import Project
 from flow.comparison import Comparison, Row
 from flow.errors import InputError
 from flow.ir import Graph
-from flow.reports.drawings import _labels
+from flow.reports.drawings import _labels, dataflow
 from flow.reports.facts import Facts, save_facts
 from flow.reports.render import cycles, number
 from flow.train.run import Result
@@ -186,11 +186,37 @@ def test_what_the_report_says(projects, page):
                   "Where the numbers come from", "not yet measured with vendor tools", "cuts",
                   "C synthesis as Vitis HLS 2023.1"):
         assert words in text, words
+    assert "Vitis, io_stream, strategy Latency, reuse_factor 1, clock 5 ns" in text and "encoder" not in text
     data = flow.report(projects)
     evil = data["projects"][2]
     assert evil["summary"]["size"]["source"] == "routed" and evil["summary"]["speed"]["latency_ns"] == 65
     assert data["projects"][1]["facts"][0]["buffer_bits"] > 0
     assert [point["best"] for point in data["pareto"]["points"]].count(True) >= 1
+
+
+def test_options_are_told_apart(tmp_path):
+    """Also those that an older manifest does not have."""
+    own = {"NULL": {"reuse_factor": 5, "strategy": "Resource"}}
+    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj", layers=own, encoder="outside"))
+    data = flow.report(tmp_path / "prj", tmp_path / "report.md")
+    assert data["projects"][0]["options"]["layers"] == own
+    words = "clock 5 ns, encoder outside; NULL: reuse\\_factor 5, strategy Resource"
+    assert words in (tmp_path / "report.md").read_text()
+    manifest = tmp_path / "prj/flow.json"
+    text = json.loads(manifest.read_text())
+    del text["options"]["encoder"], text["options"]["pipelined"], text["options"]["layers"]
+    manifest.write_text(json.dumps(text))
+    assert flow.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]["options"]["pipelined"] is True
+
+
+def test_ends_of_the_plot(projects, page):
+    """The least and the most of both axes are named, and a long name does not run into its op."""
+    text = page.read_text()
+    points = flow.report(projects)["pareto"]["points"]
+    for key in ("lut", "other"):
+        for end in (min, max):
+            assert f">{number(end(point[key] for point in points))}</text>" in text
+    assert dataflow([{"name": "a" * 30, "op": "argmax", "inputs": [], "shape": [1], "bits": 4}]).count('y="26.0"') == 1
 
 
 def test_names_in_the_plot_lie_side_by_side():

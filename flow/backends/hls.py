@@ -26,17 +26,14 @@ from numpy.typing import NDArray
 
 from flow.backends.emission import Emission, rom_text
 from flow.backends.fifo import check_depths, depths
-from flow.backends.hls_window import passes
 from flow.backends.project import BuildConfig, write_vectors
-from flow.backends.units import ASKED, CHAINS, UNITS, Unit, copied, forked
+from flow.backends.units import UNITS, Unit, check, copied, forked
 from flow.errors import InputError
-from flow.ir import Domain, Graph, Node, Op, Steps, clean_name
+from flow.ir import Domain, Graph, Node, Op, clean_name
 from flow.ir.vectors import default_vectors
 
-__all__ = ["FlowModelGraph", "check", "to_hls4ml"]
+__all__ = ["FlowModelGraph", "to_hls4ml"]
 
-MAX_PARTITIONED = 4096  # elements of a completely partitioned array that the vendor tools accept
-MAX_STREAM = 4096  # bits of a pixel in a stream
 BACKENDS = ("Vitis", "Vivado")
 
 
@@ -181,45 +178,6 @@ def _register() -> None:
             if header.name.endswith(".h"):
                 with as_file(header) as path:
                     backend.register_source(path.resolve())
-
-
-def check(graph: Graph, config: BuildConfig) -> None:
-    """Refuse what g++ would accept and the vendor tools would not: all nodes at once, with the remedy."""
-    problems, chains = [], [nodes for nodes, _ in CHAINS[config.io_type](graph, config)]
-    for node in (nodes[-1] for nodes in chains):
-        width = node.shape[-1] * node.domain.bits
-        if config.io_type == "io_stream" and width > MAX_STREAM:
-            problems.append(f"node {node.name!r}: a pixel of {node.shape[-1]} codes is {width} bits wide, a stream at "
-                            f"most {MAX_STREAM}: use fewer channels, planes or neurons")
-        if config.io_type == "io_parallel" and node.size > MAX_PARTITIONED:
-            problems.append(f"node {node.name!r} has {node.size} elements; the vendor tools partition at most "
-                            f"{MAX_PARTITIONED} in io_parallel: use fewer inputs, planes or neurons, or io_stream")
-    problems += [f"node {node.name!r}: {node.domain.bits}-bit codes, the kernels hold at most {most}"
-                 for node in graph
-                 for most in [15 if isinstance(node.params, Steps) else 62 if node.op is Op.AFFINE else 31]
-                 if node.domain.bits > most]
-    problems += [f"node {node.name!r} is both an input and an output; let a layer stand between"
-                 for node in graph.inputs if node.name in graph.outputs]
-    problems += [f"layers names {name!r}, which is no node; the nodes are {', '.join(n.name for n in graph)}"
-                 for name in config.layers if name not in graph.by_name]
-    heads = {nodes[0].name: nodes for nodes in chains if nodes[0].op is not Op.INPUT}
-    for name in graph.by_name:
-        if name in config.layers and name not in heads:
-            within = next((head for head, nodes in heads.items() if name in {n.name for n in nodes}), None)
-            problems.append(f"layers names {name!r}, which is " + (
-                f"computed by the kernel of {within!r}; name that node" if within else "no kernel of its own"))
-    for node in graph:
-        wanted, possible = config.reuse_of(node.name), passes(node)
-        loops = config.strategy_of(node.name) == "resource" and config.io_type == "io_parallel"
-        if loops and possible and wanted not in possible:
-            problems.append(f"node {node.name!r}: reuse_factor {wanted} does not share its {node.size} outputs evenly; "
-                            f"use {', '.join(map(str, possible))}, for this node alone with layers={{{node.name!r}: "
-                            "{'reuse_factor': ...}}")
-    problems += [f"node {name!r}: a netlist takes an input every cycle; reuse_factor {config.reuse_of(name)} has "
-                 f"nothing to share: use layers={{{name!r}: {{'reuse_factor': 1}}}}, or 'Latency' or 'Resource'"
-                 for name in heads if config.strategy_of(name) == ASKED and config.reuse_of(name) != 1]
-    if problems:
-        raise InputError("this graph cannot become an HLS project:\n  - " + "\n  - ".join(problems))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from flow.errors import InputError
 from flow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from flow.ir.graph import Int
 
-__all__ = ["EMIT_LOGIC", "Logic", "to_logic"]
+__all__ = ["EMIT_LOGIC", "Logic", "check", "to_logic"]
 
 LEAST_CHANNELS = 4  # that pay for the division of what their sums have in common
 MAX_TAPS = 2**21  # terms of all sums of a graph that is unrolled
@@ -424,7 +424,7 @@ def to_logic(graph: Graph, share: bool = True) -> Logic:
 
     Raises InputError where the graph unrolls to more than 2^21 terms, naming the largest sum.
     """
-    _check(graph)
+    check(graph)
     state = Lowering(graph, share)
     for node in graph:
         state.net.layer = node.name
@@ -434,7 +434,8 @@ def to_logic(graph: Graph, share: bool = True) -> Logic:
     return Logic(graph, state.net, tuple(tuple(state.word(name)) for name in graph.outputs))
 
 
-def _check(graph: Graph) -> None:
+def check(graph: Graph) -> None:
+    """Refuse what unrolls to more than a netlist can have."""
     taps = {}
     for node in graph:
         if isinstance(node.params, Weights):

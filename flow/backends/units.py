@@ -2,7 +2,8 @@
 
 io_parallel: an array a node; a sum or maximum takes its taps from the image, so that no WINDOW is stored. io_stream: a
 unit is a chain of nodes that work pixel by pixel behind a sum, a maximum or a merge, so that only codes are streamed.
-With strategy "distributed_arithmetic" a unit of io_parallel is such a chain, too, and its kernel a netlist.
+With strategy "distributed_arithmetic" a unit of io_parallel is such a chain, too, and its kernel a netlist. What the
+vendors' tools would not take of it is refused here, before anything is written.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ import numpy as np
 from flow.backends.emission import Cell, Emission, code_type
 from flow.backends.hls_logic import netlist_kernel
 from flow.backends.hls_ops import EMIT_HLS
+from flow.backends.hls_window import passes
 from flow.backends.project import BuildConfig
-from flow.ir import Graph, Index, Node, Op, clean_name
+from flow.errors import InputError
+from flow.ir import Graph, Index, Node, Op, Steps, clean_name
 from flow.ir.graph import Int
 
-__all__ = ["ASKED", "CHAINS", "UNITS", "Unit", "copied", "forked", "is_netlist"]
+__all__ = ["ASKED", "CHAINS", "UNITS", "Unit", "check", "copied", "forked", "is_netlist"]
 
 STREAMS = "nnet_flow_stream.h"
 ASKED = "distributed_arithmetic"  # the strategy, as hls4ml calls it
+MAX_PARTITIONED = 4096  # elements of a completely partitioned array that the vendor tools accept
+MAX_STREAM = 4096  # bits of a pixel in a stream
 MAX_GIVEN = 24  # bits of a code that a graph, hence a netlist, can begin with
 
 
@@ -240,3 +245,42 @@ def copied(node: Node, name: str, stream: bool) -> Unit:
 Chains = Callable[[Graph, BuildConfig], list[tuple[tuple[Node, ...], list[str]]]]
 CHAINS: dict[str, Chains] = {"io_parallel": single, "io_stream": chained}
 UNITS: dict[str, Callable[[Graph, BuildConfig], list[Unit]]] = {"io_parallel": in_parallel, "io_stream": in_stream}
+
+
+def check(graph: Graph, config: BuildConfig) -> None:
+    """Refuse what g++ would accept and the vendor tools would not: all nodes at once, with the remedy."""
+    problems, chains = [], [nodes for nodes, _ in CHAINS[config.io_type](graph, config)]
+    for node in (nodes[-1] for nodes in chains):
+        width = node.shape[-1] * node.domain.bits
+        if config.io_type == "io_stream" and width > MAX_STREAM:
+            problems.append(f"node {node.name!r}: a pixel of {node.shape[-1]} codes is {width} bits wide, a stream at "
+                            f"most {MAX_STREAM}: use fewer channels, planes or neurons")
+        if config.io_type == "io_parallel" and node.size > MAX_PARTITIONED:
+            problems.append(f"node {node.name!r} has {node.size} elements; the vendor tools partition at most "
+                            f"{MAX_PARTITIONED} in io_parallel: use fewer inputs, planes or neurons, or io_stream")
+    problems += [f"node {node.name!r}: {node.domain.bits}-bit codes, the kernels hold at most {most}"
+                 for node in graph
+                 for most in [15 if isinstance(node.params, Steps) else 62 if node.op is Op.AFFINE else 31]
+                 if node.domain.bits > most]
+    problems += [f"node {node.name!r} is both an input and an output; let a layer stand between"
+                 for node in graph.inputs if node.name in graph.outputs]
+    problems += [f"layers names {name!r}, which is no node; the nodes are {', '.join(n.name for n in graph)}"
+                 for name in config.layers if name not in graph.by_name]
+    heads = {nodes[0].name: nodes for nodes in chains if nodes[0].op is not Op.INPUT}
+    for name in graph.by_name:
+        if name in config.layers and name not in heads:
+            within = next((head for head, nodes in heads.items() if name in {n.name for n in nodes}), None)
+            problems.append(f"layers names {name!r}, which is " + (
+                f"computed by the kernel of {within!r}; name that node" if within else "no kernel of its own"))
+    for node in graph:
+        wanted, possible = config.reuse_of(node.name), passes(node)
+        loops = config.strategy_of(node.name) == "resource" and config.io_type == "io_parallel"
+        if loops and possible and wanted not in possible:
+            problems.append(f"node {node.name!r}: reuse_factor {wanted} does not share its {node.size} outputs evenly; "
+                            f"use {', '.join(map(str, possible))}, for this node alone with layers={{{node.name!r}: "
+                            "{'reuse_factor': ...}}")
+    problems += [f"node {name!r}: a netlist takes an input every cycle; reuse_factor {config.reuse_of(name)} has "
+                 f"nothing to share: use layers={{{name!r}: {{'reuse_factor': 1}}}}, or 'Latency' or 'Resource'"
+                 for name in heads if config.strategy_of(name) == ASKED and config.reuse_of(name) != 1]
+    if problems:
+        raise InputError("this graph cannot become an HLS project:\n  - " + "\n  - ".join(problems))

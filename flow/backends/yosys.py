@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from flow.backends.sites import lut_sites
 from flow.errors import InputError, ToolError
 from flow.files import remembered
 
-__all__ = ["FAMILIES", "Size", "run_script", "synthesize"]
+__all__ = ["FAMILIES", "Size", "counted", "run_script", "synthesize"]
 
 SECONDS = 3600.0
 
@@ -27,11 +28,13 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "ice40": ("synth_ice40 -abc9 -device hx", ""),
     "ecp5": ("synth_ecp5", ""),
 }
-CELLS = {"carry": r"CARRY[48]|SB_CARRY|CCU2C",
-         "muxf": r"MUXF[789]|PFUMX|L6MUX21",
-         "ff": r"FD[A-Z]{2}|SB_DFF\w*|TRELLIS_FF"}
-# An inverter that no LUT took in is a LUT, and so is a shift register.
-LUTS = {"SB_LUT4": 4, "INV": 1, "SRL16E": 6, "SRLC32E": 6, **{f"LUT{k}": k for k in range(1, 7)}}
+# What cells of Xilinx, ECP5 and iCE40 count as, and how much of it: a block of 36 Kbit is two of 18.
+CELLS = (("carry", r"CARRY[48]|SB_CARRY|CCU2C", 1), ("muxf", r"MUXF[789]|PFUMX|L6MUX21", 1),
+         ("ff", r"FD[A-Z]{2}(_1)?|LD[CP]E|SB_DFF\w*|TRELLIS_FF", 1), ("dsp", r"DSP48E[12]|MULT18X18D|SB_MAC16", 1),
+         ("bram", r"RAMB36E[12]", 2), ("bram", r"RAMB18E[12]|DP16KD|PDPW16KD", 1), ("uram", r"URAM288", 1))
+# (inputs, LUTs) of a cell. An inverter that no LUT took in is one, and so is a shift register; ECP5's carry has two.
+LUTS = {"SB_LUT4": (4, 1), "INV": (1, 1), "SRL16E": (6, 1), "SRLC32E": (6, 1), "CCU2C": (4, 2),
+        **{f"LUT{k}": (k, 1) for k in range(1, 7)}}
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def _one(files: Mapping[str, str], script: str, family: str, seconds: float) -> 
     def run() -> dict[str, Any]:
         return asdict(_run(program, version, files, script, family, seconds))
 
-    data = remembered("yosys", [version, script, dict(files)], run)
+    data = remembered("yosys", [version, script, dict(files), LUTS, CELLS], run)
     return Size(**{**data, "luts": {int(k): int(v) for k, v in data["luts"].items()}})
 
 
@@ -130,12 +133,18 @@ def _parse(folder: Path, family: str, version: str, seconds: float) -> Size:
         cells: dict[str, int] = module["num_cells_by_type"]
     except (OSError, ValueError, KeyError) as error:
         raise ToolError(f"yosys gave no statistics: {error}; pyosys 0.70 is what this version was run with") from error
-    luts: dict[int, int] = {}
-    for name, count in cells.items():
-        if name in LUTS:
-            luts[LUTS[name]] = luts.get(LUTS[name], 0) + count
-    found = {kind: sum(count for name, count in cells.items() if re.fullmatch(pattern, name))
-             for kind, pattern in CELLS.items()}
-    return Size(family, version, dict(sorted(luts.items())), found["carry"], found["muxf"], found["ff"],
+    luts, found = counted(cells)
+    return Size(family, version, luts, found["carry"], found["muxf"], found["ff"],
                 module.get("estimated_num_lc"), sites, int(path[1]) if path else 0, round(seconds, 1))
 
+
+def counted(cells: Mapping[str, int]) -> tuple[dict[int, int], dict[str, int]]:
+    """(LUTs of every number of inputs, how many of each kind in CELLS) of cells by name, as `stat` has them."""
+    luts: Counter[int] = Counter()
+    for name in cells.keys() & LUTS:
+        inputs, each = LUTS[name]
+        luts[inputs] += each * int(cells[name])
+    found = Counter({kind: 0 for kind, _, _ in CELLS})
+    for kind, pattern, each in CELLS:
+        found[kind] += each * sum(int(count) for name, count in cells.items() if re.fullmatch(pattern, name))
+    return dict(sorted(luts.items())), dict(found)

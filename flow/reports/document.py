@@ -7,7 +7,7 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,9 @@ def _project(project: Project, data: Any, labels: Any) -> dict[str, Any]:
     if any(isinstance(node.params, Weights) for node in graph):
         facts.append(estimate_stock(graph))
     fit, devices = fitting(graph, config)
+    options = {key: value for key, value in asdict(config).items() if key != "output_dir"}
     return {
-        "name": project.path.resolve().name, "top": project.top, "options": project.options, "graph": graph.digest,
+        "name": project.path.resolve().name, "top": project.top, "options": options, "graph": graph.digest,
         "sources": project.sources_digest(""), "notes": list(graph.notes),
         "summary": {"fits": best.fits, "weights": _total(graph), "size": replace(best, modules=()).as_dict(),
                     "speed": replace(timed, modules=()).as_dict()},

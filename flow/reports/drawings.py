@@ -8,10 +8,20 @@ from typing import Any
 
 from markupsafe import Markup
 
-__all__ = ["dataflow", "histogram", "pareto", "tone"]
+__all__ = ["dataflow", "histogram", "number", "pareto", "tone"]
 
 BOX, TALL, ACROSS, DOWN, PAD = 216, 44, 24, 26, 8
 LABEL, WIDE, HIGH = 24, 7, 16  # letters of a label, width and height of one
+
+
+def number(value: Any) -> str:
+    """A number for people; a dash where nothing is known."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        text = f"{value:,.3f}".rstrip("0").rstrip(".")
+        return text if text not in ("0", "-0") or value == 0 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _svg(width: float, height: float, label: str, parts: Sequence[Markup], most: float = 0) -> Markup:
@@ -56,8 +66,8 @@ def dataflow(nodes: Sequence[Mapping[str, Any]]) -> Markup:
         x, y = place[node["name"]]
         size = f"{'×'.join(map(str, node['shape']))} of {node['bits']} bit{'s' if node['bits'] > 1 else ''}"
         box = Markup('<rect class="box {}" x="{:.1f}" y="{:.1f}" width="{}" height="{}" rx="5"/>')
-        parts += [box.format(node["op"], x, y, BOX, TALL), _text(x + 10, y + 18, _short(node["name"], 20), "name"),
-                  _text(x + BOX - 10, y + 18, node["op"], "op", "end"), _text(x + 10, y + 35, _short(size, 32), "size")]
+        parts += [box.format(node["op"], x, y, BOX, TALL), _text(x + 10, y + 18, _short(node["name"], 25), "name"),
+                  _text(x + BOX - 10, y + 35, node["op"], "op", "end"), _text(x + 10, y + 35, _short(size, 24), "size")]
     height = 2 * PAD + len(rows) * (TALL + DOWN) - DOWN
     return _svg(width, height, "the network as dataflow, inputs at the top", parts, most=width)
 
@@ -102,21 +112,27 @@ def _labels(xs: Sequence[float], ys: Sequence[float], width: float) -> list[tupl
 
 def pareto(data: Mapping[str, Any]) -> Markup:
     """Points of size and what it buys, both in decades; those that nothing beats are joined."""
-    points, width, height, edge = data["points"], 640, 240, 40
+    points, width, height, left, edge = data["points"], 640, 250, 72, 40
 
-    def scaled(key: str, length: float) -> list[float]:
-        values = [log10(max(point[key], 1e-9)) for point in points]
+    def scaled(key: str, length: float) -> tuple[list[float], dict[float, str]]:
+        """(places along an axis, what the ends of them stand for)."""
+        known = [point[key] for point in points]
+        values = [log10(max(value, 1e-9)) for value in known]
         low, high = min(values), max(values)
-        return [length * ((v - low) / (high - low) if high > low else 0.5) for v in values]
+        places = [length * ((v - low) / (high - low) if high > low else 0.5) for v in values]
+        return places, {places[values.index(end)]: number(known[values.index(end)]) for end in (low, high)}
 
-    xs = [edge + x for x in scaled("lut", width - 3 * edge)]
-    ys = [height - edge - y for y in scaled("other", height - 2 * edge)]
+    across, widths = scaled("lut", width - left - 3 * edge)
+    upwards, heights = scaled("other", height - 2 * edge - 10)
+    xs, ys = [left + edge / 2 + x for x in across], [height - edge - 10 - y for y in upwards]
     best = sorted((x, y) for x, y, point in zip(xs, ys, points) if point["best"])
     joined = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in best)
-    parts = [Markup('<path class="axis" d="M{0} {0}V{1}H{2}"/>').format(edge / 2, height - edge / 2, width - edge / 2),
+    parts = [Markup('<path class="axis" d="M{0} {1}V{2}H{3}"/>').format(left, edge / 2, height - edge + 4, width),
              Markup('<path class="edge" d="{}"/>').format(joined),
-             _text(width - edge / 2, height - 4, "LUTs, more to the right", "size", "end"),
-             _text(edge / 2, 12, f"{data['against']}, more upwards", "size")]
+             _text(width, height - 4, "LUTs, more to the right", "size", "end"),
+             _text(0, 12, f"{data['against']}, more upwards", "size"),
+             *(_text(left + edge / 2 + x, height - 22, text, "size", "middle") for x, text in widths.items()),
+             *(_text(left - 6, height - edge - 6 - y, text, "size", "end") for y, text in heights.items())]
     for x, y, (up, end), point in zip(xs, ys, _labels(xs, ys, width), points):
         parts += [Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(
             "best" if point["best"] else "beaten", x, y),

@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
+from flow.backends.yosys import counted
 from flow.errors import InputError
 from flow.files import existing
-from flow.reports.facts import COUNTS, MAX_BYTES, Facts, load_facts
+from flow.reports.facts import MAX_BYTES, Facts, load_facts
 
 __all__ = ["read_report"]
 
@@ -356,18 +357,11 @@ def _export(text: str) -> Facts:
 # --- yosys ----------------------------------------------------------------------------------------------------------
 
 
-# Cells by what they count as, and how much of it; of Xilinx, ECP5 and iCE40.
-CELLS = (("lut", r"LUT[1-6]|SB_LUT4|LUT4|SRL16E|SRLC32E", 1), ("lut", r"CCU2C", 2), ("uram", r"URAM288", 1),
-         ("ff", r"FD[RSCP]E|FD[RSCP]E_1|LD[CP]E|TRELLIS_FF|SB_DFF.*", 1), ("dsp", r"DSP48E[12]|MULT18X18D|SB_MAC16", 1),
-         ("bram", r"RAMB36E[12]", 2), ("bram", r"RAMB18E[12]|DP16KD|PDPW16KD", 1))
-
-
 def _yosys(data: dict[str, Any]) -> Facts:
     """`stat -json`: LUTs as they are, and yosys' estimate of them with small ones in pairs."""
-    cells, packed = data["design"]["num_cells_by_type"], data["design"].get("estimated_num_lc")
-    counts: Numbers = dict.fromkeys(COUNTS, 0)
-    for name, pattern, each in CELLS:
-        counts[name] += each * sum(int(n) for cell, n in cells.items() if re.fullmatch(pattern, cell))
+    packed = data["design"].get("estimated_num_lc")
+    luts, found = counted(data["design"]["num_cells_by_type"])
+    counts: Numbers = {"lut": sum(luts.values()), **found}
     top = list(data["modules"])[-1].lstrip("\\")
     return Facts(top, "logic synthesis", "yosys", data["creator"].split()[1], **counts,
                  lut_packed=None if packed is None else int(packed))

@@ -13,8 +13,9 @@ import jinja2
 
 from flow.errors import InputError
 from flow.reports import drawings
+from flow.reports.drawings import number
 
-__all__ = ["RENDER", "render"]
+__all__ = ["RENDER", "number", "render"]
 
 Document = Mapping[str, Any]
 COUNTS = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram": "BRAM, 18 Kbit", "uram": "URAM"}
@@ -29,16 +30,6 @@ def render(document: Document, suffix: str) -> str:
     return RENDER[suffix](document)
 
 
-def number(value: Any) -> str:
-    """A number for people; a dash where nothing is known."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        text = f"{value:,.3f}".rstrip("0").rstrip(".")
-        return text if text not in ("0", "-0") or value == 0 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def cycles(pair: Sequence[int] | None) -> str:
     """One number, or from and to."""
     if pair is None:
@@ -46,11 +37,23 @@ def cycles(pair: Sequence[int] | None) -> str:
     return number(pair[0]) if pair[0] == pair[1] else f"{number(pair[0])} to {number(pair[1])}"
 
 
+def built(project: Mapping[str, Any]) -> str:
+    """How a project was built, in the words of `BuildConfig`."""
+    options = project["options"]
+    hls = [options["io_type"], f"strategy {options['strategy']}", f"reuse_factor {number(options['reuse_factor'])}"]
+    own = [f"{name}: {', '.join(f'{key} {number(value)}' for key, value in row.items())}"
+           for name, row in options["layers"].items()]
+    words = [options["backend"], *(["pipelined" if options["pipelined"] else "combinational"]
+                                   if options["backend"] == "Verilog" else hls),
+             f"clock {number(options['clock_period'])} ns", *(["encoder outside"] * (options["encoder"] == "outside"))]
+    return "; ".join([", ".join(words), *own])
+
+
 def _html(document: Document) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True)
-    environment.filters |= {"number": number, "cycles": cycles, "dataflow": drawings.dataflow, "tone": drawings.tone,
-                            "histogram": drawings.histogram, "pareto": drawings.pareto}
+    environment.filters |= {"number": number, "cycles": cycles, "built": built, "dataflow": drawings.dataflow,
+                            "tone": drawings.tone, "histogram": drawings.histogram, "pareto": drawings.pareto}
     template = environment.from_string((files("flow.reports") / "report.html.j2").read_text(encoding="utf-8"))
     return template.render(document=document, COUNTS=COUNTS)
 
@@ -96,7 +99,7 @@ def _markdown(document: Document) -> str:
     for project in document["projects"]:
         size, speed, accuracy = project["summary"]["size"], project["summary"]["speed"], project["accuracy"]
         fits = {True: "fits", False: "does not fit", None: "its totals are not known"}[size["fits"]]
-        lines += [f"## {_cell(project['name'])}", "",
+        lines += [f"## {_cell(project['name'])}", "", f"- {_cell(built(project))}",
                   f"- part {_cell(project['options']['part'])}: {fits}, by {size['source']}"]
         for row in project["exact"]:
             lines.append(f"- C simulation ({_cell(row['tool'])}): {number(row['samples'])} samples, "
