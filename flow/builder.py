@@ -470,9 +470,10 @@ def _yosys(project: Project, family: str = "xcup", layers: bool = False, say: Ca
     def facts(name: str, part: Size) -> Facts:
         return Facts(name, "logic synthesis", "yosys", part.tool, part.family, lut=part.raw, ff=part.ff,
                      lut_packed=part.packed, lut_sites=part.sites, carry=part.carry, muxf=part.muxf, depth=part.depth,
-                     modules=tuple(facts(*inner) for inner in part.layers.items()))
+                     clock_estimated=part.delay, modules=tuple(facts(*inner) for inner in part.layers.items()))
 
-    return _kept(project, "yosys", family, replace(facts(project.top, size), **timing))
+    note = () if size.delay is None else (NOT_PLACED,)
+    return _kept(project, "yosys", family, replace(facts(project.top, size), **timing, notes=note))
 
 
 def _nextpnr(project: Project, device: str = "85k", say: Callable[[str], None] | None = None) -> Facts:
@@ -498,6 +499,8 @@ def _rtl(project: Project) -> tuple[dict[str, str], dict[str, Any]]:
     return files, {"latency": (cycles, cycles), "interval": (1, 1), **clock}
 
 
+NOT_PLACED = ("the clock is that of the longest path with delays as Vivado has them before placement; routed nets are "
+              "longer (docs/reports.md)")
 SYNTHESIZERS: dict[str, Callable[..., Facts]] = {
     "yosys": _yosys, "nextpnr": _nextpnr,
     **{tool: partial(vendor.synthesize, tool=tool) for tool in ("vitis", "vivado")},

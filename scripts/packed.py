@@ -3,20 +3,23 @@
     python scripts/packed.py FOLDER...
 
 Each FOLDER holds `rtl/` and Vivado's `*_post_synth_util.rpt` and `*_post_route_util.rpt`, as in the tests' data of
-calad0i/da4ml. With several folders each is also estimated from the LUT positions (`sites`) of the others: times the
-others' mean of Vivado's synthesis over sites. Needs pyosys; run with 0.70.
+calad0i/da4ml, and `*_timing.rpt`, whose longest path is set beside ours where they have one. With several folders each
+is also estimated from the LUT positions (`sites`) of the others: times the others' mean of Vivado's synthesis over
+sites. Needs pyosys; run with 0.70.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
 
 from pyosys import libyosys
 
+from flow.backends.delay import longest_path
 from flow.backends.sites import lut_sites
 from flow.reports.readers import read_report
 
@@ -44,6 +47,13 @@ def lut(folder: Path, state: str) -> int:
     return count
 
 
+def path(folder: Path, state: str) -> str:
+    """Vivado's longest path in ns."""
+    (report,) = folder.glob(f"*_post_{state}_timing.rpt")
+    found = re.search(r"Data Path Delay: +([\d.]+)ns", report.read_text())
+    return found[1] if found else "none"
+
+
 def main() -> None:
     """A row a folder."""
     found = {}
@@ -51,7 +61,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             place = Path(name)
             statistics(folder, place)
-            size, sites = read_report(place / "stat.json"), lut_sites(json.loads((place / "netlist.json").read_text()))
+            size, netlist = read_report(place / "stat.json"), json.loads((place / "netlist.json").read_text())
+            sites = lut_sites(netlist)
+        print(f"{folder.name}: longest path {longest_path(netlist)} ns; Vivado synthesised {path(folder, 'synth')}, "
+              f"routed {path(folder, 'route')}")
         found[folder] = lut(folder, "synth"), lut(folder, "route"), sites, size.lut, size.lut_packed
     for folder, (synthesised, routed, sites, raw, packed) in found.items():
         print(f"{folder.name}: Vivado synthesised {synthesised:,}, routed {routed:,}; yosys: LUTs {raw:,}, "

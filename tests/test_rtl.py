@@ -11,6 +11,7 @@ import pytest
 
 import flow
 from flow import tools
+from flow.backends.delay import ALONG, CLOCK_TO_Q, LUT, NET, OFF, ONTO, SETUP, longest_path
 from flow.backends.logic import Logic, to_logic
 from flow.backends.netlist import Lut
 from flow.backends.project import Project
@@ -253,6 +254,8 @@ def test_families(tmp_path, family, monkeypatch):
     assert size.lut > 20 and size.ff > 12 and size.depth > 0
     assert {layer.name for layer in size.modules} >= {"myproject_layer_y", "myproject_layer_z"}
     assert (size.lut_sites is not None) == family.startswith("xc")
+    assert (size.clock_estimated is not None) == (family == "xcup") == bool(size.notes)
+    assert family != "xcup" or 0.5 < size.clock_estimated < 1.5  # built for 1 ns, by delays of routed nets
     assert (size.lut_packed is not None) == family.startswith("xc") and size.source == "logic synthesis"
     monkeypatch.setattr(tools, "call", lambda *_, **__: pytest.fail("the result is kept"))
     assert flow.synthesize(tmp_path / "prj", family=family, layers=True) == size
@@ -330,6 +333,27 @@ def test_positions_of_luts():
     chain = cell("CARRY4", {"S": [20, 1, "0", "0"], "DI": [1, 2, "0", "0"], "CI": ["0"]},
                  {"O": [40, 41, 42, 43], "CO": [44, 45, 46, 47]})
     assert sites(chain, lut(20, 1, 2), lut(30, 1, 2)) == 3
+
+
+def test_longest_path():
+    """Worked out by hand, in the units of flow.backends.delay."""
+    def path(*cells: dict, out: int) -> float:
+        ports = {"x": {"direction": "input", "bits": [1, 2]}, "y": {"direction": "output", "bits": [out]}}
+        return longest_path({"modules": {"top": {"cells": dict(enumerate(cells)), "ports": ports}}})
+
+    lut = cell("LUT2", {"I0": [1], "I1": [2]}, {"O": [10]})
+    assert path(out=1) == 0 and path(lut, out=10) == pytest.approx(NET + LUT, abs=1e-3)
+    chain = cell("CARRY4", {"S": [10, 1, "0", "0"], "DI": [1, 2, "0", "0"], "CI": ["0"]},
+                 {"O": [40, 41, 42, 43], "CO": [44, 45, 46, 47]})
+    assert path(chain, lut, out=40) == pytest.approx(NET + LUT + NET + OFF, abs=1e-3)
+    assert path(chain, lut, out=42) == pytest.approx(NET + LUT + NET + ONTO + ALONG + OFF, abs=1e-3)
+    after = cell("CARRY4", {"S": ["0"] * 4, "DI": ["0"] * 4, "CI": [47]},
+                 {"O": [50, 51, 52, 53], "CO": [54, 55, 56, 57]})
+    assert path(after, chain, lut, out=50) == pytest.approx(NET + LUT + NET + ONTO + 3 * ALONG + OFF, abs=1e-3)
+    held = cell("FDRE", {"D": [10], "C": [2]}, {"Q": [60]})
+    last = cell("LUT1", {"I0": [60]}, {"O": [61]})
+    ends = NET + LUT + NET + SETUP, CLOCK_TO_Q + NET + LUT
+    assert path(held, lut, last, out=61) == pytest.approx(max(ends), abs=1e-3)
 
 
 @pytest.mark.parametrize("top", ["flow", "prj"])

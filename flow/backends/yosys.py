@@ -8,11 +8,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from flow import tools
+from flow.backends.delay import longest_path
 from flow.backends.sites import lut_sites
 from flow.errors import InputError, ToolError
 from flow.files import remembered
@@ -43,7 +44,8 @@ class Size:
 
     `packed` is yosys' estimate of logic cells with small LUTs in pairs, `sites` the LUT positions taken on the chip
     (`flow.backends.sites`; both xilinx only, else None); `depth` is the longest path in LUTs and carry blocks' elements
-    as `ltp` counts them, registers ending a path; `seconds` what the run took.
+    as `ltp` counts them, registers ending a path, `delay` that in ns (`flow.backends.delay`; xcup only, else None);
+    `seconds` what the run took.
     `layers` are the sizes of the modules alone where they were asked for.
     """
 
@@ -57,6 +59,7 @@ class Size:
     sites: int | None
     depth: int
     seconds: float
+    delay: float | None = None
     layers: dict[str, Size] = field(default_factory=dict)
 
     @property
@@ -90,7 +93,7 @@ def _one(files: Mapping[str, str], script: str, family: str, seconds: float) -> 
     def run() -> dict[str, Any]:
         return asdict(_run(program, version, files, script, family, seconds))
 
-    data = remembered("yosys", [version, script, dict(files), LUTS, CELLS], run)
+    data = remembered("yosys", [version, script, dict(files), LUTS, CELLS, [f.name for f in fields(Size)]], run)
     return Size(**{**data, "luts": {int(k): int(v) for k, v in data["luts"].items()}})
 
 
@@ -128,14 +131,16 @@ def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
 def _parse(folder: Path, family: str, version: str, seconds: float) -> Size:
     try:
         module = json.loads((folder / "stat.json").read_text())["design"]
-        sites = lut_sites(json.loads((folder / "netlist.json").read_text())) if FAMILIES[family][1] else None
+        netlist = json.loads((folder / "netlist.json").read_text()) if FAMILIES[family][1] else None
+        sites = None if netlist is None else lut_sites(netlist)
+        delay = longest_path(netlist) if netlist is not None and family == "xcup" else None
         path = re.search(r"length=(\d+)", (folder / "ltp.txt").read_text())
         cells: dict[str, int] = module["num_cells_by_type"]
     except (OSError, ValueError, KeyError) as error:
         raise ToolError(f"yosys gave no statistics: {error}; pyosys 0.70 is what this version was run with") from error
     luts, found = counted(cells)
     return Size(family, version, luts, found["carry"], found["muxf"], found["ff"],
-                module.get("estimated_num_lc"), sites, int(path[1]) if path else 0, round(seconds, 1))
+                module.get("estimated_num_lc"), sites, int(path[1]) if path else 0, round(seconds, 1), delay)
 
 
 def counted(cells: Mapping[str, int]) -> tuple[dict[int, int], dict[str, int]]:

@@ -77,8 +77,8 @@ class Facts:
 
     @property
     def latency_ns(self) -> float | None:
-        """The most cycles of latency, in ns."""
-        return None if self.latency is None or self.period is None else round(self.latency[1] * self.period, 6)
+        """The most cycles of latency, in ns; the longest path where there are no registers."""
+        return None if self.latency is None or self.period is None else round(max(1, self.latency[1]) * self.period, 6)
 
     @property
     def throughput(self) -> float | None:
