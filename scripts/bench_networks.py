@@ -7,11 +7,11 @@ digits, mnist_lut and mnist_sbnn are trained as their files in models/ say, nair
 scripts/nairods.py. FOLDER keeps training runs and projects; what yosys said is kept too: an interrupted bench goes on.
 
 Every row is a Verilog project: raw LUT1-6, yosys' packed estimate, carry blocks and depth of the combinational one;
-LUTs and registers of the pipelined one (2 ns) and its cycles. Where the encoder is not counted the thermometer's planes
-are the inputs; the outputs are scores, or the class of the largest one. Verilator compares every output of both with
-the graph on 10,000 vectors (test images, filled up with random ones); accuracy is that of its outputs on the test
-images. alkaid's run is with carry chains (its better one for sums of several bits), its netlist equal to the graph on
-2,000 inputs. Needs the extra `bench`.
+LUTs and registers of the pipelined one (2 ns) and its cycles; ns of the longest path of both (flow.backends.delay).
+Where the encoder is not counted the thermometer's planes are the inputs; the outputs are scores, or the class of the
+largest one. Verilator compares every output of both with the graph on 10,000 vectors (test images, filled up with
+random ones); accuracy is that of its outputs on the test images. alkaid's run is with carry chains (its better one for
+sums of several bits), its netlist equal to the graph on 2,000 inputs. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from flow.ir.vectors import default_vectors
 from flow.lowering.reading import read_model
 from flow.train.run import Network, config_of, train
 
-TRAINED = ("digits", "mnist_lut", "mnist_sbnn")
+# Whether the encoder is more than wires: the MNIST networks' one plane is the highest bit of a pixel.
+TRAINED = {"digits": True, "mnist_lut": False, "mnist_sbnn": False}
 VECTORS, PEER_VECTORS = 10_000, 2_000
 CLOCK_PERIOD = 2.0  # ns
 SIZE = ("raw", "packed", "carry", "depth")
@@ -80,8 +81,9 @@ class Measured:
     outputs: np.ndarray
 
     def cells(self) -> list[str]:
-        clocked = [] if self.pipelined is None else [f"{self.pipelined.raw:,}", f"{self.pipelined.ff:,}"]
-        return [*size_cells(self.combinational), *clocked, str(self.cycles), self.equal]
+        one, two = self.combinational, self.pipelined
+        clocked = [] if two is None else [f"{two.raw:,}", f"{two.ff:,}", f"{two.delay}"]
+        return [*size_cells(one), f"{one.delay}", *clocked, str(self.cycles), self.equal]
 
 
 def measured(graph: Graph, codes: np.ndarray, project: Path, encoder: str = "inside", registers: bool = True
@@ -133,11 +135,14 @@ def alkaid(model: Any, graph: Graph, codes: np.ndarray) -> Size | None:
 
 def bench_trained(names: Sequence[str], out: Path) -> None:
     """A row a network, encoder and kind of output."""
-    table_head("network", "encoder", "outputs", "accuracy", *SIZE, "pipelined: raw", "FF", "cycles", "Verilator")
+    table_head("network", "encoder", "outputs", "accuracy", *SIZE, "ns", "pipelined: raw", "FF", "ns", "cycles",
+               "Verilator")
     for name in names:
         graph, images, labels = trained(name, out)
         codes = filled(graph, images)
         for encoder, kind in (("counted", "scores"), ("not counted", "scores"), ("counted", "class")):
+            if encoder == "not counted" and not TRAINED[name]:
+                continue
             where = "inside" if encoder == "counted" else "outside"
             whole = graph if kind == "scores" else flow.argmax(graph)
             found = measured(whole, codes, out / f"{name}_{where}_{kind}", where)
@@ -148,7 +153,7 @@ def bench_trained(names: Sequence[str], out: Path) -> None:
 
 def bench_jets(folder: Path, out: Path, peer: bool) -> None:
     """A row a network, and the peer's beside it."""
-    table_head("network", *SIZE, "cycles", "Verilator", *(f"alkaid {name}" for name in SIZE), "raw, ours/alkaid")
+    table_head("network", *SIZE, "ns", "cycles", "Verilator", *(f"alkaid {name}" for name in SIZE), "raw, ours/alkaid")
     ratios = []
     for name, model in jets(folder):
         graph, codes = flow.lower(model, "fixed<16,6>"), nairods.inputs(VECTORS)
@@ -172,7 +177,7 @@ def line(*cells: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--networks", nargs="*", choices=TRAINED, default=TRAINED)
+    parser.add_argument("--networks", nargs="*", choices=[*TRAINED], default=[*TRAINED])
     parser.add_argument("--nairods", type=Path, help="folder of the jet taggers")
     parser.add_argument("--ours", action="store_true", help="without the peer")
     options = parser.parse_args()

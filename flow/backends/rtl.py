@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from flow.backends.delay import ALONG, CLOCK_TO_Q, LUT, NET, OFF, ONTO, SETUP
 from flow.backends.diagram import diagram, function_name
 from flow.backends.logic import Logic
 from flow.backends.netlist import INPUTS, Bit, Chain, Given, Lut, sources
@@ -16,9 +17,9 @@ from flow.ir import Graph, Op
 
 __all__ = ["Rtl", "to_rtl"]
 
-# Delays in ns of a LUT and of a carry chain, each with the net behind it, and of four more bits of a chain: a model for
-# where to put registers, in the range of a mid-speed UltraScale+. Timing closes in the vendor's tools, not here.
-LUT_DELAY, CHAIN_DELAY, CARRY_DELAY = 0.45, 0.60, 0.05
+# Where registers go: ns of a LUT and of a carry chain behind its LUTs, each with the nets to it, and of a register.
+# Nets are as before placement (flow.backends.delay): timing closes in the vendor's tools, not here.
+LUT_DELAY, CHAIN_DELAY, REGISTER_DELAY = NET + LUT, NET + LUT + NET + ONTO + OFF, CLOCK_TO_Q + NET + SETUP
 SUMS = (Op.DOT, Op.ADD, Op.GATHER, Op.WINDOW)  # what makes no codes of a layer
 
 
@@ -138,7 +139,7 @@ class _Design:
                 continue
             delay = LUT_DELAY if isinstance(gate, Lut) else 0.0
             if isinstance(gate, Chain):
-                delay = CHAIN_DELAY + CARRY_DELAY * (len(gate.a) // 4)
+                delay = CHAIN_DELAY + ALONG * len(gate.a)
             first, begin = 0, 0.0
             for source in sources(gate):
                 crosses = net.owner[source] != net.owner[name] and net.owner[source] in behind
@@ -148,7 +149,7 @@ class _Design:
                     when = max(0.0, when - LUT_DELAY)
                 if (at, when) > (first, begin):
                     first, begin = at, when
-            if begin + delay > clock_period and begin > 0:
+            if begin + delay > clock_period - REGISTER_DELAY and begin > 0:
                 first, begin = first + 1, 0.0
             stage[name], time[name] = first, begin + delay
         return stage
