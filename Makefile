@@ -10,18 +10,19 @@ demo: $(VENV)/.ready
 	$(BIN)/bnnflow demo --output-dir demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
 
 # No C++ compiler, no yosys, no training, no processes of their own, not the rows of every layer and quantizer; under a minute.
 quick: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(WORKERS) \
-		-m "not hls and not rtl and not training and not files and not fuzz and not browser" \
+		-m "not long and not hls and not rtl and not training and not files and not fuzz and not browser" \
 		--ignore tests/test_convolutions.py --ignore tests/test_cli.py --ignore tests/test_imports.py \
 		--ignore tests/test_vendor.py --ignore tests/test_contracts.py --ignore tests/test_codebooks.py \
 		--ignore tests/test_optimizers.py --ignore tests/test_weight_sets.py
 
-# The long randomised runs, with their histograms.
+# The long randomised runs, with their histograms, and the proofs that `make test` leaves out.
 fuzz: $(VENV)/.ready
+	$(BIN)/python -m pytest -n $(WORKERS) -m long
 	$(BIN)/python -W ignore -m tests.fuzz --networks 300 --inputs 1000 --seed 0 --csim 20
 	$(BIN)/python -W ignore -m tests.fuzz --family cnn --networks 100 --inputs 100 --seed 0 --csim 10
 

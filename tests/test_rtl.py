@@ -218,7 +218,8 @@ def test_verilator_finds_a_wrong_bit_and_a_wrong_cycle(tmp_path):
 
 @pytest.mark.rtl
 @needs_yosys
-@pytest.mark.parametrize("seed", range(22))
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.long) if 6 <= seed < 20 else seed
+                                  for seed in range(22)])  # every kind of levels, and the rest in `make fuzz`
 def test_formal_equivalence(tmp_path, seed):
     graph = small_layer(seed)
     prove({"shared": to_logic(graph), "single": to_logic(graph, share=False)}, graph, tmp_path)
