@@ -184,7 +184,7 @@ def test_names_that_verilog_would_misread(tmp_path):
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_verilator_is_the_graph(tmp_path, pipelined):
     """Random graphs of all ops side by side in one project, and two layers, on more samples than stages."""
-    graphs = {f"g{seed}": random_graph(seed) for seed in (1, 3, 5, 9, 12)}
+    graphs = {f"g{seed}": random_graph(seed) for seed in (8, 11, 20, 25, 27, 54)}
     graphs["network"] = small_network(2)
     graph = union(graphs)
     codes = random_codes(graph, 0, 300)
