@@ -137,6 +137,9 @@ class _Design:
         for name, gate in enumerate(net.gates):
             if not self.used[name] or isinstance(gate, Given):
                 continue
+            if isinstance(gate, Bit):  # of a chain, and there with it, however long it takes
+                stage[name], time[name] = stage[gate.chain], time[gate.chain]
+                continue
             delay = LUT_DELAY if isinstance(gate, Lut) else 0.0
             if isinstance(gate, Chain):
                 delay = CHAIN_DELAY + ALONG * len(gate.a)
