@@ -9,11 +9,10 @@ import pytest
 import flow
 from flow import tools
 from flow.ir import fixed
-from tests.random_graphs import random_codes, random_graph
+from tests.random_graphs import random_codes
+from tests.test_estimate import dense
 
-GRAPH = next(s for s in range(99) if random_graph(s).inputs[0].domain == fixed("ufixed<8,0>")
-             and len(random_graph(s).inputs) == len(random_graph(s).outputs) == 1
-             and random_graph(s).output.shape[-1] > 1)
+GRAPH = dense(16, 4, fixed("ufixed<8,0>"))
 VERBS = ("train", "quantize", "lower", "build", "sim", "compare", "estimate", "synth", "report", "demo", "ops",
          "doctor")
 
@@ -46,7 +45,7 @@ def test_usage_errors_are_2(bnnflow):
     (["build", "net.npz", "--layer", "nope:strategy=Resource"], "layers names 'nope', which is no node"),
 ])
 def test_bad_input_is_2_with_one_message(arguments, message, bnnflow, tmp_path):
-    graph = random_graph(GRAPH)
+    graph = GRAPH
     flow.save(graph, tmp_path / "net.npz")
     np.save(tmp_path / "bad.npy", np.full((1, *graph.input.shape), 999999999.0))
     done = bnnflow(*arguments)
@@ -63,7 +62,7 @@ def test_ops_and_doctor(bnnflow):
 
 @pytest.mark.hls
 def test_build_and_sim(bnnflow, tmp_path):
-    graph = random_graph(GRAPH)
+    graph = GRAPH
     flow.save(graph, tmp_path / "net.npz")
     codes = random_codes(graph, 0, 7)[0]
     np.save(tmp_path / "codes.npy", codes)
@@ -87,7 +86,7 @@ def test_build_and_sim(bnnflow, tmp_path):
 
 
 def test_argmax(bnnflow, tmp_path):
-    graph = random_graph(GRAPH)
+    graph = GRAPH
     flow.save(graph, tmp_path / "net.npz")
     assert bnnflow("lower", "net.npz", "--argmax", "-o", "class.npz").returncode == 0
     assert flow.load(tmp_path / "class.npz").digest == flow.argmax(graph).digest
@@ -96,7 +95,7 @@ def test_argmax(bnnflow, tmp_path):
 @pytest.mark.rtl
 @pytest.mark.skipif(tools.find("yosys") is None, reason=tools.TOOLS["yosys"].remedy)
 def test_build_and_synth(bnnflow, tmp_path):
-    flow.save(random_graph(GRAPH), tmp_path / "net.npz")
+    flow.save(GRAPH, tmp_path / "net.npz")
     assert bnnflow("build", "net.npz", "--backend", "Verilog", "--clock-period", "2").returncode == 0
     done = bnnflow("synth", "prj", "--layers", env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
     assert done.returncode == 0 and "total" in done.stdout and "lut_packed" in done.stdout, done.stderr
@@ -112,7 +111,7 @@ def test_build_and_synth(bnnflow, tmp_path):
 
 @pytest.mark.hls
 def test_a_mismatch_is_1(bnnflow, tmp_path):
-    flow.save(random_graph(GRAPH), tmp_path / "net.npz")
+    flow.save(GRAPH, tmp_path / "net.npz")
     assert bnnflow("build", "net.npz").returncode == 0
     top = tmp_path / "prj/firmware/myproject.cpp"
     text = top.read_text()
