@@ -282,7 +282,7 @@ def build(model: Model,
         project = flow.build(graph, config, codes)
     for note in graph.notes:
         out.print(f"note: {escape(note)}", highlight=False)
-    out.print(f"{project.path}: {backend} project, graph {graph.digest[:16]}", highlight=False)
+    out.print(f"{project.path}: {backend} project, graph {project.graph_digest[:16]}", highlight=False)
 
 
 @app.command()
@@ -467,7 +467,8 @@ def demo(output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="pr
     compared = check_equal(graph, model, arrays[2])
     with doing(f"writing {output_dir}"):
         flow.build(graph, config, codes)
-    with doing("C simulation (gxx)"):
+    what = "RTL simulation" if backend == "Verilog" else "C simulation"
+    with doing(what):
         simulated = flow.simulate(output_dir, codes)
 
     out.print(_describe(graph))
@@ -476,7 +477,7 @@ def demo(output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="pr
     ours = graph.decode(flow.run(graph, codes))
     result.add_row("graph", f"{accuracy(ours, arrays[3]):.4f}", "Keras, every activation",
                    f"{sum(compared.values()):,}", "0")
-    result.add_row("C simulation", f"{accuracy(graph.decode(simulated), arrays[3]):.4f}", "graph, every output",
+    result.add_row(what, f"{accuracy(graph.decode(simulated), arrays[3]):.4f}", "graph, every output",
                    f"{simulated.size:,}", "0")
     out.print()
     out.print(result)

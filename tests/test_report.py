@@ -209,6 +209,14 @@ def test_options_are_told_apart(tmp_path):
     assert flow.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]["options"]["pipelined"] is True
 
 
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    for folder in ("a/prj", "b/prj"):
+        flow.build(net(), flow.BuildConfig(output_dir=tmp_path / folder))
+    found = flow.report([tmp_path / "a/prj", tmp_path / "b/prj", tmp_path / "b/prj"])
+    assert [p["name"] for p in found["projects"]] == ["a/prj", "b/prj", "b/prj"]
+    assert flow.report(tmp_path / "a/prj")["projects"][0]["name"] == "prj"
+
+
 def test_ends_of_the_plot(projects, page):
     """The least and the most of both axes are named, and a long name does not run into its op."""
     text = page.read_text()
@@ -266,8 +274,13 @@ def test_accuracy(projects):
                          (labels + 0.5, "whole numbers")):
         with pytest.raises(InputError, match=message):
             flow.report(projects[0], data=x, labels=bad)
-    with pytest.raises(InputError, match="labels without data"):
-        flow.report(projects[0], labels=labels)
+    for half in ({"labels": labels}, {"data": x}):
+        with pytest.raises(InputError, match=f"{next(iter(half))} without .*: give both, or neither"):
+            flow.report(projects[0], **half)
+    with pytest.raises(InputError, match="data: no samples"):
+        flow.report(projects[0], data=x[:0], labels=labels[:0])
+    with pytest.raises(InputError, match=r"streams: input 'x': codes have shape \(50, 6\)"):  # which of several
+        flow.report(projects[:2], data=x, labels=labels)
     with pytest.raises(InputError):
         flow.report(projects[0], data=x + 99, labels=labels)
 
@@ -294,10 +307,18 @@ def test_bad_input(projects, tmp_path):
     shutil.copytree(projects[0], copy)
     runs = Project.open(copy).runs
     runs.mkdir(parents=True)
-    for text in ("{", "[]", '{"tool": 1}', '{"tool": "x", "version": "", "samples": -1.5, "outputs": 0, "differ": 0}'):
+    record = '{"tool": "x", "version": "", "samples": %s, "outputs": 0, "differ": 0, "vectors": ""}'
+    for text in ("{", "[]", '{"tool": 1}', record % -1.5, record % -1):
         (runs / "sim-gxx.json").write_text(text)
-        with pytest.raises(InputError, match="damaged record of a simulation"):
+        with pytest.raises(InputError, match="damaged record of a simulation.*; remove it, or simulate again"):
             flow.report(copy)
+    (runs / "sim-gxx.json").unlink()
+    (runs / "vitis").mkdir()
+    for text in ("{", "[]", '{"bnnflow_facts": 1, "facts": []}', '{"bnnflow_facts": 1, "facts": [{}]}'):
+        (runs / "vitis/facts-csynth.json").write_text(text)
+        for verb in (flow.report, flow.synthesize):
+            with pytest.raises(InputError, match=r"^\S*/facts-csynth.json: [^/]*; remove the file, and run again what"):
+                verb(copy)
     assert not list(tmp_path.glob("*.html"))
 
 

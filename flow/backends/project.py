@@ -197,8 +197,8 @@ class Project:
         """The options this project was built with; raises InputError where the manifest has others."""
         try:
             return BuildConfig(output_dir=self.path, **self.options)
-        except TypeError as error:
-            raise InputError(f"{self.path / MANIFEST}: {error}; build the project again") from error
+        except (TypeError, InputError) as error:
+            raise InputError(f"{self.path / MANIFEST} is damaged: {error}; build the project again") from error
 
     def write_manifest(self, config: BuildConfig, versions: dict[str, str]) -> None:
         """Write flow.json."""
