@@ -24,6 +24,7 @@ from flow import tools
 from flow.errors import FlowError, InputError, Mismatch
 from flow.files import existing, whole_file
 from flow.ir import Graph, Weights
+from flow.ir.evaluate import given_codes
 from flow.reports.facts import Facts
 
 __all__ = ["app", "main"]
@@ -116,24 +117,28 @@ def _graph(model: Path, input_type: str, output_type: str | None, argmax: bool =
     return flow.argmax(graph) if argmax else graph
 
 
-def _array(path: Path | None) -> Any:
+def _arrays(path: Path | None) -> Any:
+    """The array of an .npy file, or those of an .npz file by name."""
     if path is None:
         return None
     try:
-        array = np.load(path, allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded.items())
     except Exception as error:  # whatever a damaged file makes NumPy raise; the cause is kept
         raise InputError(f"{path}: not a readable .npy array: {error!r:.200}") from error
-    if not isinstance(array, np.ndarray):
+
+
+def _array(path: Path | None) -> Any:
+    array = _arrays(path)
+    if isinstance(array, dict):
         raise InputError(f"{path}: holds several arrays; save one with numpy.save")
     return array
 
 
 def _codes(graph: Graph, data: Path | None) -> Any:
-    """Codes from an .npy file of codes (integers) or of real inputs (floats)."""
-    array = _array(data)
-    if array is None or array.dtype.kind in "iub":
-        return array
-    return graph.encode(array)
+    """Codes from a file of codes (integers) or of real inputs (floats)."""
+    arrays = _arrays(data)
+    return None if arrays is None else given_codes(graph, arrays)
 
 
 def _layers(texts: list[str]) -> dict[str, dict[str, Any]]:
@@ -291,7 +296,8 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
                                                       "verilator")] = None,
         data: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers); by default the "
                                                        "project's own vectors")] = None,
-        output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy)")] = None,
+        output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy, or .npz "
+                                                                           "where there are several)")] = None,
         via: Via = "") -> None:
     """Run the project's C++ or Verilog and compare every output bit with its graph."""
     from flow.backends.project import Project
@@ -299,15 +305,17 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
     opened = Project.open(project)
     graph, tool = opened.graph(), tool or ("verilator" if opened.backend == "Verilog" else "gxx")
     codes = _codes(graph, data)
+    kind = ".npy" if len(graph.outputs) == 1 else ".npz"
+    if output is not None and output.suffix != kind:
+        raise InputError(f"{output}: write an {kind} file, of {len(graph.outputs)} output(s)")
     with doing(f"simulation ({tool})"):
         got = flow.simulate(project, codes, tool, via, _say)
+    arrays = [got] if kind == ".npy" else got
     if output is not None:
-        try:
-            np.save(output, got)
-        except OSError as error:
-            raise InputError(f"cannot write {output}: {error.strerror}") from error
-    out.print(f"equal: {len(got):,} samples, {got.size:,} outputs, 0 differ ({tool} against graph {graph.digest[:16]})",
-              highlight=False)
+        with whole_file(output) as path, path.open("wb") as file:
+            np.save(file, got) if kind == ".npy" else np.savez(file, **dict(zip(graph.outputs, arrays)))
+    out.print(f"equal: {len(arrays[0]):,} samples, {sum(array.size for array in arrays):,} outputs, 0 differ ({tool} "
+              f"against graph {graph.digest[:16]})", highlight=False)
 
 
 @app.command()
@@ -365,7 +373,7 @@ def report(projects: Annotated[list[Path], typer.Argument(help="project folders 
            labels: Annotated[Path | None, typer.Option(help=".npy of the classes of --data")] = None) -> None:
     """Write a report on one project or several side by side: one self-contained file."""
     with doing(f"writing {output}"):
-        flow.report(projects, output, _array(data), _array(labels))
+        flow.report(projects, output, _arrays(data), _array(labels))
     out.print(f"{escape(str(output))}: {len(projects)} project{'s' if len(projects) > 1 else ''}", highlight=False,
               soft_wrap=True)
 

@@ -99,6 +99,7 @@ def synthesize(project: Project, tool: str, steps: Sequence[str] = ("csynth",), 
     Raises ToolError with the line of the log that matters and what to do, Mismatch where co-simulation finds that the
     hardware computes something else, InputError for steps that are not known.
     """
+    steps = [steps] if isinstance(steps, str) else steps
     unknown = [step for step in steps if step not in STEPS]
     if unknown or not steps:
         raise InputError(f"steps {', '.join(unknown) or 'none'}: use some of {', '.join(STEPS)}")

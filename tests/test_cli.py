@@ -9,6 +9,7 @@ import pytest
 import flow
 from flow import tools
 from flow.ir import fixed
+from tests.conftest import union
 from tests.random_graphs import random_codes
 from tests.test_estimate import dense
 
@@ -83,6 +84,28 @@ def test_build_and_sim(bnnflow, tmp_path):
         rom.write("// changed\n")
     done = bnnflow("sim", "prj")
     assert done.returncode == 0, "a comment changes nothing"
+
+
+@pytest.mark.hls
+def test_several_inputs_and_outputs(bnnflow, tmp_path):
+    """Files of several arrays, by name: codes or real values."""
+    graph = union({"a": dense(6, 4), "b": dense(3, 2, fixed("ufixed<8,0>"))})
+    flow.save(graph, tmp_path / "net.npz")
+    codes = dict(zip((node.name for node in graph.inputs), random_codes(graph, 0, 7)))
+    np.savez(tmp_path / "x.npz", **{**codes, "b__x": codes["b__x"] * float(graph["b__x"].domain.alpha)})
+    assert bnnflow("build", "net.npz", "--vectors", "x.npz").returncode == 0
+    done = bnnflow("sim", "prj", "-o", "y.npz")
+    assert done.returncode == 0 and "equal: 7 samples, 42 outputs" in done.stdout, done.stderr
+    found, expected = np.load(tmp_path / "y.npz"), graph(codes)
+    assert list(found) == ["a__a", "b__a"] and all(np.array_equal(found[n], y) for n, y in zip(found, expected))
+    assert bnnflow("sim", "prj", "--data", "x.npz").returncode == 0
+    np.save(tmp_path / "y.npy", np.zeros(7, int))
+    for arguments, message in ((["sim", "prj", "-o", "y.npy"], "y.npy: write an .npz file"),
+                               (["sim", "prj", "--data", "y.npz"], "inputs are a__x, b__x; got a__a, b__a"),
+                               (["report", "prj", "--data", "x.npz", "--labels", "y.npy"], "2 outputs; labels"),
+                               (["report", "prj", "--data", "x.npz", "--labels", "y.npz"], "holds several arrays")):
+        done = bnnflow(*arguments)
+        assert done.returncode == 2 and message in " ".join(done.stderr.split()), done.stderr
 
 
 def test_argmax(bnnflow, tmp_path):

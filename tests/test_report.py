@@ -20,11 +20,12 @@ import flow
 from flow.backends.project import Project
 from flow.comparison import Comparison, Row
 from flow.errors import InputError
-from flow.ir import Graph
+from flow.ir import BIPOLAR, Graph, Index, Node, Op, fixed
 from flow.reports.drawings import _labels, dataflow
 from flow.reports.facts import Facts, save_facts
 from flow.reports.render import cycles, number
 from flow.train.run import Result
+from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
 from tests.test_estimate import conv, dense
 from tests.test_hls import net
@@ -283,6 +284,21 @@ def test_accuracy(projects):
         flow.report(projects[:2], data=x, labels=labels)
     with pytest.raises(InputError):
         flow.report(projects[0], data=x + 99, labels=labels)
+
+
+def test_accuracy_of_several_inputs(tmp_path):
+    """Arrays of other shapes and kinds: codes of one input, real values of the other."""
+    both = union({"a": dense(6, 4), "b": dense(3, 2, fixed("ufixed<8,0>"))})
+    wires = Node("y", Op.GATHER, both.outputs, (6,), BIPOLAR, Index(np.arange(6)))
+    graph = Graph((*both, wires), ("y",))
+    project = flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
+    codes = random_codes(graph, 0, 30)
+    labels = graph(codes).argmax(axis=1)
+    mixed = [codes[0], codes[1] * float(graph["b__x"].domain.alpha)]
+    for data in (codes, mixed, {"a__x": mixed[0], "b__x": mixed[1]}):
+        assert flow.report(project, data=data, labels=labels)["projects"][0]["accuracy"]["right"] == 30
+    with pytest.raises(InputError, match=r"2 inputs \(a__x, b__x\); give a list"):
+        flow.report(project, data=codes[0], labels=labels)
 
 
 def test_any_network_and_options(tmp_path):

@@ -189,7 +189,7 @@ def test_every_step(tool, name, arguments, project, install, tmp_path):
     facts = flow.synthesize(project, tool, steps=["logic", "cosim", "export"])
     assert (facts.lut, facts.source, facts.clock_estimated) == (211, "logic synthesis", 4.25)
     assert len(calls.read_text().splitlines()) == 4  # C synthesis was done
-    again = flow.synthesize(project, tool, steps=["cosim"])
+    again = flow.synthesize(Project.open(project), tool, steps="cosim")
     assert again.latency == (7, 9) and again.source == "co-simulation"
     assert len(calls.read_text().splitlines()) == 4  # and so was all else
     assert {f.name for f in runs.glob("*.log")} == {"csynth.log", "cosim.log", "export.log", "logic.log"}

@@ -155,6 +155,10 @@ class Project:
     options: dict[str, Any]
     arrays: dict[str, str] = field(default_factory=dict)  # C array of each node in the top function
 
+    def __fspath__(self) -> str:
+        """Its folder: every verb that takes one takes a project."""
+        return str(self.path)
+
     def _repr_html_(self) -> str:
         rows = [*self.options.items(), ("graph", self.graph_digest)]
         return html_table(f"Project {self.path}", ("option", "value"), rows)

@@ -17,7 +17,7 @@ import flow
 from flow.backends.project import Project
 from flow.errors import InputError
 from flow.ir import Graph, Node, Op, Steps, Weights
-from flow.ir.evaluate import check_codes
+from flow.ir.evaluate import given_codes
 from flow.reports.estimate import estimate, fitting
 from flow.reports.facts import MAX_BYTES, SOURCES, Facts, load_facts
 from flow.reports.parts import part_of
@@ -205,9 +205,9 @@ def _accuracy(graph: Graph, data: Any, labels: Any) -> dict[str, Any] | None:
     """
     if data is None or labels is None:
         return None
-    codes = check_codes(graph, data if np.asarray(data).dtype.kind in "iub" else graph.encode(data))
     if len(graph.outputs) != 1:
         raise InputError(f"the graph has {len(graph.outputs)} outputs; labels need one")
+    codes = given_codes(graph, data)
     if not len(codes[0]):
         raise InputError("data: no samples")
     values = np.asarray(graph.decode(graph(codes))).reshape(len(codes[0]), -1)
