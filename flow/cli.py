@@ -24,7 +24,7 @@ from flow import tools
 from flow.errors import FlowError, InputError, Mismatch
 from flow.files import existing, whole_file
 from flow.ir import Graph, Weights
-from flow.ir.evaluate import given_codes
+from flow.ir.evaluate import given_codes, per_input
 from flow.reports.facts import Facts
 
 __all__ = ["app", "main"]
@@ -430,9 +430,13 @@ def _facts(facts: Facts) -> Table:
 @app.command()
 def compare(model: Annotated[Path, typer.Argument(help="the Keras model (.keras, .h5) the project was made from")],
             project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
-            data: Annotated[Path, typer.Argument(help=".npy of real inputs (n, *shape)")]) -> None:
+            data: Annotated[Path, typer.Argument(help=".npy of real inputs (n, *shape); .npz of several")]) -> None:
     """Compare Keras, graph and C simulation layer by layer: the first divergence, or "equal"."""
-    x = _array(data)
+    from flow.backends.project import Project
+
+    x = _arrays(data)
+    if isinstance(x, dict):
+        x = per_input(Project.open(project).graph(), x)
     _import_keras()
     with doing("comparing"):
         result = flow.compare(model, project, x)
