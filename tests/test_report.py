@@ -21,6 +21,7 @@ from flow.backends.project import Project
 from flow.comparison import Comparison, Row
 from flow.errors import InputError
 from flow.ir import BIPOLAR, Graph, Index, Node, Op, fixed
+from flow.reports.document import _picture
 from flow.reports.drawings import _labels, dataflow
 from flow.reports.facts import Facts, save_facts
 from flow.reports.render import cycles, number
@@ -225,6 +226,8 @@ def test_ends_of_the_plot(projects, page):
     for key in ("lut", "other"):
         for end in (min, max):
             assert f">{number(end(point[key] for point in points))}</text>" in text
+    row = [{"name": f"n{k}", "op": "input", "inputs": [], "shape": [1], "bits": 1} for k in range(15)]
+    assert "max-width:3592px;min-width:2155px" in dataflow(row)  # it scrolls and can be read
     assert dataflow([{"name": "a" * 30, "op": "argmax", "inputs": [], "shape": [1], "bits": 4}]).count('y="26.0"') == 1
 
 
@@ -257,6 +260,10 @@ def test_weights_as_a_picture(projects):
     assert pixels.shape == (*levels.shape, 4)
     assert np.array_equal(pixels[..., 3] > 0.5, levels != 0)
     assert np.array_equal((pixels[..., 2] > pixels[..., 0])[levels != 0], (levels > 0)[levels != 0])
+    # Where a pixel is four weights: half of them are there, one in two of which is above zero.
+    many = np.kron(np.ones((96, 96), int), [[1, -1], [0, 0]])
+    small = image.imread(io.BytesIO(base64.b64decode(_picture(many).split(",")[1])))
+    assert small.shape == (96, 96, 4) and np.abs(small * 255 - [125, 104, 97.5, 127.5]).max() <= 0.6
     assert node["weights"]["nonzero"] == np.count_nonzero(levels) and len(node["weights"]["levels"]) == 3
 
 

@@ -27,7 +27,7 @@ __all__ = ["document"]
 
 FORMAT = 1
 BINS, POINTS, LEVELS, PIXELS, CLASSES = 24, 64, 16, 96, 100
-POSITIVE, NEGATIVE = (33, 113, 181), (217, 95, 14)
+POSITIVE, NEGATIVE = np.array([33, 113, 181]), np.array([217, 95, 14])
 
 
 def document(projects: Sequence[Project], data: Any = None, labels: Any = None) -> dict[str, Any]:
@@ -150,14 +150,17 @@ def _weights(weights: Weights) -> dict[str, Any]:
 
 
 def _picture(levels: NDArray[np.int64]) -> str:
-    """The weights as a PNG (data URI): rows are inputs, columns outputs; absent is transparent, large ones averaged."""
-    share = levels / max(1, int(np.abs(levels).max(initial=0)))
+    """The weights as a PNG (data URI): rows are inputs, columns outputs; absent is transparent. Where a pixel is many
+    weights it is as opaque as they are large, its colour mixed of those above and below zero.
+    """
+    above, below = (np.maximum(side, 0) / max(1, int(np.abs(levels).max(initial=0))) for side in (levels, -levels))
     for axis in (0, 1):
-        edges = np.linspace(0, share.shape[axis], min(PIXELS, share.shape[axis]) + 1).astype(int)
+        edges = np.linspace(0, levels.shape[axis], min(PIXELS, levels.shape[axis]) + 1).astype(int)
         widths = np.diff(edges).reshape(-1, 1) if axis == 0 else np.diff(edges)
-        share = np.add.reduceat(share, edges[:-1], axis=axis) / widths
-    colour = np.where(share[..., None] > 0, POSITIVE, NEGATIVE)
-    pixels = np.concatenate([colour, np.rint(255 * np.abs(share))[..., None]], axis=2).astype(np.uint8)
+        above, below = (np.add.reduceat(side, edges[:-1], axis=axis) / widths for side in (above, below))
+    size = (above + below)[..., None]
+    colour = (above[..., None] * POSITIVE + below[..., None] * NEGATIVE) / np.maximum(size, 1e-9)
+    pixels = np.rint(np.concatenate([colour, 255 * size], axis=2)).astype(np.uint8)
     rows = np.concatenate([np.zeros((len(pixels), 1), np.uint8), pixels.reshape(len(pixels), -1)], axis=1)
 
     def chunk(kind: bytes, content: bytes) -> bytes:
