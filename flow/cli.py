@@ -318,8 +318,17 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
               f"against graph {graph.digest[:16]})", highlight=False)
 
 
+def _given(context: typer.Context, *allowed: str) -> str:
+    """The options of a command line beyond those allowed; a test of what would be ignored without a word."""
+    # By name: which of Click's copies Typer brings along is its own affair.
+    names = [name for name in context.params if name not in allowed
+             and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
 @app.command()
-def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a graph (.npz) or a Keras model")],
+def estimate(context: typer.Context,
+             design: Annotated[Path, typer.Argument(help="a project folder, a graph (.npz) or a Keras model")],
              input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
              backend: Backend = "Vitis", part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0,
              reuse_factor: Reuse = 1, io_type: IoType = "io_parallel", strategy: Strategy = "Latency",
@@ -328,11 +337,13 @@ def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a gr
                                                                  "of the table; kept with a project, for its report")
                               ] = False) -> None:
     """Estimate resources and latency, without any vendor's tool. A project has its own options."""
-    from flow.backends.project import Project
+    from flow.backends.project import GRAPH, Project
     from flow.reports.estimate import fitting
 
-    if Project.is_project(design):
+    if design.is_dir():
         project = Project.open(design)
+        if ignored := _given(context, "design", "synth"):
+            raise InputError(f"{ignored}: a project has its own options; for others estimate {design / GRAPH}")
         graph, config = project.graph(), project.config
         with doing("estimating"):
             facts = flow.estimate(design, synthesize=synth)
@@ -379,7 +390,8 @@ def report(projects: Annotated[list[Path], typer.Argument(help="project folders 
 
 
 @app.command()
-def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
+def synth(context: typer.Context,
+          project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
           tool: Annotated[str | None, typer.Option(help="vitis or vivado (HLS); yosys, or nextpnr (routed on an "
                                                         "ECP5), for Verilog. By default that of the backend")] = None,
           family: Annotated[str, typer.Option(help="yosys: xc7, xcup, ice40 or ecp5")] = "xcup",
@@ -395,6 +407,8 @@ def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnfl
     options: dict[str, Any] = {"device": device} if tool == "nextpnr" else {
         "family": family, "layers": layers} if verilog else {
         "steps": [step.strip() for step in steps.split(",")], "via": via, "hours": hours}
+    if ignored := _given(context, "project", "tool", *options):
+        raise InputError(f"{ignored}: not of this tool and project, which take --{', --'.join(options)}")
     facts = flow.synthesize(project, tool, **options, say=_say)
     if facts.modules:
         out.print(_parts(facts))

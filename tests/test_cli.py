@@ -108,6 +108,21 @@ def test_several_inputs_and_outputs(bnnflow, tmp_path):
         assert done.returncode == 2 and message in " ".join(done.stderr.split()), done.stderr
 
 
+def test_options_that_would_be_ignored(bnnflow, tmp_path):
+    flow.build(GRAPH, flow.BuildConfig(output_dir=tmp_path / "hls"))
+    flow.build(GRAPH, flow.BuildConfig(output_dir=tmp_path / "rtl", backend="Verilog"))
+    for arguments, message in (
+            (["estimate", "hls", "--reuse-factor", "4", "--part", "xc7"],
+             "--reuse-factor, --part: a project has its own options; for others estimate hls/flow.npz"),
+            (["synth", "hls", "--family", "xc7"], "--family: not of this tool and project, which take --steps, --via"),
+            (["synth", "rtl", "--via", "ssh x"], "--via: not of this tool and project, which take --family, --layers"),
+            (["synth", "rtl", "--tool", "nextpnr", "--layers"], "--layers: not of this tool and project, which take"),
+            (["estimate", "."], "is not a bnnflow project (no flow.json)")):
+        done = bnnflow(*arguments)
+        assert done.returncode == 2 and message in " ".join(done.stderr.split()), done.stderr
+    assert bnnflow("estimate", "hls/flow.npz", "--reuse-factor", "4", "--part", "xc7a35t-cpg236-1").returncode == 0
+
+
 def test_argmax(bnnflow, tmp_path):
     graph = GRAPH
     flow.save(graph, tmp_path / "net.npz")
