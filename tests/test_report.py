@@ -22,7 +22,7 @@ from flow.comparison import Comparison, Row
 from flow.errors import InputError
 from flow.ir import BIPOLAR, Graph, Index, Node, Op, fixed
 from flow.reports.document import _picture
-from flow.reports.drawings import _labels, dataflow
+from flow.reports.drawings import _labels, dataflow, pareto
 from flow.reports.facts import Facts, save_facts
 from flow.reports.render import cycles, number
 from flow.train.run import Result
@@ -216,6 +216,8 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
         flow.build(net(), flow.BuildConfig(output_dir=tmp_path / folder))
     found = flow.report([tmp_path / "a/prj", tmp_path / "b/prj", tmp_path / "b/prj"])
     assert [p["name"] for p in found["projects"]] == ["a/prj", "b/prj", "b/prj"]
+    long = [{"name": f"{'x' * 30}/{k}", "lut": 1, "other": 1, "best": True} for k in "ab"]
+    assert all(f"…{'x' * 21}/{k}</text>" in pareto({"points": long, "against": ""}) for k in "ab")
     assert flow.report(tmp_path / "a/prj")["projects"][0]["name"] == "prj"
 
 

@@ -134,7 +134,8 @@ def pareto(data: Mapping[str, Any]) -> Markup:
              *(_text(left + edge / 2 + x, height - 22, text, "size", "middle") for x, text in widths.items()),
              *(_text(left - 6, height - edge - 6 - y, text, "size", "end") for y, text in heights.items())]
     for x, y, (up, end), point in zip(xs, ys, _labels(xs, ys, width), points):
+        name = point["name"] if len(point["name"]) <= LABEL else f"…{point['name'][1 - LABEL:]}"  # ends of paths differ
         parts += [Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(
             "best" if point["best"] else "beaten", x, y),
-            _text(x - 8 if end else x + 8, y + up, _short(point["name"], LABEL), "name", "end" if end else "start")]
+            _text(x - 8 if end else x + 8, y + up, name, "name", "end" if end else "start")]
     return _svg(width, height, "size of every project against what it buys", parts, most=width)
