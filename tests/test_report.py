@@ -295,6 +295,19 @@ def test_accuracy(projects):
         flow.report(projects[0], data=x + 99, labels=labels)
 
 
+def test_accuracy_of_classes(projects, tmp_path):
+    """A graph that gives classes is as accurate as the one whose logits are compared here."""
+    x, labels = random_codes(net(), 0, 50)[0], np.arange(50) % 5
+    logits = flow.report(projects[0], data=x, labels=labels)["projects"][0]["accuracy"]
+    flow.build(flow.argmax(net()), flow.BuildConfig(output_dir=tmp_path / "prj"))
+    assert flow.report(tmp_path / "prj", data=x, labels=labels)["projects"][0]["accuracy"] == logits
+    with pytest.raises(InputError, match="whole numbers from 0 to 4"):
+        flow.report(tmp_path / "prj", data=x, labels=labels + 1)
+    flow.build(flow.argmax(conv(8, 4)), flow.BuildConfig(output_dir=tmp_path / "image", io_type="io_stream"))
+    with pytest.raises(InputError, match="decides 64 positions of a sample"):
+        flow.report(tmp_path / "image", data=random_codes(conv(8, 4), 0, 5)[0], labels=labels[:5])
+
+
 def test_accuracy_of_several_inputs(tmp_path):
     """Arrays of other shapes and kinds: codes of one input, real values of the other."""
     both = union({"a": dense(6, 4), "b": dense(3, 2, fixed("ufixed<8,0>"))})

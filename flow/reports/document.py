@@ -219,6 +219,8 @@ def _accuracy(graph: Graph, data: Any, labels: Any) -> dict[str, Any] | None:
         truth = truth.argmax(axis=1)
     truth = truth.ravel()
     decided = graph.output.op is Op.ARGMAX
+    if decided and graph.output.size > 1:
+        raise InputError(f"the graph decides {graph.output.size} positions of a sample; labels need one decision each")
     classes = graph.output.domain.size if decided else max(2, values.shape[1])
     if len(truth) != len(values):
         raise InputError(f"labels: {len(truth)} for {len(values)} samples")
