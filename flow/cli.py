@@ -21,7 +21,7 @@ from rich.table import Table
 
 import flow
 from flow import tools
-from flow.errors import FlowError, InputError, Mismatch
+from flow.errors import FlowError, InputError, Mismatch, ToolError
 from flow.files import existing, whole_file
 from flow.ir import Graph, Weights
 from flow.ir.evaluate import given_codes, per_input
@@ -530,10 +530,14 @@ def doctor() -> None:
     table = Table("", "found", "enables", box=None, pad_edge=False)
     missing = []
     for tool in tools.TOOLS.values():
-        path = tools.find(tool.name)
+        trouble = tool.remedy
+        try:
+            path = tools.find(tool.name)
+        except ToolError as error:  # a variable that names no program
+            path, trouble = None, str(error)
         table.add_row(tool.name, escape(f"{path} ({tools.version(tool.name)})" if path else "not found"), tool.enables)
         if path is None:
-            missing.append(f"{tool.name}: {tool.remedy}")
+            missing.append(f"{tool.name}: {trouble}")
     for package, enables in (("hls4ml", "writing projects"), ("tensorflow", "lowering and training"),
                              ("tf-keras", "lowering and training"), ("qkeras", "lowering and training"),
                              ("numpy", "everything"), ("scikit-learn", "the demo's data"),

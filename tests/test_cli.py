@@ -56,7 +56,8 @@ def test_bad_input_is_2_with_one_message(arguments, message, bnnflow, tmp_path):
 
 def test_ops_and_doctor(bnnflow):
     assert all(op.name in bnnflow("ops").stdout for op in flow.ir.Op)
-    done = bnnflow("doctor")
+    done = bnnflow("doctor", env={"BNNFLOW_YOSYS": "/nowhere"})
+    assert "missing yosys: BNNFLOW_YOSYS='/nowhere' is not an executable file; name one, or unset it" in done.stdout
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("gxx", "vitis", "vivado", "not found", "hls4ml", "none yet"))
 
