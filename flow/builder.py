@@ -263,8 +263,7 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
     codes = check_codes(graph, codes)
     with tempfile.TemporaryDirectory(prefix="bnnflow-trace-") as name:
         run = Path(name)
-        copy = run / "project"
-        shutil.copytree(project.path, copy, ignore=shutil.ignore_patterns(f"{project.top}_prj", RUNS))
+        copy = project.copied(run / "project")
         top = copy / f"firmware/{project.top}.cpp"
         text = top.read_text()
         made = [node for node in graph if node.op is not Op.INPUT and node.name in project.arrays]
@@ -432,10 +431,13 @@ def _opened(folder: str | os.PathLike[str]) -> tuple[Project, Graph]:
 
 
 def _kept(project: Project, tool: str, what: str, facts: Facts) -> Facts:
-    """Keep what a tool said of these very sources."""
+    """Keep what a tool said of these very sources; hours of work are not lost on a project that cannot be written."""
     folder = project.runs / tool
-    folder.mkdir(parents=True, exist_ok=True)
-    save_facts([facts], folder / f"facts-{what}.json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_facts([facts], folder / f"facts-{what}.json")
+    except (OSError, InputError) as error:
+        return replace(facts, notes=(*facts.notes, f"not kept for the report: {error}"))
     return facts
 
 

@@ -21,9 +21,10 @@ from rich.table import Table
 
 import flow
 from flow import tools
-from flow.errors import FlowError, InputError, Mismatch
+from flow.errors import FlowError, InputError, Mismatch, ToolError
 from flow.files import existing, whole_file
 from flow.ir import Graph, Weights
+from flow.ir.evaluate import given_codes, per_input
 from flow.reports.facts import Facts
 
 __all__ = ["app", "main"]
@@ -116,24 +117,28 @@ def _graph(model: Path, input_type: str, output_type: str | None, argmax: bool =
     return flow.argmax(graph) if argmax else graph
 
 
-def _array(path: Path | None) -> Any:
+def _arrays(path: Path | None) -> Any:
+    """The array of an .npy file, or those of an .npz file by name."""
     if path is None:
         return None
     try:
-        array = np.load(path, allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded.items())
     except Exception as error:  # whatever a damaged file makes NumPy raise; the cause is kept
         raise InputError(f"{path}: not a readable .npy array: {error!r:.200}") from error
-    if not isinstance(array, np.ndarray):
+
+
+def _array(path: Path | None) -> Any:
+    array = _arrays(path)
+    if isinstance(array, dict):
         raise InputError(f"{path}: holds several arrays; save one with numpy.save")
     return array
 
 
 def _codes(graph: Graph, data: Path | None) -> Any:
-    """Codes from an .npy file of codes (integers) or of real inputs (floats)."""
-    array = _array(data)
-    if array is None or array.dtype.kind in "iub":
-        return array
-    return graph.encode(array)
+    """Codes from a file of codes (integers) or of real inputs (floats)."""
+    arrays = _arrays(data)
+    return None if arrays is None else given_codes(graph, arrays)
 
 
 def _layers(texts: list[str]) -> dict[str, dict[str, Any]]:
@@ -282,7 +287,7 @@ def build(model: Model,
         project = flow.build(graph, config, codes)
     for note in graph.notes:
         out.print(f"note: {escape(note)}", highlight=False)
-    out.print(f"{project.path}: {backend} project, graph {graph.digest[:16]}", highlight=False)
+    out.print(f"{project.path}: {backend} project, graph {project.graph_digest[:16]}", highlight=False)
 
 
 @app.command()
@@ -291,7 +296,8 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
                                                       "verilator")] = None,
         data: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers); by default the "
                                                        "project's own vectors")] = None,
-        output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy)")] = None,
+        output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy, or .npz "
+                                                                           "where there are several)")] = None,
         via: Via = "") -> None:
     """Run the project's C++ or Verilog and compare every output bit with its graph."""
     from flow.backends.project import Project
@@ -299,19 +305,30 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
     opened = Project.open(project)
     graph, tool = opened.graph(), tool or ("verilator" if opened.backend == "Verilog" else "gxx")
     codes = _codes(graph, data)
+    kind = ".npy" if len(graph.outputs) == 1 else ".npz"
+    if output is not None and output.suffix != kind:
+        raise InputError(f"{output}: write an {kind} file, of {len(graph.outputs)} output(s)")
     with doing(f"simulation ({tool})"):
         got = flow.simulate(project, codes, tool, via, _say)
+    arrays = [got] if kind == ".npy" else got
     if output is not None:
-        try:
-            np.save(output, got)
-        except OSError as error:
-            raise InputError(f"cannot write {output}: {error.strerror}") from error
-    out.print(f"equal: {len(got):,} samples, {got.size:,} outputs, 0 differ ({tool} against graph {graph.digest[:16]})",
-              highlight=False)
+        with whole_file(output) as path, path.open("wb") as file:
+            np.save(file, got) if kind == ".npy" else np.savez(file, **dict(zip(graph.outputs, arrays)))
+    out.print(f"equal: {len(arrays[0]):,} samples, {sum(array.size for array in arrays):,} outputs, 0 differ ({tool} "
+              f"against graph {graph.digest[:16]})", highlight=False)
+
+
+def _given(context: typer.Context, *allowed: str) -> str:
+    """The options of a command line beyond those allowed; a test of what would be ignored without a word."""
+    # By name: which of Click's copies Typer brings along is its own affair.
+    names = [name for name in context.params if name not in allowed
+             and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 @app.command()
-def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a graph (.npz) or a Keras model")],
+def estimate(context: typer.Context,
+             design: Annotated[Path, typer.Argument(help="a project folder, a graph (.npz) or a Keras model")],
              input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
              backend: Backend = "Vitis", part: Part = flow.BuildConfig.part, clock_period: Clock = 5.0,
              reuse_factor: Reuse = 1, io_type: IoType = "io_parallel", strategy: Strategy = "Latency",
@@ -320,11 +337,13 @@ def estimate(design: Annotated[Path, typer.Argument(help="a project folder, a gr
                                                                  "of the table; kept with a project, for its report")
                               ] = False) -> None:
     """Estimate resources and latency, without any vendor's tool. A project has its own options."""
-    from flow.backends.project import Project
+    from flow.backends.project import GRAPH, Project
     from flow.reports.estimate import fitting
 
-    if Project.is_project(design):
+    if design.is_dir():
         project = Project.open(design)
+        if ignored := _given(context, "design", "synth"):
+            raise InputError(f"{ignored}: a project has its own options; for others estimate {design / GRAPH}")
         graph, config = project.graph(), project.config
         with doing("estimating"):
             facts = flow.estimate(design, synthesize=synth)
@@ -365,13 +384,14 @@ def report(projects: Annotated[list[Path], typer.Argument(help="project folders 
            labels: Annotated[Path | None, typer.Option(help=".npy of the classes of --data")] = None) -> None:
     """Write a report on one project or several side by side: one self-contained file."""
     with doing(f"writing {output}"):
-        flow.report(projects, output, _array(data), _array(labels))
+        flow.report(projects, output, _arrays(data), _array(labels))
     out.print(f"{escape(str(output))}: {len(projects)} project{'s' if len(projects) > 1 else ''}", highlight=False,
               soft_wrap=True)
 
 
 @app.command()
-def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
+def synth(context: typer.Context,
+          project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
           tool: Annotated[str | None, typer.Option(help="vitis or vivado (HLS); yosys, or nextpnr (routed on an "
                                                         "ECP5), for Verilog. By default that of the backend")] = None,
           family: Annotated[str, typer.Option(help="yosys: xc7, xcup, ice40 or ecp5")] = "xcup",
@@ -387,6 +407,8 @@ def synth(project: Annotated[Path, typer.Argument(help="project folder of `bnnfl
     options: dict[str, Any] = {"device": device} if tool == "nextpnr" else {
         "family": family, "layers": layers} if verilog else {
         "steps": [step.strip() for step in steps.split(",")], "via": via, "hours": hours}
+    if ignored := _given(context, "project", "tool", *options):
+        raise InputError(f"{ignored}: not of this tool and project, which take --{', --'.join(options)}")
     facts = flow.synthesize(project, tool, **options, say=_say)
     if facts.modules:
         out.print(_parts(facts))
@@ -422,9 +444,13 @@ def _facts(facts: Facts) -> Table:
 @app.command()
 def compare(model: Annotated[Path, typer.Argument(help="the Keras model (.keras, .h5) the project was made from")],
             project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
-            data: Annotated[Path, typer.Argument(help=".npy of real inputs (n, *shape)")]) -> None:
+            data: Annotated[Path, typer.Argument(help=".npy of real inputs (n, *shape); .npz of several")]) -> None:
     """Compare Keras, graph and C simulation layer by layer: the first divergence, or "equal"."""
-    x = _array(data)
+    from flow.backends.project import Project
+
+    x = _arrays(data)
+    if isinstance(x, dict):
+        x = per_input(Project.open(project).graph(), x)
     _import_keras()
     with doing("comparing"):
         result = flow.compare(model, project, x)
@@ -467,7 +493,8 @@ def demo(output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="pr
     compared = check_equal(graph, model, arrays[2])
     with doing(f"writing {output_dir}"):
         flow.build(graph, config, codes)
-    with doing("C simulation (gxx)"):
+    what = "RTL simulation" if backend == "Verilog" else "C simulation"
+    with doing(what):
         simulated = flow.simulate(output_dir, codes)
 
     out.print(_describe(graph))
@@ -476,7 +503,7 @@ def demo(output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="pr
     ours = graph.decode(flow.run(graph, codes))
     result.add_row("graph", f"{accuracy(ours, arrays[3]):.4f}", "Keras, every activation",
                    f"{sum(compared.values()):,}", "0")
-    result.add_row("C simulation", f"{accuracy(graph.decode(simulated), arrays[3]):.4f}", "graph, every output",
+    result.add_row(what, f"{accuracy(graph.decode(simulated), arrays[3]):.4f}", "graph, every output",
                    f"{simulated.size:,}", "0")
     out.print()
     out.print(result)
@@ -503,10 +530,14 @@ def doctor() -> None:
     table = Table("", "found", "enables", box=None, pad_edge=False)
     missing = []
     for tool in tools.TOOLS.values():
-        path = tools.find(tool.name)
+        trouble = tool.remedy
+        try:
+            path = tools.find(tool.name)
+        except ToolError as error:  # a variable that names no program
+            path, trouble = None, str(error)
         table.add_row(tool.name, escape(f"{path} ({tools.version(tool.name)})" if path else "not found"), tool.enables)
         if path is None:
-            missing.append(f"{tool.name}: {tool.remedy}")
+            missing.append(f"{tool.name}: {trouble}")
     for package, enables in (("hls4ml", "writing projects"), ("tensorflow", "lowering and training"),
                              ("tf-keras", "lowering and training"), ("qkeras", "lowering and training"),
                              ("numpy", "everything"), ("scikit-learn", "the demo's data"),

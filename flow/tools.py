@@ -193,7 +193,7 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
                 raise ToolError(f"{arguments[0]} did not finish in {timeout:g} s:\n{_tail(log)}") from error
             raise
     if code not in ok:
-        raise ToolError(f"{Path(arguments[0]).name} failed with exit code {code}:\n{_tail(log)}\n(log: {log})")
+        raise ToolError(f"{Path(arguments[0]).name} failed with exit code {code}:\n{_tail(log)}")
     return code
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flow import tools
-from flow.backends.project import EXPECTED, INPUTS, RUNS, Project
+from flow.backends.project import EXPECTED, INPUTS, RESULTS, Project
 from flow.errors import InputError, Mismatch, ToolError
 from flow.reports.facts import Facts, load_facts, save_facts
 from flow.reports.readers import read_report
@@ -25,7 +25,6 @@ Say = Callable[[str], None]  # gets every line of a tool's output
 
 STEPS = ("csynth", "cosim", "export", "logic")
 HOURS = 4.0
-RESULTS = "csim_results.log"  # the bench's outputs
 # What hls4ml's script does in each step.
 SWITCHES: dict[str, dict[str, int]] = {
     "csim": {"reset": 1, "csim": 1}, "csynth": {"reset": 1, "synth": 1}, "cosim": {"cosim": 1}, "export": {"export": 1},
@@ -64,7 +63,7 @@ def simulator(tool: str) -> Callable[[Project, Path, str, Say | None], tuple[Pat
     """C simulation by a vendor's tool: (log of its outputs, did the bench report errors), with the vectors in `run`."""
 
     def run_it(project: Project, run: Path, via: str, say: Say | None) -> tuple[Path, bool]:
-        copy = _copy(project, run / "project")
+        copy = project.copied(run / "project")
         for name in (INPUTS, EXPECTED):
             shutil.copyfile(run / name, copy / name)
         command = _hls(tool, "csim", copy, via)
@@ -99,6 +98,7 @@ def synthesize(project: Project, tool: str, steps: Sequence[str] = ("csynth",), 
     Raises ToolError with the line of the log that matters and what to do, Mismatch where co-simulation finds that the
     hardware computes something else, InputError for steps that are not known.
     """
+    steps = [steps] if isinstance(steps, str) else steps
     unknown = [step for step in steps if step not in STEPS]
     if unknown or not steps:
         raise InputError(f"steps {', '.join(unknown) or 'none'}: use some of {', '.join(STEPS)}")
@@ -121,18 +121,16 @@ def _kept(folder: Path, step: str) -> Path:
     return folder / f"facts-{step}.json"
 
 
-def _copy(project: Project, folder: Path) -> Path:
-    """The sources in `folder`, without what runs by hand have left."""
-    shutil.copytree(project.path, folder, ignore=shutil.ignore_patterns(f"{project.top}_prj", RUNS, RESULTS))
-    return folder
-
-
 def _fresh(project: Project, folder: Path, step: str) -> None:
     """C synthesis starts from a copy of the sources; what failed before is only a log."""
     if step == "csynth":
         shutil.rmtree(folder, ignore_errors=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _copy(project, folder)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            project.copied(folder)
+        except OSError as error:
+            raise InputError(f"cannot write {folder}: {error.strerror or error}; runs are kept in the project: free "
+                             "some room, or copy the project to where it can be written") from error
 
 
 def _hls(tool: str, step: str, folder: Path, via: str) -> list[str]:

@@ -9,11 +9,11 @@ import pytest
 import flow
 from flow import tools
 from flow.ir import fixed
-from tests.random_graphs import random_codes, random_graph
+from tests.conftest import union
+from tests.random_graphs import random_codes
+from tests.test_estimate import dense
 
-GRAPH = next(s for s in range(99) if random_graph(s).inputs[0].domain == fixed("ufixed<8,0>")
-             and len(random_graph(s).inputs) == len(random_graph(s).outputs) == 1
-             and random_graph(s).output.shape[-1] > 1)
+GRAPH = dense(16, 4, fixed("ufixed<8,0>"))
 VERBS = ("train", "quantize", "lower", "build", "sim", "compare", "estimate", "synth", "report", "demo", "ops",
          "doctor")
 
@@ -46,7 +46,7 @@ def test_usage_errors_are_2(bnnflow):
     (["build", "net.npz", "--layer", "nope:strategy=Resource"], "layers names 'nope', which is no node"),
 ])
 def test_bad_input_is_2_with_one_message(arguments, message, bnnflow, tmp_path):
-    graph = random_graph(GRAPH)
+    graph = GRAPH
     flow.save(graph, tmp_path / "net.npz")
     np.save(tmp_path / "bad.npy", np.full((1, *graph.input.shape), 999999999.0))
     done = bnnflow(*arguments)
@@ -56,14 +56,15 @@ def test_bad_input_is_2_with_one_message(arguments, message, bnnflow, tmp_path):
 
 def test_ops_and_doctor(bnnflow):
     assert all(op.name in bnnflow("ops").stdout for op in flow.ir.Op)
-    done = bnnflow("doctor")
+    done = bnnflow("doctor", env={"BNNFLOW_YOSYS": "/nowhere"})
+    assert "missing yosys: BNNFLOW_YOSYS='/nowhere' is not an executable file; name one, or unset it" in done.stdout
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("gxx", "vitis", "vivado", "not found", "hls4ml", "none yet"))
 
 
 @pytest.mark.hls
 def test_build_and_sim(bnnflow, tmp_path):
-    graph = random_graph(GRAPH)
+    graph = GRAPH
     flow.save(graph, tmp_path / "net.npz")
     codes = random_codes(graph, 0, 7)[0]
     np.save(tmp_path / "codes.npy", codes)
@@ -86,8 +87,45 @@ def test_build_and_sim(bnnflow, tmp_path):
     assert done.returncode == 0, "a comment changes nothing"
 
 
+@pytest.mark.hls
+def test_several_inputs_and_outputs(bnnflow, tmp_path):
+    """Files of several arrays, by name: codes or real values."""
+    graph = union({"a": dense(6, 4), "b": dense(3, 2, fixed("ufixed<8,0>"))})
+    flow.save(graph, tmp_path / "net.npz")
+    codes = dict(zip((node.name for node in graph.inputs), random_codes(graph, 0, 7)))
+    np.savez(tmp_path / "x.npz", **{**codes, "b__x": codes["b__x"] * float(graph["b__x"].domain.alpha)})
+    assert bnnflow("build", "net.npz", "--vectors", "x.npz").returncode == 0
+    done = bnnflow("sim", "prj", "-o", "y.npz")
+    assert done.returncode == 0 and "equal: 7 samples, 42 outputs" in done.stdout, done.stderr
+    found, expected = np.load(tmp_path / "y.npz"), graph(codes)
+    assert list(found) == ["a__a", "b__a"] and all(np.array_equal(found[n], y) for n, y in zip(found, expected))
+    assert bnnflow("sim", "prj", "--data", "x.npz").returncode == 0
+    np.save(tmp_path / "y.npy", np.zeros(7, int))
+    for arguments, message in ((["sim", "prj", "-o", "y.npy"], "y.npy: write an .npz file"),
+                               (["sim", "prj", "--data", "y.npz"], "inputs are a__x, b__x; got a__a, b__a"),
+                               (["report", "prj", "--data", "x.npz", "--labels", "y.npy"], "2 outputs; labels"),
+                               (["report", "prj", "--data", "x.npz", "--labels", "y.npz"], "holds several arrays")):
+        done = bnnflow(*arguments)
+        assert done.returncode == 2 and message in " ".join(done.stderr.split()), done.stderr
+
+
+def test_options_that_would_be_ignored(bnnflow, tmp_path):
+    flow.build(GRAPH, flow.BuildConfig(output_dir=tmp_path / "hls"))
+    flow.build(GRAPH, flow.BuildConfig(output_dir=tmp_path / "rtl", backend="Verilog"))
+    for arguments, message in (
+            (["estimate", "hls", "--reuse-factor", "4", "--part", "xc7"],
+             "--reuse-factor, --part: a project has its own options; for others estimate hls/flow.npz"),
+            (["synth", "hls", "--family", "xc7"], "--family: not of this tool and project, which take --steps, --via"),
+            (["synth", "rtl", "--via", "ssh x"], "--via: not of this tool and project, which take --family, --layers"),
+            (["synth", "rtl", "--tool", "nextpnr", "--layers"], "--layers: not of this tool and project, which take"),
+            (["estimate", "."], "is not a bnnflow project (no flow.json)")):
+        done = bnnflow(*arguments)
+        assert done.returncode == 2 and message in " ".join(done.stderr.split()), done.stderr
+    assert bnnflow("estimate", "hls/flow.npz", "--reuse-factor", "4", "--part", "xc7a35t-cpg236-1").returncode == 0
+
+
 def test_argmax(bnnflow, tmp_path):
-    graph = random_graph(GRAPH)
+    graph = GRAPH
     flow.save(graph, tmp_path / "net.npz")
     assert bnnflow("lower", "net.npz", "--argmax", "-o", "class.npz").returncode == 0
     assert flow.load(tmp_path / "class.npz").digest == flow.argmax(graph).digest
@@ -96,7 +134,7 @@ def test_argmax(bnnflow, tmp_path):
 @pytest.mark.rtl
 @pytest.mark.skipif(tools.find("yosys") is None, reason=tools.TOOLS["yosys"].remedy)
 def test_build_and_synth(bnnflow, tmp_path):
-    flow.save(random_graph(GRAPH), tmp_path / "net.npz")
+    flow.save(GRAPH, tmp_path / "net.npz")
     assert bnnflow("build", "net.npz", "--backend", "Verilog", "--clock-period", "2").returncode == 0
     done = bnnflow("synth", "prj", "--layers", env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
     assert done.returncode == 0 and "total" in done.stdout and "lut_packed" in done.stdout, done.stderr
@@ -112,7 +150,7 @@ def test_build_and_synth(bnnflow, tmp_path):
 
 @pytest.mark.hls
 def test_a_mismatch_is_1(bnnflow, tmp_path):
-    flow.save(random_graph(GRAPH), tmp_path / "net.npz")
+    flow.save(GRAPH, tmp_path / "net.npz")
     assert bnnflow("build", "net.npz").returncode == 0
     top = tmp_path / "prj/firmware/myproject.cpp"
     text = top.read_text()

@@ -45,11 +45,15 @@ def test_trace_is_every_node(built):
     assert set(ours) == set(theirs) and all(np.array_equal(ours[k], theirs[k]) for k in ours)
 
 
-def test_several_inputs_and_outputs(tmp_path):
+def test_several_inputs_and_outputs(tmp_path, bnnflow):
     net = shake(several())
     flow.build(flow.lower(net, "ufixed<4,0>"), flow.BuildConfig(output_dir=tmp_path / "prj"))
     x = [np.random.default_rng(k).integers(0, 16, (20, n)) / 16 for k, n in enumerate((4, 6))]
     assert flow.compare(net, tmp_path / "prj", x).equal
+    net.save(tmp_path / "net.h5")
+    np.savez(tmp_path / "x.npz", a=x[1], b=x[0])
+    done = bnnflow("compare", "net.h5", "prj", "x.npz")
+    assert done.returncode == 0 and done.stdout.rstrip().endswith("equal"), done.stderr
 
 
 def test_first_divergence_is_named(built, tmp_path):

@@ -76,6 +76,17 @@ def test_faster_parts_and_slower_clocks_need_fewer_cycles():
     assert slow.latency[0] > fast.latency[0]
 
 
+def test_no_clock_is_faster_than_a_lut():
+    """Pipelined as deep as can be, at the clock that this allows."""
+    asked = [estimate(dense(), flow.BuildConfig(clock_period=clock, backend=backend))
+             for backend in ("Vitis", "Verilog") for clock in (0.1, 0.5, 0.7)]
+    for fastest, fast, slow in (asked[:3], asked[3:]):
+        assert fastest.latency_ns == fast.latency_ns and fastest.throughput == fast.throughput < 1.5e9
+        assert (fastest.clock_target, fastest.clock_estimated, slow.clock_estimated) == (0.1, 0.685, None)
+        assert "a level of logic takes 0.685 ns, longer than the clock asked for" in fastest.notes
+        assert all(module.clock_estimated == 0.685 for module in fastest.modules) and len(slow.notes) == 1
+
+
 def test_loops_and_streams():
     config = flow.BuildConfig(strategy="Resource", reuse_factor=8)
     looped, flat = estimate(dense(256, 64), config), estimate(dense(256, 64))

@@ -20,11 +20,13 @@ import flow
 from flow.backends.project import Project
 from flow.comparison import Comparison, Row
 from flow.errors import InputError
-from flow.ir import Graph
-from flow.reports.drawings import _labels, dataflow
+from flow.ir import BIPOLAR, Graph, Index, Node, Op, fixed
+from flow.reports.document import _picture
+from flow.reports.drawings import _labels, dataflow, pareto
 from flow.reports.facts import Facts, save_facts
 from flow.reports.render import cycles, number
 from flow.train.run import Result
+from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
 from tests.test_estimate import conv, dense
 from tests.test_hls import net
@@ -209,6 +211,16 @@ def test_options_are_told_apart(tmp_path):
     assert flow.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]["options"]["pipelined"] is True
 
 
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    for folder in ("a/prj", "b/prj"):
+        flow.build(net(), flow.BuildConfig(output_dir=tmp_path / folder))
+    found = flow.report([tmp_path / "a/prj", tmp_path / "b/prj", tmp_path / "b/prj"])
+    assert [p["name"] for p in found["projects"]] == ["a/prj", "b/prj", "b/prj"]
+    long = [{"name": f"{'x' * 30}/{k}", "lut": 1, "other": 1, "best": True} for k in "ab"]
+    assert all(f"…{'x' * 21}/{k}</text>" in pareto({"points": long, "against": ""}) for k in "ab")
+    assert flow.report(tmp_path / "a/prj")["projects"][0]["name"] == "prj"
+
+
 def test_ends_of_the_plot(projects, page):
     """The least and the most of both axes are named, and a long name does not run into its op."""
     text = page.read_text()
@@ -216,6 +228,8 @@ def test_ends_of_the_plot(projects, page):
     for key in ("lut", "other"):
         for end in (min, max):
             assert f">{number(end(point[key] for point in points))}</text>" in text
+    row = [{"name": f"n{k}", "op": "input", "inputs": [], "shape": [1], "bits": 1} for k in range(15)]
+    assert "max-width:3592px;min-width:2155px" in dataflow(row)  # it scrolls and can be read
     assert dataflow([{"name": "a" * 30, "op": "argmax", "inputs": [], "shape": [1], "bits": 4}]).count('y="26.0"') == 1
 
 
@@ -248,6 +262,10 @@ def test_weights_as_a_picture(projects):
     assert pixels.shape == (*levels.shape, 4)
     assert np.array_equal(pixels[..., 3] > 0.5, levels != 0)
     assert np.array_equal((pixels[..., 2] > pixels[..., 0])[levels != 0], (levels > 0)[levels != 0])
+    # Where a pixel is four weights: half of them are there, one in two of which is above zero.
+    many = np.kron(np.ones((96, 96), int), [[1, -1], [0, 0]])
+    small = image.imread(io.BytesIO(base64.b64decode(_picture(many).split(",")[1])))
+    assert small.shape == (96, 96, 4) and np.abs(small * 255 - [125, 104, 97.5, 127.5]).max() <= 0.6
     assert node["weights"]["nonzero"] == np.count_nonzero(levels) and len(node["weights"]["levels"]) == 3
 
 
@@ -266,10 +284,43 @@ def test_accuracy(projects):
                          (labels + 0.5, "whole numbers")):
         with pytest.raises(InputError, match=message):
             flow.report(projects[0], data=x, labels=bad)
-    with pytest.raises(InputError, match="labels without data"):
-        flow.report(projects[0], labels=labels)
+    for half in ({"labels": labels}, {"data": x}):
+        with pytest.raises(InputError, match=f"{next(iter(half))} without .*: give both, or neither"):
+            flow.report(projects[0], **half)
+    with pytest.raises(InputError, match="data: no samples"):
+        flow.report(projects[0], data=x[:0], labels=labels[:0])
+    with pytest.raises(InputError, match=r"streams: input 'x': codes have shape \(50, 6\)"):  # which of several
+        flow.report(projects[:2], data=x, labels=labels)
     with pytest.raises(InputError):
         flow.report(projects[0], data=x + 99, labels=labels)
+
+
+def test_accuracy_of_classes(projects, tmp_path):
+    """A graph that gives classes is as accurate as the one whose logits are compared here."""
+    x, labels = random_codes(net(), 0, 50)[0], np.arange(50) % 5
+    logits = flow.report(projects[0], data=x, labels=labels)["projects"][0]["accuracy"]
+    flow.build(flow.argmax(net()), flow.BuildConfig(output_dir=tmp_path / "prj"))
+    assert flow.report(tmp_path / "prj", data=x, labels=labels)["projects"][0]["accuracy"] == logits
+    with pytest.raises(InputError, match="whole numbers from 0 to 4"):
+        flow.report(tmp_path / "prj", data=x, labels=labels + 1)
+    flow.build(flow.argmax(conv(8, 4)), flow.BuildConfig(output_dir=tmp_path / "image", io_type="io_stream"))
+    with pytest.raises(InputError, match="decides 64 positions of a sample"):
+        flow.report(tmp_path / "image", data=random_codes(conv(8, 4), 0, 5)[0], labels=labels[:5])
+
+
+def test_accuracy_of_several_inputs(tmp_path):
+    """Arrays of other shapes and kinds: codes of one input, real values of the other."""
+    both = union({"a": dense(6, 4), "b": dense(3, 2, fixed("ufixed<8,0>"))})
+    wires = Node("y", Op.GATHER, both.outputs, (6,), BIPOLAR, Index(np.arange(6)))
+    graph = Graph((*both, wires), ("y",))
+    project = flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
+    codes = random_codes(graph, 0, 30)
+    labels = graph(codes).argmax(axis=1)
+    mixed = [codes[0], codes[1] * float(graph["b__x"].domain.alpha)]
+    for data in (codes, mixed, {"a__x": mixed[0], "b__x": mixed[1]}):
+        assert flow.report(project, data=data, labels=labels)["projects"][0]["accuracy"]["right"] == 30
+    with pytest.raises(InputError, match=r"2 inputs \(a__x, b__x\); give a list"):
+        flow.report(project, data=codes[0], labels=labels)
 
 
 def test_any_network_and_options(tmp_path):
@@ -294,10 +345,18 @@ def test_bad_input(projects, tmp_path):
     shutil.copytree(projects[0], copy)
     runs = Project.open(copy).runs
     runs.mkdir(parents=True)
-    for text in ("{", "[]", '{"tool": 1}', '{"tool": "x", "version": "", "samples": -1.5, "outputs": 0, "differ": 0}'):
+    record = '{"tool": "x", "version": "", "samples": %s, "outputs": 0, "differ": 0, "vectors": ""}'
+    for text in ("{", "[]", '{"tool": 1}', record % -1.5, record % -1):
         (runs / "sim-gxx.json").write_text(text)
-        with pytest.raises(InputError, match="damaged record of a simulation"):
+        with pytest.raises(InputError, match="damaged record of a simulation.*; remove it, or simulate again"):
             flow.report(copy)
+    (runs / "sim-gxx.json").unlink()
+    (runs / "vitis").mkdir()
+    for text in ("{", "[]", '{"bnnflow_facts": 1, "facts": []}', '{"bnnflow_facts": 1, "facts": [{}]}'):
+        (runs / "vitis/facts-csynth.json").write_text(text)
+        for verb in (flow.report, flow.synthesize):
+            with pytest.raises(InputError, match=r"^\S*/facts-csynth.json: [^/]*; remove the file, and run again what"):
+                verb(copy)
     assert not list(tmp_path.glob("*.html"))
 
 

@@ -189,7 +189,7 @@ def test_every_step(tool, name, arguments, project, install, tmp_path):
     facts = flow.synthesize(project, tool, steps=["logic", "cosim", "export"])
     assert (facts.lut, facts.source, facts.clock_estimated) == (211, "logic synthesis", 4.25)
     assert len(calls.read_text().splitlines()) == 4  # C synthesis was done
-    again = flow.synthesize(project, tool, steps=["cosim"])
+    again = flow.synthesize(Project.open(project), tool, steps="cosim")
     assert again.latency == (7, 9) and again.source == "co-simulation"
     assert len(calls.read_text().splitlines()) == 4  # and so was all else
     assert {f.name for f in runs.glob("*.log")} == {"csynth.log", "cosim.log", "export.log", "logic.log"}
@@ -333,6 +333,25 @@ def test_a_prefix_that_does_not_answer(project, install, tmp_path, monkeypatch):
         with pytest.raises(ToolError, match=r"'ssh up' did not answer in 0\.3 s: try `ssh up true`"):
             verb(project, tool="vitis", via="ssh up")
     assert time.monotonic() - start < 20
+
+
+def test_a_project_that_cannot_be_written_to(project, install, monkeypatch):
+    """A file in the place of its runs stands for it: root may write anywhere."""
+    (project / "runs").touch()
+    install("vitis-run")
+    with pytest.raises(InputError, match=r"cannot write \S*/vitis: .*; runs are kept in the project: free some room"):
+        flow.synthesize(project)
+    monkeypatch.setattr("flow.builder.synthesized_cost", lambda config: None)  # the table's
+    facts = flow.estimate(project, synthesize=True)
+    assert facts.lut is not None and facts.notes[-1].startswith("not kept for the report: ")
+    assert len(flow.report(project)["projects"][0]["facts"]) == 2
+
+
+def test_copies_can_be_written_to(project, install, tmp_path):
+    for path in (project / "firmware/toy.cpp", project / "build_prj.tcl", project / "firmware"):
+        path.chmod(path.stat().st_mode & ~0o222)
+    copy = Project.open(project).copied(tmp_path / "copy")
+    assert all(path.stat().st_mode & 0o200 for path in copy.rglob("*"))
 
 
 def test_lines_are_passed_on_as_they_come(tmp_path):

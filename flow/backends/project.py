@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ MANIFEST = "flow.json"
 GRAPH = "flow.npz"
 RUNS = "runs"  # of the vendors' tools; what they leave behind
 INPUTS, EXPECTED = "tb_data/flow_inputs.dat", "tb_data/flow_expected.dat"
+RESULTS = "csim_results.log"  # the test bench's outputs
 FORMAT = 1
 
 
@@ -155,6 +157,10 @@ class Project:
     options: dict[str, Any]
     arrays: dict[str, str] = field(default_factory=dict)  # C array of each node in the top function
 
+    def __fspath__(self) -> str:
+        """Its folder: every verb that takes one takes a project."""
+        return str(self.path)
+
     def _repr_html_(self) -> str:
         rows = [*self.options.items(), ("graph", self.graph_digest)]
         return html_table(f"Project {self.path}", ("option", "value"), rows)
@@ -197,8 +203,8 @@ class Project:
         """The options this project was built with; raises InputError where the manifest has others."""
         try:
             return BuildConfig(output_dir=self.path, **self.options)
-        except TypeError as error:
-            raise InputError(f"{self.path / MANIFEST}: {error}; build the project again") from error
+        except (TypeError, InputError) as error:
+            raise InputError(f"{self.path / MANIFEST} is damaged: {error}; build the project again") from error
 
     def write_manifest(self, config: BuildConfig, versions: dict[str, str]) -> None:
         """Write flow.json."""
@@ -206,6 +212,13 @@ class Project:
         data = {"bnnflow_project": FORMAT, "top": self.top, "backend": self.backend, "graph_digest": self.graph_digest,
                 "options": options, "arrays": self.arrays, "versions": versions}
         (self.path / MANIFEST).write_text(json.dumps(data, indent=2) + "\n")
+
+    def copied(self, folder: Path) -> Path:
+        """A copy in `folder` that can be written to, without what runs have left."""
+        shutil.copytree(self.path, folder, ignore=shutil.ignore_patterns(f"{self.top}_prj", RUNS, RESULTS))
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)
+        return folder
 
     def sources_digest(self, extra: str) -> str:
         """SHA-256 (hex) of every source that a simulation compiles, and of `extra` (compiler and flags)."""

@@ -12,7 +12,8 @@ from flow.errors import InputError
 from flow.ir.domain import Domain
 from flow.ir.graph import Affine, Graph, Index, Int, Node, Op, Steps, Sum, Table, Weights, Window
 
-__all__ = ["EVAL", "check_codes", "decode", "doubtful", "doubts", "encode", "per_input", "run", "trace"]
+__all__ = ["EVAL", "check_codes", "decode", "doubtful", "doubts", "encode", "given_codes", "per_input", "run",
+           "trace"]
 
 CHUNK = 2**22  # elements of the largest tensor per evaluation, to bound memory
 
@@ -149,6 +150,13 @@ def check_codes(graph: Graph, codes: Any) -> list[Int]:
                    f"is outside {node.domain.lo}..{node.domain.hi}")
         checked.append(array.astype(np.int64))
     return checked
+
+
+def given_codes(graph: Graph, x: Any) -> list[Int]:
+    """Checked input codes of arrays that are codes where they hold integers, else real values."""
+    given = zip(graph.inputs, per_input(graph, x))
+    return check_codes(graph, {node.name: array if array.dtype.kind in "iub" else _encode(node, array, False)
+                               for node, array in given})
 
 
 def encode(graph: Graph, x: Any, round: bool = False) -> Any:

@@ -17,7 +17,7 @@ import flow
 from flow.backends.project import Project
 from flow.errors import InputError
 from flow.ir import Graph, Node, Op, Steps, Weights
-from flow.ir.evaluate import check_codes
+from flow.ir.evaluate import given_codes
 from flow.reports.estimate import estimate, fitting
 from flow.reports.facts import MAX_BYTES, SOURCES, Facts, load_facts
 from flow.reports.parts import part_of
@@ -27,7 +27,7 @@ __all__ = ["document"]
 
 FORMAT = 1
 BINS, POINTS, LEVELS, PIXELS, CLASSES = 24, 64, 16, 96, 100
-POSITIVE, NEGATIVE = (33, 113, 181), (217, 95, 14)
+POSITIVE, NEGATIVE = np.array([33, 113, 181]), np.array([217, 95, 14])
 
 
 def document(projects: Sequence[Project], data: Any = None, labels: Any = None) -> dict[str, Any]:
@@ -37,14 +37,26 @@ def document(projects: Sequence[Project], data: Any = None, labels: Any = None) 
     """
     if not projects:
         raise InputError("no project to report on")
-    if labels is not None and data is None:
-        raise InputError("labels without data: give both, or neither")
-    rows = [_project(project, data, labels) for project in projects]
+    if (labels is None) != (data is None):
+        given, missing = ("data", "labels") if labels is None else ("labels", "data")
+        raise InputError(f"{given} without {missing}: give both, or neither")
+    rows = [_project(project, name, data, labels) for project, name in zip(projects, _names(projects))]
     return {"bnnflow_report": FORMAT, "bnnflow": flow.__version__, "projects": rows, "pareto": _pareto(rows)}
 
 
-def _project(project: Project, data: Any, labels: Any) -> dict[str, Any]:
+def _names(projects: Sequence[Project]) -> list[str]:
+    """Their folders' names, with as many of the folders above as tell them apart."""
+    paths = [project.path.resolve() for project in projects]
+    deep = next((k for k in range(1, 9) if len({path.parts[-k:] for path in paths}) == len(set(paths))), 1)
+    return ["/".join(path.parts[-deep:]) for path in paths]
+
+
+def _project(project: Project, name: str, data: Any, labels: Any) -> dict[str, Any]:
     graph, config = project.graph(), project.config
+    try:
+        accuracy = _accuracy(graph, data, labels)
+    except InputError as error:
+        raise InputError(f"{project.path}: {error}") from error
     facts = [estimate(graph, config), *_kept(project)]
     own = [f for f in facts if _is_for(f, config.part)]
     best, timed = (max((f for f in own if getattr(f, key) is not None), key=_certain) for key in ("lut", "latency"))
@@ -53,11 +65,11 @@ def _project(project: Project, data: Any, labels: Any) -> dict[str, Any]:
     fit, devices = fitting(graph, config)
     options = {key: value for key, value in asdict(config).items() if key != "output_dir"}
     return {
-        "name": project.path.resolve().name, "top": project.top, "options": options, "graph": graph.digest,
+        "name": name, "top": project.top, "options": options, "graph": graph.digest,
         "sources": project.sources_digest(""), "notes": list(graph.notes),
         "summary": {"fits": best.fits, "weights": _total(graph), "size": replace(best, modules=()).as_dict(),
                     "speed": replace(timed, modules=()).as_dict()},
-        "exact": _simulations(project), "accuracy": _accuracy(graph, data, labels),
+        "exact": _simulations(project), "accuracy": accuracy,
         "facts": [f.as_dict() for f in facts], "nodes": [_node(graph, node) for node in graph],
         "thermometer": _tone(graph),
         "fitting": {"devices": devices, "options": [
@@ -97,8 +109,11 @@ def _simulations(project: Project) -> list[dict[str, Any]]:
             kinds = {"tool": str, "version": str, "samples": int, "outputs": int, "differ": int, "vectors": str}
             if set(row) != set(kinds) or any(type(row[key]) is not kind for key, kind in kinds.items()):
                 raise ValueError("other fields")
+            if min(row["samples"], row["outputs"], row["differ"]) < 0:
+                raise ValueError("counts below 0")
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{file}: damaged record of a simulation: {error}") from error
+            raise InputError(f"{file}: damaged record of a simulation: {error}; remove it, or simulate "
+                             "again") from error
         rows.append(row)
     return rows
 
@@ -135,14 +150,17 @@ def _weights(weights: Weights) -> dict[str, Any]:
 
 
 def _picture(levels: NDArray[np.int64]) -> str:
-    """The weights as a PNG (data URI): rows are inputs, columns outputs; absent is transparent, large ones averaged."""
-    share = levels / max(1, int(np.abs(levels).max(initial=0)))
+    """The weights as a PNG (data URI): rows are inputs, columns outputs; absent is transparent. Where a pixel is many
+    weights it is as opaque as they are large, its colour mixed of those above and below zero.
+    """
+    above, below = (np.maximum(side, 0) / max(1, int(np.abs(levels).max(initial=0))) for side in (levels, -levels))
     for axis in (0, 1):
-        edges = np.linspace(0, share.shape[axis], min(PIXELS, share.shape[axis]) + 1).astype(int)
+        edges = np.linspace(0, levels.shape[axis], min(PIXELS, levels.shape[axis]) + 1).astype(int)
         widths = np.diff(edges).reshape(-1, 1) if axis == 0 else np.diff(edges)
-        share = np.add.reduceat(share, edges[:-1], axis=axis) / widths
-    colour = np.where(share[..., None] > 0, POSITIVE, NEGATIVE)
-    pixels = np.concatenate([colour, np.rint(255 * np.abs(share))[..., None]], axis=2).astype(np.uint8)
+        above, below = (np.add.reduceat(side, edges[:-1], axis=axis) / widths for side in (above, below))
+    size = (above + below)[..., None]
+    colour = (above[..., None] * POSITIVE + below[..., None] * NEGATIVE) / np.maximum(size, 1e-9)
+    pixels = np.rint(np.concatenate([colour, 255 * size], axis=2)).astype(np.uint8)
     rows = np.concatenate([np.zeros((len(pixels), 1), np.uint8), pixels.reshape(len(pixels), -1)], axis=1)
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -190,17 +208,21 @@ def _accuracy(graph: Graph, data: Any, labels: Any) -> dict[str, Any] | None:
     """
     if data is None or labels is None:
         return None
-    codes = check_codes(graph, data if np.asarray(data).dtype.kind in "iub" else graph.encode(data))
     if len(graph.outputs) != 1:
         raise InputError(f"the graph has {len(graph.outputs)} outputs; labels need one")
+    codes = given_codes(graph, data)
+    if not len(codes[0]):
+        raise InputError("data: no samples")
     values = np.asarray(graph.decode(graph(codes))).reshape(len(codes[0]), -1)
     truth = np.asarray(labels)
     if truth.ndim == 2 and truth.shape[1] > 1:
         truth = truth.argmax(axis=1)
     truth = truth.ravel()
     decided = graph.output.op is Op.ARGMAX
+    if decided and graph.output.size > 1:
+        raise InputError(f"the graph decides {graph.output.size} positions of a sample; labels need one decision each")
     classes = graph.output.domain.size if decided else max(2, values.shape[1])
-    if len(truth) != len(values) or not len(truth):
+    if len(truth) != len(values):
         raise InputError(f"labels: {len(truth)} for {len(values)} samples")
     if truth.dtype.kind not in "iub" or truth.min() < 0 or truth.max() >= classes:
         raise InputError(f"labels: whole numbers from 0 to {classes - 1}, the classes of the network's outputs")

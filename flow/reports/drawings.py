@@ -25,8 +25,8 @@ def number(value: Any) -> str:
 
 
 def _svg(width: float, height: float, label: str, parts: Sequence[Markup], most: float = 0) -> Markup:
-    """As wide as there is room, up to `most` pixels."""
-    style = Markup(' style="max-width:{}px"').format(round(most)) if most else ""
+    """As wide as there is room, up to `most` pixels, and so small that it can still be read."""
+    style = Markup(' style="max-width:{}px;min-width:{}px"').format(round(most), round(0.6 * most)) if most else ""
     return Markup('<svg role="img" aria-label="{}" viewBox="0 0 {} {}"{}>{}</svg>').format(
         label, round(width), round(height), style, Markup("").join(parts))
 
@@ -66,7 +66,7 @@ def dataflow(nodes: Sequence[Mapping[str, Any]]) -> Markup:
         x, y = place[node["name"]]
         size = f"{'×'.join(map(str, node['shape']))} of {node['bits']} bit{'s' if node['bits'] > 1 else ''}"
         box = Markup('<rect class="box {}" x="{:.1f}" y="{:.1f}" width="{}" height="{}" rx="5"/>')
-        parts += [box.format(node["op"], x, y, BOX, TALL), _text(x + 10, y + 18, _short(node["name"], 25), "name"),
+        parts += [box.format(node["op"], x, y, BOX, TALL), _text(x + 10, y + 18, _short(node["name"], 24), "name"),
                   _text(x + BOX - 10, y + 35, node["op"], "op", "end"), _text(x + 10, y + 35, _short(size, 24), "size")]
     height = 2 * PAD + len(rows) * (TALL + DOWN) - DOWN
     return _svg(width, height, "the network as dataflow, inputs at the top", parts, most=width)
@@ -134,7 +134,8 @@ def pareto(data: Mapping[str, Any]) -> Markup:
              *(_text(left + edge / 2 + x, height - 22, text, "size", "middle") for x, text in widths.items()),
              *(_text(left - 6, height - edge - 6 - y, text, "size", "end") for y, text in heights.items())]
     for x, y, (up, end), point in zip(xs, ys, _labels(xs, ys, width), points):
+        name = point["name"] if len(point["name"]) <= LABEL else f"…{point['name'][1 - LABEL:]}"  # ends of paths differ
         parts += [Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(
             "best" if point["best"] else "beaten", x, y),
-            _text(x - 8 if end else x + 8, y + up, _short(point["name"], LABEL), "name", "end" if end else "start")]
+            _text(x - 8 if end else x + 8, y + up, name, "name", "end" if end else "start")]
     return _svg(width, height, "size of every project against what it buys", parts, most=width)

@@ -38,6 +38,9 @@ def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None
     stream = config.io_type == "io_stream"
     folded = stream or any(config.strategy_of(node.name) == "resource" for node in graph)
     base = Facts("", "table estimate", "bnnflow", flow.__version__, config.part, clock_target=config.clock_period)
+    shortest = round(family.level_ns / USABLE, 3)  # a register behind every level of logic
+    if config.pipelined and config.clock_period < shortest:
+        base, config = replace(base, clock_estimated=shortest), replace(config, clock_period=shortest)
     modules: list[Facts] = []
     ready, levels = dict.fromkeys(graph.by_name, 0), dict.fromkeys(graph.by_name, 0.0)  # cycles and LUTs in a row
     # A netlist folds cuts into the trees of their sums, as a stream's kernel does in its chain.
@@ -62,6 +65,9 @@ def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None
                     available=part.available if part else {}, modules=tuple(modules),
                     source=by.source, tool=by.tool, version=by.version,
                     notes=(f"not yet measured with vendor tools: {_how(modules)}",))
+    if facts.clock_estimated:
+        note = f"a level of logic takes {facts.clock_estimated:g} ns, longer than the clock asked for"
+        facts = replace(facts, notes=(*facts.notes, note))
     if part is None:
         note = f"part {config.part} is not in the table; its totals and speed are not known"
         facts = replace(facts, notes=(*facts.notes, note))

@@ -22,6 +22,7 @@ COUNTS = ("lut", "ff", "dsp", "bram", "uram")
 FORMAT = 1
 MAX_BYTES = 2**26
 MAX_DEPTH = 50
+REMEDY = "remove the file, and run again what made it"
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _pair(value: Any) -> bool:
 
 
 def _clock(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and 0 < value < 1e9)
+    return value is None or (type(value) in (int, float) and 1e-6 < value < 1e9)
 
 
 def _text(value: Any) -> bool:
@@ -183,12 +184,14 @@ def load_facts(path: str | os.PathLike[str]) -> list[Facts]:
     source = existing(path, "facts")
     try:
         if source.stat().st_size > MAX_BYTES:
-            raise InputError(f"{source}: more than {MAX_BYTES >> 20} MiB; no facts of ours")
+            raise InputError(f"more than {MAX_BYTES >> 20} MiB; no facts of ours")
         data = json.loads(Path(source).read_text(encoding="utf-8"))
         if not isinstance(data, dict) or data.get("bnnflow_facts") != FORMAT or not isinstance(data.get("facts"), list):
-            raise InputError(f"{source}: not facts of format {FORMAT}")
+            raise InputError(f"not facts of format {FORMAT}")
+        if not data["facts"]:
+            raise InputError("no facts")
         return [Facts.from_dict(row) for row in data["facts"]]
     except InputError as error:
-        raise InputError(f"{source}: {error}") from error
+        raise InputError(f"{source}: {error}; {REMEDY}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{source}: damaged facts: {error!r:.200}") from error
+        raise InputError(f"{source}: damaged facts: {error!r:.200}; {REMEDY}") from error

@@ -107,7 +107,9 @@ class _Synthesis:
             return table
         outputs = kernel[0].node.shape[-1]
         grouped = isinstance(kernel[0].node.params, Weights) and kernel[0].node.params.groups > 1
-        lanes = _spaced(outputs, outputs if grouped else max(1, 4 * BITS // _terms(kernel[0])))
+        # What reads a class has a table of all of them.
+        whole = grouped or any(work.node.op is Op.ARGMAX for work in kernel[:-1])
+        lanes = _spaced(outputs, outputs if whole else max(1, 4 * BITS // _terms(kernel[0])))
         rtl = to_rtl(to_logic(_alone(kernel, lanes)), "cell", self.clock_period)
         size = synthesize({name: rtl.files[name] for name in rtl.sources}, "cell", self.family)
         share = prod(kernel[0].node.shape[:-1]) * outputs / len(lanes)
@@ -164,7 +166,8 @@ def _alone(kernel: Sequence[Work], lanes: Sequence[int]) -> Graph:
     last = [node for node in nodes if node.op is Op.WINDOW] or nodes
     for place, work in enumerate(kernel):
         reads = tuple(node.name for node in last)
-        node = replace(work.node, name=f"n{place}", inputs=reads, params=_taken(work.node, lanes))
+        rows = lanes if work.node.shape[-1] == head.shape[-1] else [0]  # behind an ARGMAX there is one
+        node = replace(work.node, name=f"n{place}", inputs=reads, params=_taken(work.node, rows))
         shape, domain = RULES[node.op](node, last)
         node = replace(node, shape=shape, domain=domain)
         nodes.append(node)

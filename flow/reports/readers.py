@@ -52,7 +52,7 @@ def read_report(path: str | os.PathLike[str]) -> Facts:
             return facts
         return _of_xml(text) if source.suffix == ".xml" else _of_text(text)
     except InputError as error:
-        raise InputError(f"{source}: {error}") from error
+        raise InputError(f"{source}: {str(error).removeprefix(f'{source}: ')}") from error
     except OSError as error:
         raise InputError(f"{source}: {error.strerror}") from error
     except (*DAMAGE, ElementTree.ParseError) as error:
