@@ -419,7 +419,8 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
         logic.check(graph)
     else:
         units.check(graph, options)
-    facts = table_estimate(graph, options, synthesized_cost(options) if synthesize else None)
+    cycles = project.cycles if project and config is None else 0
+    facts = table_estimate(graph, options, synthesized_cost(options) if synthesize else None, cycles)
     if synthesize and project and config is None:
         return _kept(project, "kernels", "synthesis", facts)
     return facts
@@ -493,10 +494,7 @@ def _nextpnr(project: Project, device: str = "85k", say: Callable[[str], None] |
 def _rtl(project: Project) -> tuple[dict[str, str], dict[str, Any]]:
     """(Verilog files by name, what is known of their timing) of a project."""
     files = {file.name: file.read_text() for file in sorted((project.path / "rtl").glob("*.v"))}
-    found = re.search(r"^// Latency: (\d+) cycles", files.get(f"{project.top}.v", ""), re.MULTILINE)
-    if not found:
-        raise InputError(f"{project.path}/rtl/{project.top}.v does not state its latency; build the project again")
-    cycles = int(found[1])
+    cycles = project.cycles
     clock = {"clock_target": project.options["clock_period"]} if cycles else {}
     return files, {"latency": (cycles, cycles), "interval": (1, 1), **clock}
 

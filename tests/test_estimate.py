@@ -272,3 +272,16 @@ def test_stock_model_of_a_graph():
     wires = Node("y", Op.GATHER, ("x",), (1,), BIPOLAR, Index(np.array([0])))
     with pytest.raises(InputError, match="no sums"):
         estimate_stock(Graph((x, wires), ("y",)))
+
+
+def test_the_latency_of_verilog_is_the_one_it_states(tmp_path):
+    graph, folder = random_graph(8), tmp_path / "prj"
+    project = flow.build(graph, flow.BuildConfig(output_dir=folder, backend="Verilog", clock_period=0.6))
+    facts = flow.estimate(project)
+    assert facts.latency == (project.cycles, project.cycles) and project.cycles > 3 and "cycles" in str(facts.notes)
+    assert flow.report(folder)["projects"][0]["facts"][0]["latency"] == [project.cycles, project.cycles]
+    flow.build(graph, flow.BuildConfig(output_dir=folder, backend="Verilog", pipelined=False))
+    assert flow.estimate(folder).latency == (1, 1)
+    (folder / "rtl/myproject.v").write_text("")
+    with pytest.raises(InputError, match="does not state its latency"):
+        flow.estimate(folder)

@@ -191,6 +191,21 @@ class Project:
                 raise InputError(f"{folder / MANIFEST}: {name!r} is not a name")
         return project
 
+    @property
+    def cycles(self) -> int:
+        """The latency that the Verilog of a project states; 0 where it is combinational, or C++.
+
+        Raises InputError where it does not.
+        """
+        if self.backend != "Verilog":
+            return 0
+        top = self.path / "rtl" / f"{self.top}.v"
+        text = top.read_text(errors="replace") if top.exists() else ""
+        found = re.search(r"^// Latency: (\d+) cycles", text, re.MULTILINE)
+        if not found:
+            raise InputError(f"{top} does not state its latency; build the project again")
+        return int(found[1])
+
     def graph(self) -> Graph:
         """The graph this project was made from; raises InputError where it is not the one of the manifest."""
         graph = load(self.path / GRAPH)

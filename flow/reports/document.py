@@ -57,7 +57,7 @@ def _project(project: Project, name: str, data: Any, labels: Any) -> dict[str, A
         accuracy = _accuracy(graph, data, labels)
     except InputError as error:
         raise InputError(f"{project.path}: {error}") from error
-    facts = [estimate(graph, config), *_kept(project)]
+    facts = [estimate(graph, config, cycles=project.cycles), *_kept(project)]
     own = [f for f in facts if _is_for(f, config.part)]
     best, timed = (max((f for f in own if getattr(f, key) is not None), key=_certain) for key in ("lut", "latency"))
     if any(isinstance(node.params, Weights) for node in graph):

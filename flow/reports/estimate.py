@@ -26,9 +26,10 @@ START = 1  # cycles until a kernel of DATAFLOW begins
 FACTORS = tuple(2**k for k in range(17))  # of reuse that `fitting` tries
 
 
-def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None = None) -> Facts:
+def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None = None, cycles: int = 0) -> Facts:
     """Facts of the project that `config` would make, a module a kernel, by `cost`: from a table, or of its own.
 
+    `cycles` is the latency of the whole where it is known: the Verilog of a pipelined project states it.
     Latency is to the last element of the output; bits of line buffers are in `buffer_bits`. Combinational Verilog has
     no registers: its latency is one cycle of the estimated period.
     """
@@ -71,6 +72,9 @@ def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None
     if part is None:
         note = f"part {config.part} is not in the table; its totals and speed are not known"
         facts = replace(facts, notes=(*facts.notes, note))
+    if cycles:
+        note = "the cycles of the whole are those of its Verilog, those of single kernels are estimates"
+        facts = replace(facts, latency=(cycles, cycles), notes=(*facts.notes, note))
     if config.pipelined:
         return facts
     path = max(levels[name] for name in graph.outputs) * family.level_ns
