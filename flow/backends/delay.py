@@ -7,7 +7,10 @@ Delays are means over the longest paths of 22 timing reports of Vivado after syn
 from __future__ import annotations
 
 from collections.abc import Mapping
+from graphlib import TopologicalSorter
 from typing import Any
+
+from flow.backends.sites import inputs
 
 __all__ = ["longest_path"]
 
@@ -26,22 +29,10 @@ def longest_path(design: Mapping[str, Any]) -> float:
               if cell["port_directions"][port] == "output" for bit in bits}
     # When every bit is there, by the place where it leaves its cell; constants and ports are there from the start.
     when: dict[Any, float] = {bit: CLOCK_TO_Q for bit, k in driver.items() if held[k]}
-    done = list(held)
-    for first in range(len(cells)):
-        waiting = [first]
-        while waiting:
-            k = waiting[-1]
-            if done[k]:
-                waiting.pop()
-                continue
-            before = {driver[bit] for port, bits in cells[k]["connections"].items() for bit in bits
-                      if cells[k]["port_directions"][port] == "input" and bit in driver and not done[driver[bit]]}
-            if before:
-                waiting += before
-                continue
+    before = {k: {driver[bit] for bit in inputs(cell) if bit in driver} for k, cell in enumerate(cells) if not held[k]}
+    for k in TopologicalSorter(before).static_order():
+        if not held[k]:
             _leave(cells[k], when)
-            done[k] = True
-            waiting.pop()
     ends = [bit for port in module["ports"].values() if port["direction"] == "output" for bit in port["bits"]]
     paths = [when.get(bit, 0.0) for bit in ends]
     for cell, holds in zip(cells, held):
@@ -63,10 +54,9 @@ def _leave(cell: Mapping[str, Any], when: dict[Any, float]) -> None:
             now = max(now + ALONG, enters + ONTO)
             when[co] = now
         return
-    inputs = [when.get(bit, 0.0) for port, bits in wires.items() if cell["port_directions"][port] == "input"
-              for bit in bits]
+    begins = [when.get(bit, 0.0) for bit in inputs(cell)]
     own = MUX if cell["type"].startswith("MUXF") else LUT
     for port, bits in wires.items():
         if cell["port_directions"][port] == "output":
             for bit in bits:
-                when[bit] = max(inputs, default=0.0) + NET + own
+                when[bit] = max(begins, default=0.0) + NET + own

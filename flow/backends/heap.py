@@ -14,7 +14,7 @@ from math import gcd
 
 from flow.backends.netlist import FALSE, INPUTS, TRUE, Netlist
 
-__all__ = ["Term", "at_least", "counted", "digits", "divided", "merged", "total"]
+__all__ = ["Term", "at_least", "counted", "digits", "divided", "merged", "number", "total"]
 
 Term = tuple[int, int]  # (literal, weight)
 GROUP = INPUTS - 1  # the literals of a chain's function
@@ -214,6 +214,11 @@ def merged(terms: Sequence[Term]) -> list[Term]:
     return [*result, (TRUE, constant)] if constant else result
 
 
+def number(word: Sequence[int]) -> list[Term]:
+    """The terms of a number that is never negative, its bits least significant first."""
+    return [(literal, 1 << k) for k, literal in enumerate(word)]
+
+
 def counted(net: Netlist, terms: Sequence[Term], most: int | None = None) -> tuple[list[Term], int]:
     """The same sum as the bits of one number and a constant; `most` is the sum's largest value, where that is known."""
     parts = merged(terms)
@@ -223,7 +228,7 @@ def counted(net: Netlist, terms: Sequence[Term], most: int | None = None) -> tup
     if most is None:
         most = constant + sum(weight for _, weight in parts if weight > 0)
     bits = total(net, parts, -low, (most - constant - low).bit_length()) if parts else []
-    return [(literal, 1 << k) for k, literal in enumerate(bits)], constant + low
+    return number(bits), constant + low
 
 
 def gathered(net: Netlist, terms: Sequence[Term]) -> list[Term]:
@@ -330,9 +335,8 @@ def divided(net: Netlist, word: Sequence[int], divisor: int) -> tuple[list[int],
             rest = [net.function(rest, sum((code % divisor >> k & 1) << row for row, code in enumerate(codes)))
                     for k in range(width)]
         else:
-            terms = [(literal, 1 << k) for k, literal in enumerate(rest)]
-            quotient.insert(0, at_least(net, terms, divisor))
-            rest = total(net, [*terms, (quotient[0], -divisor)], 0, width)
+            quotient.insert(0, at_least(net, number(rest), divisor))
+            rest = total(net, [*number(rest), (quotient[0], -divisor)], 0, width)
         most = divisor - 1
     return quotient, rest
 

@@ -13,7 +13,7 @@ from math import gcd, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from flow.backends.heap import Term, at_least, counted, divided, merged, total
+from flow.backends.heap import Term, at_least, counted, divided, merged, number, total
 from flow.backends.netlist import FALSE, INPUTS, TRUE, Netlist
 from flow.backends.sharing import Plan, plan
 from flow.errors import InputError
@@ -107,11 +107,6 @@ def _terms(word: Word, domain: Domain) -> list[Term]:
     if domain.signed and word:
         weights[-1] = -weights[-1]
     return list(zip(word, weights))
-
-
-def _number(word: Word) -> list[Term]:
-    """The terms of a number that is never negative."""
-    return [(literal, 1 << k) for k, literal in enumerate(word)]
 
 
 def _constant(code: int, width: int) -> Word:
@@ -255,10 +250,9 @@ def _common(net: Netlist, forms: Sequence[Form]) -> Common | None:
     divisor = gcd(*(weight for terms in sums for literal, weight in terms if (literal, weight) not in shared))
     if len(forms) < LEAST_CHANNELS or not shared or divisor & (divisor - 1) == 0:
         return None
-    low = sum(weight for _, weight in shared if weight < 0)
-    high = sum(weight for _, weight in shared if weight > 0)
-    bits = total(net, sorted(shared), -low, (high - low).bit_length())
-    return Common(shared, low, divisor, *map(_number, divided(net, bits, divisor)))
+    bits, low = counted(net, sorted(shared))
+    word = [literal for literal, _ in bits]
+    return Common(shared, low, divisor, *map(number, divided(net, word, divisor)))
 
 
 def _compared(net: Netlist, form: Form, domain: Domain, cuts: Int, start: int, sign: int, width: int,

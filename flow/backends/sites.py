@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["lut_sites"]
+__all__ = ["inputs", "lut_sites"]
 
 PAIR = 5  # inputs that two LUTs of one position have between them
 
@@ -21,9 +21,9 @@ def lut_sites(design: Mapping[str, Any]) -> int:
     """
     (module,) = design["modules"].values()
     cells: list[Mapping[str, Any]] = list(module["cells"].values())
-    luts = {cell["connections"]["O"][0]: frozenset(_inputs(cell)) for cell in cells
+    luts = {cell["connections"]["O"][0]: frozenset(inputs(cell)) for cell in cells
             if cell["type"].startswith("LUT") or cell["type"] == "INV"}
-    read = {bit for cell in cells for bit in _inputs(cell)}
+    read = {bit for cell in cells for bit in inputs(cell)}
     read |= {bit for port in module["ports"].values() if port["direction"] == "output" for bit in port["bits"]}
     chained: set[int] = set()
     positions = 0
@@ -38,7 +38,8 @@ def lut_sites(design: Mapping[str, Any]) -> int:
     return positions + len(rest) - _pairs({out: inputs for out, inputs in rest.items() if len(inputs) <= PAIR})
 
 
-def _inputs(cell: Mapping[str, Any]) -> Iterator[int]:
+def inputs(cell: Mapping[str, Any]) -> Iterator[int]:
+    """The bits that a cell of yosys' JSON reads, constants left out."""
     for port, bits in cell["connections"].items():
         if cell["port_directions"][port] == "input":
             yield from (bit for bit in bits if not isinstance(bit, str))  # "0", "1", "x" are constants

@@ -1,4 +1,6 @@
-"""PASSES: pure functions Graph -> Graph that change the form and never the meaning."""
+"""PASSES: pure functions Graph -> Graph that change the form and never the meaning; and what makes other graphs of one:
+`split_encoder` and `argmax`.
+"""
 
 from __future__ import annotations
 

@@ -204,7 +204,10 @@ def _step(node: Node, ins: Sequence[Node]) -> Yield:
 
 
 def _affine(node: Node, ins: Sequence[Node]) -> Yield:
-    """Per channel (last axis): code = floor((mul*x + add) / 2^shift), rounded in lowering. Read by ARGMAX only."""
+    """Per channel (last axis): code = floor((mul*x + add) / 2^shift); rounding was done in lowering.
+
+    An output, or read by ARGMAX.
+    """
     (x,), p = ins, node.params
     assert isinstance(p, Affine)
     channels = x.shape[-1]
