@@ -371,13 +371,23 @@ def _cached(name: str, run: Path, compile_it: Callable[[Path], None]) -> Path:
     except OSError:  # no place to keep it: compile into the run folder
         cache = run
     program = cache / name
-    if not program.exists():
-        for old in sorted(cache.glob(f"{name.split('-')[0]}-*"), key=lambda f: f.stat().st_mtime)[:-CACHED]:
+    try:
+        os.utime(program)  # the newest now: what another process throws away meanwhile is older
+    except FileNotFoundError:
+        for old in sorted(cache.glob(f"{name.split('-')[0]}-*"), key=_last_used)[:-CACHED]:
             old.unlink(missing_ok=True)
-        partial = cache / f"{program.name}.{os.getpid()}.tmp"
+        partial = cache / f".{name}.{os.getpid()}"  # hidden: not one of those thrown away
         compile_it(partial)
         os.replace(partial, program)
     return program
+
+
+def _last_used(file: Path) -> float:
+    """Seconds since the epoch; 0 where another process has thrown the file away meanwhile."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _bench(program: Path, run: Path) -> tuple[Path, bool]:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -328,6 +329,23 @@ def test_the_bench_itself_fails(project, tmp_path):
     assert bench(line, right) == 0 and bench(line * 64, right * 64) == 0
     assert bench(line, wrong) == 1 and bench(line * 64, wrong * 64) == 1  # 256 errors
     assert bench("", "") == 1 and bench(None, right) == 1 and bench(line * 2, right) == 1 and bench("0 0\n", right) == 1
+
+
+def test_compiled_programs_are_kept_while_others_throw_away(tmp_path, monkeypatch):
+    """Eight at once fill and empty one cache: none trips over a file that is gone; then what was used last is kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(builder, "CACHED", 3)
+
+    def keep(name):
+        return builder._cached(f"csim-{name}", tmp_path, lambda program: program.write_text("made"))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(keep, range(500)))) == 500
+    for name in ("one", "two", "three", "one", "four", "five"):  # kept: three, one, four; then five
+        keep(name)
+        time.sleep(.02)  # a file system's clock ticks in steps
+    kept = {file.name for file in (tmp_path / "bnnflow").iterdir()}
+    assert kept == {"csim-three", "csim-one", "csim-four", "csim-five"}
 
 
 def test_no_compiler(project, monkeypatch, tmp_path):
