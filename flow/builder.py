@@ -93,12 +93,10 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
         project = Project(inside, config.project_name, config.backend, graph.digest, {}, arrays)
         project.write_manifest(config, {name: importlib.metadata.version(name) for name in ("hls4ml", "numpy")})
         if target.exists():
-            if (target / RUNS).is_dir():  # hours of work, found again where the sources are the same
-                os.rename(target / RUNS, inside / RUNS)
             os.rename(target, work / "old")
         os.rename(inside, target)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _settle(work, target)
     return Project.open(target)
 
 
@@ -159,17 +157,24 @@ def _work_folder(target: Path) -> Path:
         raise InputError(f"output_dir {target}: cannot write in {target.parent}: {error.strerror}") from error
 
 
+def _settle(work: Path, target: Path) -> None:
+    """Bring back the project that was being replaced, or give its runs to the one that replaced it; remove `work`."""
+    old = work / "old"
+    if old.is_dir() and not target.exists():
+        os.rename(old, target)
+    elif (old / RUNS).is_dir() and not (target / RUNS).exists():
+        os.rename(old / RUNS, target / RUNS)  # hours of work, found again where the sources are the same
+    shutil.rmtree(work, ignore_errors=True)
+
+
 def _recover(target: Path) -> None:
     """Tidy after builds that were killed: bring back a project that was being replaced, remove half-written ones."""
     if not target.parent.is_dir():
         return
     for left in target.parent.glob(f"{glob.escape(_prefix(target))}*"):
         owner = left.name.removeprefix(_prefix(target)).split("-")[0]
-        if not owner.isdigit() or _alive(int(owner)):
-            continue
-        if (left / "old").is_dir() and not target.exists():
-            os.rename(left / "old", target)
-        shutil.rmtree(left, ignore_errors=True)
+        if owner.isdigit() and not _alive(int(owner)):
+            _settle(left, target)
 
 
 def _alive(pid: int) -> bool:

@@ -23,7 +23,7 @@ from flow import builder
 from flow.backends.emission import pack_fields
 from flow.backends.hls_ops import EMIT_HLS
 from flow.backends.hls_window import passes
-from flow.backends.project import EXPECTED, Project, read_vectors
+from flow.backends.project import EXPECTED, RUNS, Project, read_vectors
 from flow.backends.units import UNITS
 from flow.errors import InputError, Mismatch, ToolError
 from flow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Weights
@@ -534,3 +534,26 @@ def test_a_build_killed_between_its_two_moves_is_recovered(tmp_path):
         flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj"), np.zeros((0, 6), np.int64))
     flow.build(random_graph(1), flow.BuildConfig(output_dir=tmp_path / "prj"))
     assert Project.open(tmp_path / "prj").graph_digest == random_graph(1).digest and not left.exists()
+
+
+@pytest.mark.parametrize("moves", [1, 2])
+def test_a_build_interrupted_between_its_moves_loses_nothing(moves, tmp_path, monkeypatch):
+    """The project and its runs are there, be it the old one or the one that replaces it."""
+    config = flow.BuildConfig(output_dir=tmp_path / "prj")
+    flow.build(net(), config)
+    run = tmp_path / "prj" / RUNS / "run.json"
+    run.parent.mkdir(exist_ok=True)
+    run.write_text("hours of work")
+    rename, seen = os.rename, []
+
+    def interrupted(source, target):
+        rename(source, target)
+        seen.append(target)
+        if len(seen) == moves:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        flow.build(random_graph(1), config)
+    assert Project.open(tmp_path / "prj").graph_digest == (net(), random_graph(1))[moves - 1].digest
+    assert run.read_text() == "hours of work" and [p.name for p in tmp_path.iterdir()] == ["prj"]
