@@ -21,6 +21,7 @@ from flow.backends.project import Project
 from flow.comparison import Comparison, Row
 from flow.errors import InputError
 from flow.ir import BIPOLAR, Graph, Index, Node, Op, fixed
+from flow.reports import document
 from flow.reports.document import _picture
 from flow.reports.drawings import _labels, dataflow, pareto
 from flow.reports.facts import Facts, save_facts
@@ -130,7 +131,7 @@ def test_html_has_no_number_that_json_lacks(projects, page):
     assert set(unknown(words, data)) == {"1,234,567"}  # and it would be seen
 
 
-def test_html_with_labels_and_kernels(projects, tmp_path):
+def test_html_with_labels_and_kernels(projects, tmp_path, monkeypatch):
     """The confusion matrix and what logic synthesis said of kernels are there, and in the JSON."""
     codes = random_codes(net(), 0, 20)[0]
     shutil.copytree(projects[0], tmp_path / "copy")
@@ -143,7 +144,11 @@ def test_html_with_labels_and_kernels(projects, tmp_path):
     assert unknown(words, json.loads(json.dumps(data))) == []
     text = " ".join(" ".join(words).split())
     assert "Confusion" in text and "kernel synthesis; 2 of 7 outputs" in text and "4,321 LUT" in text
-    assert data["projects"][0]["summary"]["size"]["source"] == "kernel synthesis"
+    assert data["projects"][0]["summary"]["size"]["source"] == "kernel synthesis" and "left out" not in text
+    monkeypatch.setattr(document, "CLASSES", 4)
+    assert flow.report(tmp_path / "copy", tmp_path / "page.html", codes, np.arange(20) % 5
+                       )["projects"][0]["accuracy"]["confusion"] is None
+    assert "The matrix of so many classes is left out" in (tmp_path / "page.html").read_text()
     flow.report(tmp_path / "copy", tmp_path / "page.csv")
     assert "kernel synthesis,bnnflow and yosys,pyosys 9.9,,act,4321" in (tmp_path / "page.csv").read_text()
     flow.report(tmp_path / "copy", tmp_path / "page.md")
