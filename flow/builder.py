@@ -53,8 +53,9 @@ __all__ = ["SIMULATORS", "SYNTHESIZERS", "build", "estimate", "simulate", "synth
 GXX_FLAGS = ("-std=c++0x", "-O2", "-w")
 # Delays in the test bench are coroutines of C++20.
 VERILATOR_FLAGS = ("--cc", "--exe", "--main", "--timing", "-Wno-fatal", "-Wno-WIDTH", "-Wno-TIMESCALEMOD", "-O3")
-VERILATED_FLAGS = ("-std=c++20", "-fcoroutines", "-O1", "-w", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TRACE=0",
-                   "-DVM_TIMING=1", "-pthread")
+VERILATED_FLAGS = ("-std=c++20", "-fcoroutines", "-w", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TRACE=0", "-DVM_TIMING=1",
+                   "-pthread")
+ONCE, OFTEN = "-O0", "-O1"  # for code that runs once a simulation, and in every step
 COMPILE_SECONDS, RUN_SECONDS = 1800.0, 3600.0
 CACHED = 50  # compiled simulations that are kept
 
@@ -348,20 +349,30 @@ def _verilator(project: Project, run: Path, via: str, say: Any) -> tuple[Path, b
     """Verilator's C++ of the Verilog and its test bench, compiled with its runtime (cached), then run in `run`."""
     _runs_here("verilator", via)
     verilator, compiler = tools.command("verilator"), tools.need("gxx")
-    digest = project.sources_digest(" ".join([tools.version("verilator"), compiler, tools.version("gxx"),
-                                              *VERILATOR_FLAGS, *VERILATED_FLAGS]))
-    root = Path(verilator[0]).resolve().parent.parent
+    include = Path(verilator[0]).resolve().parent.parent / "include"
+    made_with = " ".join([tools.version("verilator"), compiler, tools.version("gxx"), *VERILATOR_FLAGS,
+                          *VERILATED_FLAGS, ONCE, OFTEN])
+    digest, runtime_digest = project.sources_digest(made_with), hashlib.sha256(made_with.encode()).hexdigest()
+    compiled = [compiler, *VERILATED_FLAGS, f"-I{include}", f"-I{include / 'vltstd'}", "-I."]
+
+    def compile_runtime(merged: Path) -> None:
+        parts = [str(include / f"verilated{part}.cpp") for part in ("", "_timing", "_threads")]
+        tools.call([*compiled, OFTEN, "-r", "-nostdlib", *parts, "-o", str(merged.absolute())], run,
+                   run / "compile.log", COMPILE_SECONDS)
 
     def compile_it(program: Path) -> None:
+        model = run / "model"
         sources = [file.relative_to(project.path).as_posix() for part in ("tb", "rtl")
                    for file in sorted((project.path / part).glob("*.v"))]
         tools.call([*verilator, *VERILATOR_FLAGS, "--top-module", f"{project.top}_tb", "--prefix", "bench", "--Mdir",
-                    str(run / "model"), *sources], project.path, run / "verilator.log", COMPILE_SECONDS,
-                   environment={"VERILATOR_ROOT": str(root)})
-        runtime = [str(root / "include" / f"verilated{part}.cpp") for part in ("", "_timing", "_threads")]
-        tools.call([compiler, *VERILATED_FLAGS, f"-I{root / 'include'}", f"-I{root / 'include/vltstd'}", "-I.",
-                    *(file.name for file in sorted((run / "model").glob("*.cpp"))), *runtime, "-o",
-                    str(program.absolute())], run / "model", run / "compile.log", COMPILE_SECONDS)
+                    str(model), *sources], project.path, run / "verilator.log", COMPILE_SECONDS,
+                   environment={"VERILATOR_ROOT": str(include.parent)})
+        files = sorted(model.glob("*.cpp"))
+        tools.side_by_side([[*compiled, ONCE if "__Slow" in file.name else OFTEN, "-c", file.name] for file in files],
+                           model, COMPILE_SECONDS)
+        runtime = _cached(f"verilated-{runtime_digest}", run, compile_runtime)
+        tools.call([compiler, "-pthread", *(f"{file.stem}.o" for file in files), str(runtime.absolute()), "-o",
+                    str(program.absolute())], model, run / "compile.log", COMPILE_SECONDS)
 
     log, failed = _bench(_cached(f"verilator-{digest}", run, compile_it), run)
     return log, failed or ", errors 0" not in (run / "run.log").read_text()

@@ -13,12 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from flow.errors import InputError, ToolError
 
-__all__ = ["TOOLS", "Tool", "call", "command", "find", "need", "through", "version"]
+__all__ = ["TOOLS", "Tool", "call", "command", "find", "need", "side_by_side", "through", "version"]
 
 LOOK_UP_SECONDS = 120.0  # a container may have to start
 
@@ -195,6 +196,19 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
     if code not in ok:
         raise ToolError(f"{Path(arguments[0]).name} failed with exit code {code}:\n{_tail(log)}")
     return code
+
+
+def side_by_side(commands: Sequence[Sequence[str]], cwd: Path, timeout: float) -> None:
+    """Run the commands, as many at a time as there are processors, their output in <number>.log of `cwd`.
+
+    Raises as `call` does, for the first that fails; those that have not begun by then are left out.
+    """
+    with _endable(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for _ in pool.map(lambda k: call(commands[k], cwd, cwd / f"{k}.log", timeout), range(len(commands))):
+                pass
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextlib.contextmanager

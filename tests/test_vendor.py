@@ -413,3 +413,11 @@ def test_command_line(bnnflow, project, install, tmp_path):
     assert json.loads(state.read_text())["facts"][0]["lut"] == 300
     state.write_text("{")
     assert bnnflow("synth", "prj").returncode == 2
+
+
+def test_the_first_that_fails_of_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    commands = [["touch", "first"], ["sh", "-c", "echo error: no room; exit 3"], ["sleep", "3"], ["touch", "last"]]
+    with pytest.raises(ToolError, match="sh failed with exit code 3:\nerror: no room"):
+        tools.side_by_side(commands, tmp_path, 30)
+    assert (tmp_path / "first").exists() and not (tmp_path / "last").exists()

@@ -291,7 +291,7 @@ def _function(table: int, inputs: int) -> tuple[str, str]:
     """(name, Verilog function) of a table."""
     name = function_name(table, inputs)
     parts, result = diagram(table, [f"a[{k}]" for k in range(inputs)], "~", ("1'b0", "1'b1"))
-    return name, "\n".join([f"    function {name};", f"        input [{inputs - 1}:0] a;",
+    return name, "\n".join([f"    function automatic {name};", f"        input [{inputs - 1}:0] a;",
                             f"        reg {', '.join(f't{k}' for k in range(len(parts)))};",
                             "        begin", *(f"            t{k} = {part};" for k, part in enumerate(parts)),
                             f"            {name} = {result};", "        end", "    endfunction"])
