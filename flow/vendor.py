@@ -7,9 +7,11 @@ there is done, so that a run that was cut off goes on, and a repeated one costs 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,15 +108,38 @@ def synthesize(project: Project, tool: str, steps: Sequence[str] = ("csynth",), 
         raise InputError(f"hours={hours!r}: a number above 0")
     wanted = [step for step in STEPS if step in steps or step == "csynth"]  # all others start from C synthesis
     folder = project.runs / tool
-    for place, step in enumerate(wanted, 1):
-        done = _kept(folder, step)
-        if not done.exists():
-            if say:
-                say(f"bnnflow: {step}, step {place} of {len(wanted)}, log {folder / step}.log")
-            _fresh(project, folder, step)
-            _run(project, tool, step, folder, via, hours, say)
-            save_facts([_facts(project, step, folder, tool)], done)
+    if not all(_kept(folder, step).exists() for step in wanted):
+        with _alone(folder):
+            for place, step in enumerate(wanted, 1):
+                done = _kept(folder, step)
+                if not done.exists():
+                    if say:
+                        say(f"bnnflow: {step}, step {place} of {len(wanted)}, log {folder / step}.log")
+                    _fresh(project, folder, step)
+                    _run(project, tool, step, folder, via, hours, say)
+                    save_facts([_facts(project, step, folder, tool)], done)
     return load_facts(_kept(folder, [step for step in STEPS if step in steps][-1]))[0]
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hours of a tool's work in `folder`, for one process at a time; the system gives it free when that one ends."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(folder.with_suffix(".lock"), "wb"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ToolError(f"{folder}: another bnnflow runs the tool there; wait until it is done, or copy the "
+                            "project") from error
+        except OSError as error:
+            raise InputError(_not_written(folder, error)) from error
+        yield
+
+
+def _not_written(folder: Path, error: OSError) -> str:
+    return (f"cannot write {folder}: {error.strerror or error}; runs are kept in the project: free some room, or copy "
+            "the project to where it can be written")
 
 
 def _kept(folder: Path, step: str) -> Path:
@@ -126,11 +151,9 @@ def _fresh(project: Project, folder: Path, step: str) -> None:
     if step == "csynth":
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
             project.copied(folder)
         except OSError as error:
-            raise InputError(f"cannot write {folder}: {error.strerror or error}; runs are kept in the project: free "
-                             "some room, or copy the project to where it can be written") from error
+            raise InputError(_not_written(folder, error)) from error
 
 
 def _hls(tool: str, step: str, folder: Path, via: str) -> list[str]:

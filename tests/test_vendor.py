@@ -335,6 +335,22 @@ def test_a_prefix_that_does_not_answer(project, install, tmp_path, monkeypatch):
     assert time.monotonic() - start < 20
 
 
+def test_one_run_of_a_tool_at_a_time(project, install, tmp_path):
+    """A second one would begin by throwing away what the first has done."""
+    install("vitis-run", f"import pathlib; pathlib.Path({str(tmp_path / 'runs')!r}).touch(); time.sleep(60)")
+    first = subprocess.Popen([sys.executable, "-m", "flow.cli", "synth", str(project)], stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL, env=plain_environment())
+    try:
+        wait_for((tmp_path / "runs").exists)
+        with pytest.raises(ToolError, match="vitis: another bnnflow runs the tool there; wait until it is done"):
+            flow.synthesize(project)
+    finally:
+        first.kill()
+        first.wait()
+    install("vitis-run")
+    assert flow.synthesize(project).lut == 300  # one that was killed holds nothing
+
+
 def test_a_project_that_cannot_be_written_to(project, install, monkeypatch):
     """A file in the place of its runs stands for it: root may write anywhere."""
     (project / "runs").touch()
