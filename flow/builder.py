@@ -446,7 +446,7 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
     else:
         units.check(graph, options)
     cycles = project.cycles if project and config is None else 0
-    facts = table_estimate(graph, options, synthesized_cost(options) if synthesize else None, cycles)
+    facts = table_estimate(graph, options, synthesized_cost(graph, options) if synthesize else None, cycles)
     if synthesize and project and config is None:
         return _kept(project, "kernels", "synthesis", facts)
     return facts

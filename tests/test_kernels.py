@@ -163,7 +163,7 @@ def counted(graph: Graph, lanes: list[int], folded: bool = False, shared: bool =
 
 def test_an_unrolled_kernel():
     graph = dense(24, 6)
-    facts = estimate(graph, None, synthesized_cost(flow.BuildConfig()))
+    facts = estimate(graph, None, synthesized_cost(graph, flow.BuildConfig()))
     d, a = facts.modules
     size = counted(graph, list(range(6)))
     assert (d.lut, d.lut_packed, d.carry) == (size.raw, size.packed, size.carry)
@@ -177,27 +177,27 @@ def test_an_unrolled_kernel():
 
 def test_large_kernels_are_sampled(monkeypatch):
     monkeypatch.setattr(kernels, "BITS", 24 * 2)
-    d = estimate(dense(24, 6), None, synthesized_cost(flow.BuildConfig())).modules[0]
+    d = estimate(dense(24, 6), None, synthesized_cost(dense(24, 6), flow.BuildConfig())).modules[0]
     assert d.lut == counted(dense(24, 6), [0, 3]).raw * 3 and d.notes[-1] == "d: LUTs by yosys, 2 of 6 outputs"
     # What all outputs share is counted once, however many are sampled.
     x = Node("x", Op.INPUT, (), (24,), BIT)
     node = replace(one(Op.DOT, BIT, (24,), weights([2, 5], (24, 6)))["n"], name="d", inputs=("x",))
     graph = Graph((x, node), ("d",))
     common, some = counted(graph, [], shared=True).raw, counted(graph, [0, 3], shared=True).raw
-    d = estimate(graph, None, synthesized_cost(flow.BuildConfig())).modules[0]
+    d = estimate(graph, None, synthesized_cost(graph, flow.BuildConfig())).modules[0]
     assert d.lut == common + (some - common) * 3 and common > 20
 
 
 def test_a_folded_kernel_is_one_processing_element():
     graph = dense(24, 6)
     config = flow.BuildConfig(layers={"d": {"strategy": "Resource", "reuse_factor": 3}})
-    d = estimate(graph, config, synthesized_cost(config)).modules[0]
+    d = estimate(graph, config, synthesized_cost(graph, config)).modules[0]
     element = counted(graph, [0], folded=True)
     rom = 2 * 24  # two lanes of 24 taps of +-1
     assert d.lut == 2 * element.raw + rom and "a processing element" in d.notes[-1]
     assert element.raw > counted(graph, [0]).raw  # the weights are chosen, too
     image, wide = conv(4, 2), replace(config, layers={"d": {"strategy": "Resource", "reuse_factor": 8}})
-    d = estimate(image, wide, synthesized_cost(wide)).modules[0]
+    d = estimate(image, wide, synthesized_cost(image, wide)).modules[0]
     whole = counted(image, [0, 1])
     assert d.lut == 2 * whole.raw + 16 * 18 / 4  # two positions, eight turns, their 18 taps chosen
 
@@ -205,7 +205,7 @@ def test_a_folded_kernel_is_one_processing_element():
 def test_a_stream_has_one_position():
     """A cell and, by the table, the rows that are kept."""
     config, graph = flow.BuildConfig(io_type="io_stream"), conv(8, 2)
-    facts, table = estimate(graph, config, synthesized_cost(config)), estimate(graph, config)
+    facts, table = estimate(graph, config, synthesized_cost(graph, config)), estimate(graph, config)
     rows = estimate(graph, config, lambda kernel: replace(table_cost(kernel), lut=0)).lut
     assert facts.lut == counted(graph, [0, 1]).raw + rows and rows > 0
     assert (facts.buffer_bits, facts.latency, facts.bram) == (table.buffer_bits, table.latency, table.bram)
@@ -223,8 +223,11 @@ def test_a_netlist_is_that_of_the_project(pipelined, tmp_path):
     assert (facts.lut, facts.carry) == (whole.lut, None) and facts.modules[0].carry == whole.carry
     valid = to_rtl(to_logic(graph), "x", 2.0 if pipelined else None).latency or 0
     assert facts.ff <= whole.ff and facts.latency[1] == max(1, valid)
+    found = flow.estimate(tmp_path / "prj")
+    assert (found.ff, found.latency) == (whole.ff, facts.latency) and .9 < found.lut / whole.lut < 1.1
+    assert pipelined or .8 < found.clock_estimated / whole.clock_estimated < 1.3
     found = flow.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]
-    assert {f["source"] for f in found["facts"]} >= {"table estimate", "kernel synthesis", "logic synthesis"}
+    assert {f["source"] for f in found["facts"]} >= {"netlist count", "kernel synthesis", "logic synthesis"}
     assert "LUTs and FFs by yosys" in (tmp_path / "report.html").read_text()
 
 
@@ -241,7 +244,7 @@ def test_any_graph_and_options(monkeypatch):
         for options in ({}, {"strategy": "Resource"}, {"strategy": "Resource", "reuse_factor": 4},
                         {"io_type": "io_stream"}, {"backend": "Verilog"}, {"part": "ice40hx8k-ct256"}):
             config = flow.BuildConfig(**options)
-            facts = estimate(graph, config, synthesized_cost(config))
+            facts = estimate(graph, config, synthesized_cost(graph, config))
             assert facts.lut == sum(m.lut for m in facts.modules)
             for module, table in zip(facts.modules, estimate(graph, config).modules):
                 assert (module.source == "kernel synthesis") == (module.version == "stand-in")

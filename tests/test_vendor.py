@@ -357,7 +357,7 @@ def test_a_project_that_cannot_be_written_to(project, install, monkeypatch):
     install("vitis-run")
     with pytest.raises(InputError, match=r"cannot write \S*/vitis: .*; runs are kept in the project: free some room"):
         flow.synthesize(project)
-    monkeypatch.setattr("flow.builder.synthesized_cost", lambda config: None)  # the table's
+    monkeypatch.setattr("flow.builder.synthesized_cost", lambda *_: None)  # the table's
     facts = flow.estimate(project, synthesize=True)
     assert facts.lut is not None and facts.notes[-1].startswith("not kept for the report: ")
     assert len(flow.report(project)["projects"][0]["facts"]) == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 from flow.backends.sites import inputs
 
-__all__ = ["longest_path"]
+__all__ = ["longest_path", "position"]
 
 NET, LUT, MUX = 0.236, 0.06, 0.05  # ns; a net leads to every input but a carry
 ONTO, ALONG, OFF = 0.16, 0.005, 0.08  # a carry chain: from S or DI to the next carry, past a position, to a sum or LUT
@@ -42,6 +42,11 @@ def longest_path(design: Mapping[str, Any]) -> float:
     return round(max(paths, default=0.0), 3)
 
 
+def position(carry: float, enters: float) -> tuple[float, float]:
+    """When the sum of a position of a carry chain, and the carry behind it, are there."""
+    return max(carry, enters) + OFF, max(carry + ALONG, enters + ONTO)
+
+
 def _leave(cell: Mapping[str, Any], when: dict[Any, float]) -> None:
     """When the outputs of a cell are there."""
     wires = cell["connections"]
@@ -49,9 +54,7 @@ def _leave(cell: Mapping[str, Any], when: dict[Any, float]) -> None:
         begins = [when.get(bit, 0.0) for bit in wires["CI"]]
         now = max(begins + [when[bit] + NET for bit in wires.get("CYINIT", ()) if bit in when])
         for s, di, o, co in zip(wires["S"], wires["DI"], wires["O"], wires["CO"]):
-            enters = max(when.get(s, 0.0), when.get(di, 0.0)) + NET
-            when[o] = max(now, enters) + OFF
-            now = max(now + ALONG, enters + ONTO)
+            when[o], now = position(now, max(when.get(s, 0.0), when.get(di, 0.0)) + NET)
             when[co] = now
         return
     begins = [when.get(bit, 0.0) for bit in inputs(cell)]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FALSE", "INPUTS", "TRUE", "Bit", "Chain", "Given", "Lut", "Netlist"]
+__all__ = ["FALSE", "INPUTS", "TRUE", "Bit", "Chain", "Gate", "Given", "Lut", "Netlist"]
 
 FALSE, TRUE = 0, 1
 INPUTS = 6  # of a LUT

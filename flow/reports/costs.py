@@ -6,7 +6,7 @@ The one measured constant is that of adders, by yosys; nothing here has been mea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from math import ceil, log2, prod
 
 import numpy as np
@@ -15,22 +15,20 @@ from numpy.typing import NDArray
 from flow.ir import Affine, Node, Op, Steps, Sum, Table, Weights
 from flow.ir.graph import Int
 
-__all__ = ["COST", "Cost", "Costs", "Hardware", "Work", "folding", "netlist_cost", "rom", "table_cost"]
+__all__ = ["COST", "Cost", "Costs", "Hardware", "Work", "folding", "rom", "table_cost"]
 
 # LUTs for each bit that enters an adder: 3,443 for the 2,486 bits of a ternary layer, its thresholds' 150 aside (yosys,
 # `+` chains, UltraScale+).
 LUT_PER_BIT = 1.32
-# Of those, what the netlists of backend="Verilog" need: four layers by yosys had 0.20 to 0.39 (docs/reports.md).
-NETLIST = 0.4
 
 
 @dataclass(frozen=True)
 class Cost:
     """LUTs, flip-flops, DSPs and blocks of 18 Kbit, `levels` of logic from input to output, bits of constants.
 
-    Where logic synthesis said the LUTs, `tool` is its version, `synthesized` a line for each node on what it was given,
-    `packed` the estimate with small LUTs in pairs, `carry` the carry blocks; `cycles` is the latency where it is known
-    (then `ff` are all flip-flops), else it follows from the levels.
+    Where a netlist or logic synthesis said the LUTs, `source` is that of `Facts`, `version` the tool's, `notes` a line
+    for each node on what it was given; of synthesis, `packed` is the estimate with small LUTs in pairs, `carry` the
+    carry blocks. `cycles` is the latency where it is known (then `ff` are all flip-flops), else that of the levels.
     """
 
     lut: float = 0
@@ -42,14 +40,16 @@ class Cost:
     packed: float = 0
     carry: float = 0
     cycles: int | None = None
-    synthesized: tuple[str, ...] = ()
-    tool: str = ""
+    notes: tuple[str, ...] = ()
+    source: str = ""
+    version: str = ""
 
     def __add__(self, other: Cost) -> Cost:
-        kinds = [f.name for f in fields(self) if f.name not in ("cycles", "tool")]
+        kinds = [f.name for f in fields(self) if f.name not in ("cycles", "source", "version")]
         known = [cost.cycles for cost in (self, other) if cost.cycles is not None]
         return Cost(**{name: getattr(self, name) + getattr(other, name) for name in kinds},
-                    cycles=sum(known) if known else None, tool=self.tool or other.tool)
+                    cycles=sum(known) if known else None, source=self.source or other.source,
+                    version=self.version or other.version)
 
 
 @dataclass(frozen=True)
@@ -225,16 +225,3 @@ def table_cost(kernel: Sequence[Work]) -> Cost:
 
 def _of_table(work: Work) -> Cost:
     return COST[work.node.op](work.node, work.sources[0], work.there) + folding(work)
-
-
-def netlist_cost(kernel: Sequence[Work]) -> Cost:
-    """The cost of a kernel in a netlist of ours (Verilog): no DSPs, sums shared and in chains."""
-    return sum((_of_netlist(work) for work in kernel), Cost())
-
-
-def _of_netlist(work: Work) -> Cost:
-    found, node = _of_table(work), work.node
-    if isinstance(node.params, Affine):
-        digits = sum(_digits(abs(int(factor))) for factor in node.params.mul)
-        return replace(found, lut=digits * work.sources[0].domain.bits * node.size // node.shape[-1], dsp=0)
-    return replace(found, lut=NETLIST * found.lut) if node.op is Op.DOT else found

@@ -1,10 +1,11 @@
-"""Estimates without any vendor's tool, in well under a second for any network from the table of `costs`.
+"""Estimates without any tool: from the table of `costs` in well under a second, of netlists counted in seconds.
 
 A better cost of a kernel, say by logic synthesis (`kernels`), has the form of `table_cost` and is handed to `estimate`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, prod
@@ -13,21 +14,21 @@ from typing import Any
 import flow
 from flow.backends.hls_window import passes
 from flow.backends.project import BuildConfig
-from flow.backends.units import ASKED, CHAINS, chained
+from flow.backends.units import CHAINS, chained
 from flow.ir import Graph, Node, Op, Window
-from flow.reports.costs import Costs, Hardware, Work, netlist_cost, rom, table_cost
+from flow.reports.costs import Costs, Hardware, Work, rom
 from flow.reports.facts import Facts
-from flow.reports.parts import PARTS, UNKNOWN, Family, part_of
+from flow.reports.netlists import USABLE, counted_cost, timing
+from flow.reports.parts import PARTS, UNKNOWN, VIRTEXUP, Family, part_of
 
 __all__ = ["estimate", "fitting"]
 
-USABLE = 0.73  # of a clock period, as hls4ml's clock uncertainty of 27 % leaves it
 START = 1  # cycles until a kernel of DATAFLOW begins
 FACTORS = tuple(2**k for k in range(17))  # of reuse that `fitting` tries
 
 
 def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None = None, cycles: int = 0) -> Facts:
-    """Facts of the project that `config` would make, a module a kernel, by `cost`: from a table, or of its own.
+    """Facts of the project that `config` would make, a module a kernel, by `cost`: of netlists counted, else by table.
 
     `cycles` is the latency of the whole where it is known: the Verilog of a pipelined project states it.
     Latency is to the last element of the output; bits of line buffers are in `buffer_bits`. Combinational Verilog has
@@ -39,24 +40,29 @@ def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None
     stream = config.io_type == "io_stream"
     folded = stream or any(config.strategy_of(node.name) == "resource" for node in graph)
     base = Facts("", "table estimate", "bnnflow", flow.__version__, config.part, clock_target=config.clock_period)
-    shortest = round(family.level_ns / USABLE, 3)  # a register behind every level of logic
-    if config.pipelined and config.clock_period < shortest:
-        base, config = replace(base, clock_estimated=shortest), replace(config, clock_period=shortest)
+    verilog, what = config.backend == "Verilog", "a level of logic"
+    if verilog:
+        stages, path = timing(graph, config)
+        cycles, what, shortest = cycles or stages, "the longest path", path * family.level_ns / VIRTEXUP.level_ns
+    else:
+        shortest = family.level_ns / USABLE  # a register behind every level of logic
+    shortest = round(shortest, 3)
+    if not config.pipelined or config.clock_period < shortest:
+        base = replace(base, clock_estimated=shortest)
+        if not verilog:
+            config = replace(config, clock_period=shortest)
+    cost = cost or counted_cost(graph, config)
     modules: list[Facts] = []
-    ready, levels = dict.fromkeys(graph.by_name, 0), dict.fromkeys(graph.by_name, 0.0)  # cycles and LUTs in a row
+    ready = dict.fromkeys(graph.by_name, 0)  # cycles
     # A netlist folds cuts into the trees of their sums, as a stream's kernel does in its chain.
-    chains = chained if config.backend == "Verilog" else CHAINS[config.io_type]
+    chains = chained if verilog else CHAINS[config.io_type]
     for nodes, reads in chains(graph, config):
         last = nodes[-1].name
         ready[last] = max((ready[name] for name in reads), default=0)
-        levels[last] = max((levels[name] for name in reads), default=0.0)
         if nodes[0].op is not Op.INPUT:
-            netlist = config.backend == "Verilog" or config.strategy_of(nodes[0].name) == ASKED
-            counted = cost or (netlist_cost if netlist else table_cost)
-            module, deep = _module(graph, nodes, reads, config, counted, family, folded)
+            module = _module(graph, nodes, reads, config, cost, family, folded)
             modules.append(replace(base, **module))
             ready[last] += module["latency"][1] + (START if folded else 0)
-            levels[last] += deep
     latency = max(ready[name] for name in graph.outputs)
     interval = max([m.interval[1] for m in modules if m.interval] or [1])
     counts = ("lut", "ff", "dsp", "bram", "weight_bits", "buffer_bits")
@@ -66,32 +72,31 @@ def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None
                     available=part.available if part else {}, modules=tuple(modules),
                     source=by.source, tool=by.tool, version=by.version,
                     notes=(f"not yet measured with vendor tools: {_how(modules)}",))
-    if facts.clock_estimated:
-        note = f"a level of logic takes {facts.clock_estimated:g} ns, longer than the clock asked for"
+    if config.pipelined and facts.clock_estimated:
+        note = f"{what} takes {facts.clock_estimated:g} ns, longer than the clock asked for"
         facts = replace(facts, notes=(*facts.notes, note))
     if part is None:
         note = f"part {config.part} is not in the table; its totals and speed are not known"
         facts = replace(facts, notes=(*facts.notes, note))
-    if cycles:
-        note = "the cycles of the whole are those of its Verilog, those of single kernels are estimates"
-        facts = replace(facts, latency=(cycles, cycles), notes=(*facts.notes, note))
-    if config.pipelined:
-        return facts
-    path = max(levels[name] for name in graph.outputs) * family.level_ns
-    return replace(facts, latency=(1, 1), clock_estimated=round(max(path, family.level_ns), 3))
+    if not config.pipelined:
+        return replace(facts, latency=(1, 1))
+    return replace(facts, latency=(cycles, cycles)) if cycles else facts
 
 
 def _how(modules: Sequence[Facts]) -> str:
     """What the counts come from."""
-    apart = sum(module.source == "kernel synthesis" for module in modules)
-    if not apart:
-        return "counts by table"
-    return f"LUTs of {apart} of {len(modules)} kernels by logic synthesis, each alone; all else by table"
+    kinds = Counter(module.source for module in modules)
+    how = {"kernel synthesis": "LUTs of {} kernels by logic synthesis, each alone",
+           "netlist count": "{} kernels counted in their netlists"}
+    said = [text.format(f"{kinds[source]} of {len(modules)}") for source, text in how.items() if kinds[source]]
+    if kinds["netlist count"] < len(modules):
+        said.append("all else by table" if said else "counts by table")
+    return "; ".join(said)
 
 
 def _module(graph: Graph, nodes: Sequence[Node], reads: Sequence[str], config: BuildConfig,
-            cost: Costs, family: Family, folded: bool) -> tuple[dict[str, Any], float]:
-    """(fields of `Facts`, levels of logic) of one kernel, which computes `nodes` in a row."""
+            cost: Costs, family: Family, folded: bool) -> dict[str, Any]:
+    """Fields of the `Facts` of one kernel, which computes `nodes` in a row."""
     head, last, stream = nodes[0], nodes[-1], config.io_type == "io_stream"
     loops = config.strategy_of(head.name) == "resource" and not stream
     reuse = config.reuse_of(head.name)
@@ -100,7 +105,8 @@ def _module(graph: Graph, nodes: Sequence[Node], reads: Sequence[str], config: B
     cycles = found.cycles
     if cycles is None:
         cycles = ceil(found.levels * family.level_ns / (USABLE * config.clock_period)) if config.pipelined else 0
-    lut = found.lut * (1 if found.synthesized else family.lut_factor)
+    synthesized = found.source == "kernel synthesis"
+    lut = found.lut * (1 if synthesized else family.lut_factor)
     width, interval = last.size * last.domain.bits, reuse
     wait, lines, registers, blocks = reuse - 1 if loops else 0, 0, 0, 0
     if stream:
@@ -110,16 +116,17 @@ def _module(graph: Graph, nodes: Sequence[Node], reads: Sequence[str], config: B
         lut += more
     fields: dict[str, Any] = {
         "name": last.name, "lut": ceil(lut), "dsp": found.dsp, "bram": found.bram + blocks,
-        "ff": round(found.ff) if found.cycles is not None else width * (cycles + folded) + registers,
+        "ff": (round(found.ff) if found.cycles is not None else width * cycles) + width * folded + registers,
         "latency": (cycles + wait, cycles + wait), "interval": (interval, interval),
         "weight_bits": found.weight_bits, "buffer_bits": lines + registers,
         "notes": (f"computes {', '.join(node.name for node in nodes)}",) if len(nodes) > 1 else (),
     }
-    if found.synthesized:
-        fields |= {"source": "kernel synthesis", "tool": f"bnnflow {flow.__version__} and yosys",
-                   "version": found.tool, "notes": (*fields["notes"], *found.synthesized),
+    if found.source:
+        fields |= {"source": found.source, "notes": (*fields["notes"], *found.notes)}
+    if synthesized:
+        fields |= {"tool": f"bnnflow {flow.__version__} and yosys", "version": found.version,
                    "lut_packed": ceil(lut - found.lut + found.packed), "carry": ceil(found.carry)}
-    return fields, found.levels
+    return fields
 
 
 def _there(node: Node, reuse: int, stream: bool) -> Hardware:

@@ -17,7 +17,8 @@ from flow.tables import html_table
 __all__ = ["COUNTS", "SOURCES", "Facts", "load_facts", "save_facts"]
 
 # From the least to the most certain of what the FPGA will need.
-SOURCES = ("table estimate", "kernel synthesis", "C synthesis", "co-simulation", "logic synthesis", "placed", "routed")
+SOURCES = ("table estimate", "netlist count", "kernel synthesis", "C synthesis", "co-simulation", "logic synthesis",
+           "placed", "routed")
 COUNTS = ("lut", "ff", "dsp", "bram", "uram")
 FORMAT = 1
 MAX_BYTES = 2**26
