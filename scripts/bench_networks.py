@@ -8,6 +8,7 @@ scripts/nairods.py. FOLDER keeps training runs and projects; what yosys said is 
 
 Every row is a Verilog project: raw LUT1-6, yosys' packed estimate, carry blocks and depth of the combinational one;
 LUTs and registers of the pipelined one (2 ns) and its cycles; ns of the longest path of both (flow.backends.delay).
+"counted" is what `flow.estimate` says of both without any tool.
 Where the encoder is not counted the thermometer's planes are the inputs; the outputs are scores, or the class of the
 largest one. Verilator compares every output of both with the graph on 10,000 vectors (test images, filled up with
 random ones); accuracy is that of its outputs on the test images. alkaid's run is with carry chains (its better one for
@@ -79,17 +80,19 @@ class Measured:
     cycles: int
     equal: str
     outputs: np.ndarray
+    counted: str
 
     def cells(self) -> list[str]:
         one, two = self.combinational, self.pipelined
         clocked = [] if two is None else [f"{two.raw:,}", f"{two.ff:,}", f"{two.delay}"]
-        return [*size_cells(one), f"{one.delay}", *clocked, str(self.cycles), self.equal]
+        return [*size_cells(one), f"{one.delay}", *clocked, str(self.cycles), self.equal, self.counted]
 
 
 def measured(graph: Graph, codes: np.ndarray, project: Path, encoder: str = "inside", registers: bool = True
              ) -> Measured:
     """Both projects of a graph, equal to it on the codes; the pipelined one is synthesized if `registers` count."""
     found: list[Any] = []
+    counted: list[Any] = []
     for pipelined in (False, True):
         config = flow.BuildConfig(output_dir=project, backend="Verilog", clock_period=CLOCK_PERIOD, pipelined=pipelined,
                                   encoder=encoder)
@@ -97,10 +100,13 @@ def measured(graph: Graph, codes: np.ndarray, project: Path, encoder: str = "ins
         outputs = flow.simulate(built.path)  # raises where one differs
         files = {file.name: file.read_text() for file in sorted((built.path / "rtl").glob("*.v"))}
         found.append(synthesize(files, built.top) if registers or not pipelined else None)
+        counted.append(flow.estimate(built.path))
     cycles = re.search(r"// Latency: (\d+)", files[f"{built.top}.v"])
     assert cycles
     equal = f"2 x {len(codes):,} vectors, {2 * outputs.size:,} outputs, 0 differ"
-    return Measured(*found, int(cycles[1]), equal, outputs)
+    one, two = counted
+    return Measured(*found, int(cycles[1]), equal, outputs,
+                    f"{one.lut:,} LUT, {one.clock_estimated} ns; {two.lut:,} LUT, {two.ff:,} FF")
 
 
 def size_cells(size: Size) -> list[str]:
@@ -136,7 +142,7 @@ def alkaid(model: Any, graph: Graph, codes: np.ndarray) -> Size | None:
 def bench_trained(names: Sequence[str], out: Path) -> None:
     """A row a network, encoder and kind of output."""
     table_head("network", "encoder", "outputs", "accuracy", *SIZE, "ns", "pipelined: raw", "FF", "ns", "cycles",
-               "Verilator")
+               "Verilator", "counted")
     for name in names:
         graph, images, labels = trained(name, out)
         codes = filled(graph, images)
@@ -153,7 +159,8 @@ def bench_trained(names: Sequence[str], out: Path) -> None:
 
 def bench_jets(folder: Path, out: Path, peer: bool) -> None:
     """A row a network, and the peer's beside it."""
-    table_head("network", *SIZE, "ns", "cycles", "Verilator", *(f"alkaid {name}" for name in SIZE), "raw, ours/alkaid")
+    table_head("network", *SIZE, "ns", "cycles", "Verilator", "counted", *(f"alkaid {name}" for name in SIZE),
+               "raw, ours/alkaid")
     ratios = []
     for name, model in jets(folder):
         graph, codes = flow.lower(model, "fixed<16,6>"), nairods.inputs(VECTORS)
