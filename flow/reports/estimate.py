@@ -30,7 +30,8 @@ FACTORS = tuple(2**k for k in range(17))  # of reuse that `fitting` tries
 def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None = None, cycles: int = 0) -> Facts:
     """Facts of the project that `config` would make, a module a kernel, by `cost`: of netlists counted, else by table.
 
-    `cycles` is the latency of the whole where it is known: the Verilog of a pipelined project states it.
+    `cycles` is the latency of the whole where it is known: the Verilog of a pipelined project states it. It may be of
+    another version of bnnflow, whose registers stand elsewhere.
     Latency is to the last element of the output; bits of line buffers are in `buffer_bits`. Combinational Verilog has
     no registers: its latency is one cycle of the estimated period.
     """
