@@ -127,7 +127,8 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
     """Resources and latency of a graph (with the options of a build) or a project, without any vendor's tool.
 
     C++ from a table, Verilog counted in its netlist; with `synthesize` by logic synthesis of every kernel (yosys),
-    which is kept for the report of a project; with `stock`, what stock hls4ml's kernels would cost. See `flow.builder.estimate`.
+    which is kept for the report of a project; with `stock`, what stock hls4ml's kernels would cost. See
+    `flow.builder.estimate`.
     """
     from flow.builder import estimate
 

@@ -427,8 +427,9 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
              synthesize: bool = False) -> Facts:
     """Facts of a graph with the options of a build, or of a project, which has its own.
 
-    By the table of `flow.reports.costs`, netlists counted; with `synthesize` by yosys, kernel for kernel (`flow.reports.kernels`), kept
-    with the project for its report; with `stock` of stock hls4ml's kernels (`flow.reports.stock`).
+    By the table of `flow.reports.costs`, netlists counted; with `synthesize` by yosys, kernel for kernel
+    (`flow.reports.kernels`), kept with the project for its report; with `stock` of stock hls4ml's kernels
+    (`flow.reports.stock`).
 
     Raises InputError for what a build would refuse, and for both `stock` and `synthesize`; ToolError where yosys is
     missing or fails.
