@@ -382,9 +382,9 @@ def _cached(name: str, run: Path, compile_it: Callable[[Path], None]) -> Path:
     """The compiled simulation of that name, made now where it is not kept."""
     # Not in the project: a project from elsewhere must not bring the program that vouches for it.
     cache = cache_folder()
-    try:
+    with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:  # no place to keep it: compile into the run folder
+    if not os.access(cache, os.W_OK):  # no place to keep it: compile into the run folder
         cache = run
     program = cache / name
     try:

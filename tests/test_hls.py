@@ -346,6 +346,8 @@ def test_compiled_programs_are_kept_while_others_throw_away(tmp_path, monkeypatc
         time.sleep(.02)  # a file system's clock ticks in steps
     kept = {file.name for file in (tmp_path / "bnnflow").iterdir()}
     assert kept == {"csim-three", "csim-one", "csim-four", "csim-five"}
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc")
+    assert keep("six") == tmp_path / "csim-six"
 
 
 def test_no_compiler(project, monkeypatch, tmp_path):

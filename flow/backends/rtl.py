@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import ceil, inf
+from math import ceil
 
 from flow.backends.delay import ALONG, CLOCK_TO_Q, LUT, NET, OFF, ONTO, SETUP, position
 from flow.backends.diagram import diagram, function_name
@@ -42,7 +42,7 @@ class Rtl:
 @dataclass(frozen=True)
 class Count:
     """What a layer's Verilog is for a device with LUTs of six inputs: LUTs, those that hold shift registers too, and
-    flip-flops; the pipeline `stage` in which its last bit is there, and how many `ns` behind the register before it.
+    flip-flops; the pipeline `stage` in which its last bit is there, and the longest path to one of its gates in `ns`.
     """
 
     lut: int = 0
@@ -113,8 +113,8 @@ def to_rtl(logic: Logic, top: str, clock_period: float | None = None) -> Rtl:
 def counted(logic: Logic, clock_period: float | None = None) -> tuple[dict[str, Count], int]:
     """(counts by node, cycles from input to output) of the Verilog that `to_rtl` writes.
 
-    Registers are the very ones that yosys finds there; LUTs were within 1.5 % of yosys' where there are registers, and
-    1 to 7 % off where there are none, as it maps functions anew (docs/reports.md).
+    Registers are the very ones that yosys finds there; LUTs were within 1 % of yosys' where there are registers, and
+    up to 7 % off where there are none, as it maps functions anew (docs/reports.md).
     """
     design = _Design(logic, "", clock_period)
     return design.counts(), design.latency or 0
@@ -149,18 +149,18 @@ class _Design:
 
     def _read(self, source: int, stage: int, reader: str) -> None:
         delay, owner = stage - self.stage[source], self.net.owner[source]
-        if source:
-            self.taps.setdefault(source, set()).add(delay)
-        if source and owner != reader:
+        if not source:
+            return
+        self.taps.setdefault(source, set()).add(delay)
+        if owner != reader:
             self.exports[owner].setdefault((source, delay), len(self.exports[owner]))
 
     def _stages(self, clock_period: float | None) -> tuple[list[int], list[float]]:
         """The pipeline stage of every gate: its sources' latest, or one more; and when it is there in that, in ns."""
         net, stage, time = self.net, [0] * len(self.net.gates), [0.0] * len(self.net.gates)
-        behind = {node.name for node in self.graph if node.op not in SUMS and node.op is not Op.INPUT}
-        longest = inf if clock_period is None else clock_period - REGISTER_DELAY
         if clock_period is None:
-            behind = set()
+            return stage, time
+        behind = {node.name for node in self.graph if node.op not in SUMS and node.op is not Op.INPUT}
         for name, gate in enumerate(net.gates):
             if not self.used[name] or isinstance(gate, Given):
                 continue
@@ -179,7 +179,7 @@ class _Design:
                     when = max(0.0, when - LUT_DELAY)
                 if (at, when) > (first, begin):
                     first, begin = at, when
-            if begin + delay > longest and begin > 0:
+            if begin + delay > clock_period - REGISTER_DELAY and begin > 0:
                 first, begin = first + 1, 0.0
             stage[name], time[name] = first, begin + delay
         return stage, time
@@ -200,9 +200,8 @@ class _Design:
                 held[owner[name]] += ceil(row / 32) if row >= SHIFTED else row
         registers[self.graph.outputs[0]] += self.latency or 0  # `valid`
         time = self._arrivals() if self.latency is None else self.time
-        return {layer: Count(luts[layer], registers[layer], *max(((self.stage[name], time[name]) for name in names),
-                                                                 default=(0, 0.0)))
-                for layer, names in self.gates.items()}
+        return {layer: Count(luts[layer], registers[layer], max((self.stage[name] for name in names), default=0),
+                             max((time[name] for name in names), default=0.0)) for layer, names in self.gates.items()}
 
     def _there(self) -> Iterator[tuple[int, Gate]]:
         return ((name, gate) for name, gate in enumerate(self.net.gates) if self.used[name])
@@ -218,7 +217,8 @@ class _Design:
 
     def _arrivals(self) -> list[float]:
         """When every gate of a combinational netlist is there, in ns, each bit of a chain by itself."""
-        when, sums = [0.0] * len(self.net.gates), dict[int, list[float]]()
+        when = [0.0] * len(self.net.gates)
+        sums: dict[int, list[float]] = {}
         for name, gate in self._there():
             if isinstance(gate, Lut):
                 when[name] = max(when[source] for source in gate.inputs) + LUT_DELAY
