@@ -81,7 +81,7 @@ def test_faster_parts_and_slower_clocks_need_fewer_cycles():
 
 def test_no_clock_is_faster_than_a_lut():
     """Pipelined as deep as can be, at the clock that this allows; a carry chain of a netlist is never cut."""
-    for backend, least, what in (("Vitis", 0.685, "a level of logic"), ("Verilog", 1.07, "the longest path")):
+    for backend, least, what in (("Vitis", 0.685, "a level of logic"), ("Verilog", 1.09, "the longest path")):
         fastest, fast, slow = (estimate(dense(), flow.BuildConfig(clock_period=clock, backend=backend))
                                for clock in (0.1, 0.2, 1.1))
         assert fastest.latency_ns == fast.latency_ns and fastest.throughput == fast.throughput < 1.5e9
