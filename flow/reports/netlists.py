@@ -80,8 +80,7 @@ def _parts(graph: Graph, config: BuildConfig) -> Costs:
         mine = [count for name, count in counts.items() if owner.get(name) == last]
         begins = max(stage[source.name] for work in kernel for source in work.sources if source.name not in names)
         there = latency if last in ends else stage.get(last, begins)  # a join of inputs is wires, not in the graph
-        return _netlist(kernel, sum(count.lut for count in mine), sum(count.ff for count in mine), there - begins,
-                        "its part of the whole")
+        return _netlist(kernel, sum(count.lut for count in mine), sum(count.ff for count in mine), there - begins)
 
     return cost
 
@@ -93,14 +92,12 @@ def _alone(kernel: Sequence[Work], clock_period: float) -> Cost:
         return table_cost(kernel)
     graph, share, what = found
     counts, latency = counted(to_logic(graph), clock_period)
-    return _netlist(kernel, share * sum(count.lut for count in counts.values()),
-                    share * sum(count.ff for count in counts.values()), latency, what)
+    return replace(_netlist(kernel, share * sum(count.lut for count in counts.values()),
+                            share * sum(count.ff for count in counts.values()), latency), notes=(f"counted: {what}",))
 
 
-def _netlist(kernel: Sequence[Work], lut: float, ff: float, cycles: int, what: str) -> Cost:
-    names = ", ".join(work.node.name for work in kernel)
-    return replace(table_cost(kernel), lut=lut, ff=ff, dsp=0, bram=0, cycles=cycles, source=SOURCE,
-                   notes=(f"{names}: counted in the netlist, {what}",))
+def _netlist(kernel: Sequence[Work], lut: float, ff: float, cycles: int) -> Cost:
+    return replace(table_cost(kernel), lut=lut, ff=ff, dsp=0, bram=0, cycles=cycles, source=SOURCE)
 
 
 def piece(kernel: Sequence[Work], bits: int) -> tuple[Graph, float, str] | None:
