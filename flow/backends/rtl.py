@@ -132,20 +132,22 @@ class _Design:
         if clock_period is not None:
             self.latency = 1 + max((self.stage[literal >> 1] for literal in logic.wanted), default=0)
         self.gates: dict[str, list[int]] = {node.name: [] for node in self.graph}
-        for name, used in enumerate(self.used):
-            if used:
-                self.gates[self.net.owner[name]].append(name)
+        for name, _ in self._there():
+            self.gates[self.net.owner[name]].append(name)
         # (gate, cycles of delay) that other layers read, by the layer that makes it, in the order of its output port
         self.exports: dict[str, dict[tuple[int, int], int]] = {node.name: {} for node in self.graph}
         self.taps: dict[int, set[int]] = {}  # the delays with which a gate is read
-        for name, used in enumerate(self.used):
-            if used:
-                for source in sources(self.net.gates[name]):
-                    self._read(source, self.stage[name], self.net.owner[name])
+        for name, gate in self._there():
+            for source in sources(gate):
+                self._read(source, self.stage[name], self.net.owner[name])
         for literal in logic.wanted:
             if literal > 1:
                 self._read(literal >> 1, self.latency or 0, "")
         self.delays = {source: max(taps) for source, taps in self.taps.items() if max(taps)}
+
+    def _there(self) -> Iterator[tuple[int, Gate]]:
+        """The gates that an output needs, in order of evaluation."""
+        return ((name, gate) for name, gate in enumerate(self.net.gates) if self.used[name])
 
     def _read(self, source: int, stage: int, reader: str) -> None:
         delay, owner = stage - self.stage[source], self.net.owner[source]
@@ -161,8 +163,8 @@ class _Design:
         if clock_period is None:
             return stage, time
         behind = {node.name for node in self.graph if node.op not in SUMS and node.op is not Op.INPUT}
-        for name, gate in enumerate(net.gates):
-            if not self.used[name] or isinstance(gate, Given):
+        for name, gate in self._there():
+            if isinstance(gate, Given):
                 continue
             if isinstance(gate, Bit):  # of a chain, and there with it, however long it takes
                 stage[name], time[name] = stage[gate.chain], time[gate.chain]
@@ -202,9 +204,6 @@ class _Design:
         time = self._arrivals() if self.latency is None else self.time
         return {layer: Count(luts[layer], registers[layer], max((self.stage[name] for name in names), default=0),
                              max((time[name] for name in names), default=0.0)) for layer, names in self.gates.items()}
-
-    def _there(self) -> Iterator[tuple[int, Gate]]:
-        return ((name, gate) for name, gate in enumerate(self.net.gates) if self.used[name])
 
     @cached_property
     def inside(self) -> set[int]:

@@ -6,7 +6,7 @@ itself, of which one position is counted, and of a large one some of its outputs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from math import ceil, prod
@@ -80,7 +80,7 @@ def _parts(graph: Graph, config: BuildConfig) -> Costs:
         mine = [count for name, count in counts.items() if owner.get(name) == last]
         begins = max(stage[source.name] for work in kernel for source in work.sources if source.name not in names)
         there = latency if last in ends else stage.get(last, begins)  # a join of inputs is wires, not in the graph
-        return _netlist(kernel, sum(count.lut for count in mine), sum(count.ff for count in mine), there - begins)
+        return _netlist(kernel, mine, there - begins)
 
     return cost
 
@@ -92,12 +92,13 @@ def _alone(kernel: Sequence[Work], clock_period: float) -> Cost:
         return table_cost(kernel)
     graph, share, what = found
     counts, latency = counted(to_logic(graph), clock_period)
-    return replace(_netlist(kernel, share * sum(count.lut for count in counts.values()),
-                            share * sum(count.ff for count in counts.values()), latency), notes=(f"counted: {what}",))
+    return replace(_netlist(kernel, counts.values(), latency, share), notes=(f"counted: {what}",))
 
 
-def _netlist(kernel: Sequence[Work], lut: float, ff: float, cycles: int) -> Cost:
-    return replace(table_cost(kernel), lut=lut, ff=ff, dsp=0, bram=0, cycles=cycles, source=SOURCE)
+def _netlist(kernel: Sequence[Work], counts: Collection[Count], cycles: int, share: float = 1.0) -> Cost:
+    """The cost of a kernel of which `counts` are there `share` times."""
+    return replace(table_cost(kernel), lut=share * sum(count.lut for count in counts),
+                   ff=share * sum(count.ff for count in counts), dsp=0, bram=0, cycles=cycles, source=SOURCE)
 
 
 def piece(kernel: Sequence[Work], bits: int) -> tuple[Graph, float, str] | None:
