@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import tf_keras as keras
-from flow.models.images import INPUT_TYPE, images
+from bnnflow.models.images import INPUT_TYPE, images
 from qkeras import QActivation, QConv2D, QDense, binary, quantized_bits, ternary
 
-from flow.errors import InputError
-from flow.train.fit import Arrays
+from bnnflow.errors import InputError
+from bnnflow.train.fit import Arrays
 
 __all__ = ["INPUT_TYPE", "KINDS", "TRAINING", "build", "data"]
 

@@ -14,7 +14,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 from qkeras import QActivation, QDense, binary, ternary
 
-from flow.errors import InputError
+from bnnflow.errors import InputError
 
 __all__ = ["KINDS", "Rows", "arrays", "dense_layers", "read_array"]
 

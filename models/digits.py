@@ -10,8 +10,8 @@ import tf_keras as keras
 from qkeras import QActivation, QDense, binary
 from sklearn.datasets import load_digits
 
-from flow.train import LearnedThermometer, Masked
-from flow.train.fit import Arrays
+from bnnflow.train import LearnedThermometer, Masked
+from bnnflow.train.fit import Arrays
 
 __all__ = ["INPUT_TYPE", "TRAINING", "build", "data"]
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import tf_keras as keras
-from flow.models.images import DATASETS, INPUT_TYPE, dataset_of, images
+from bnnflow.models.images import DATASETS, INPUT_TYPE, dataset_of, images
 from qkeras import QActivation, QConv2D, QDense, binary
 
-from flow.errors import InputError
-from flow.train import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
-from flow.train.fit import Arrays
+from bnnflow.errors import InputError
+from bnnflow.train import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
+from bnnflow.train.fit import Arrays
 
 __all__ = ["DATASETS", "INPUT_TYPE", "MERGES", "TRAINING", "build", "data", "weight_bits"]
 

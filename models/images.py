@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from flow.models.common import Rows, arrays, read_array
+from bnnflow.models.common import Rows, arrays, read_array
 from numpy.typing import NDArray
 
-from flow.errors import InputError
-from flow.train.fit import Arrays
+from bnnflow.errors import InputError
+from bnnflow.train.fit import Arrays
 
 __all__ = ["DATASETS", "INPUT_TYPE", "Dataset", "dataset_of", "images"]
 

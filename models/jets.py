@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import numpy as np
 import tf_keras as keras
-from flow.models.common import KINDS, arrays, dense_layers
+from bnnflow.models.common import KINDS, arrays, dense_layers
 
-from flow.train.fit import Arrays
+from bnnflow.train.fit import Arrays
 
 __all__ = ["INPUT_TYPE", "KINDS", "TRAINING", "build", "data"]
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import tf_keras as keras
-from flow.models.mnist import INPUT_TYPE, data
+from bnnflow.models.mnist import INPUT_TYPE, data
 from qkeras import QDense, binary
 
-from flow.train import Binarize, LearnedThermometer, Masked, MultiBranch
+from bnnflow.train import Binarize, LearnedThermometer, Masked, MultiBranch
 
 __all__ = ["INPUT_TYPE", "TRAINING", "build", "data"]
 

@@ -7,10 +7,10 @@ masked count a neuron and one count that all neurons of a layer share.
 from __future__ import annotations
 
 import tf_keras as keras
-from flow.models.mnist import INPUT_TYPE, data
+from bnnflow.models.mnist import INPUT_TYPE, data
 from qkeras import QDense
 
-from flow.train import AlphaBeta, Binarize, LearnedThermometer
+from bnnflow.train import AlphaBeta, Binarize, LearnedThermometer
 
 __all__ = ["INPUT_TYPE", "TRAINING", "build", "data"]
 

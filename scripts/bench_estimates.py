@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-import flow
-from flow.backends.hls_window import passes
-from flow.ir import Graph
+import bnnflow as bf
+from bnnflow.backends.hls.sums import passes
+from bnnflow.ir import Graph
 
 PART = "xcvu13p-flga2577-2-e"
 ROWS: dict[str, dict[str, dict[str, Any]]] = {  # network: {title: options}
@@ -37,9 +37,9 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {  # network: {title: options}
 
 def network(name: str) -> Graph:
     """A network of ours with random weights."""
-    import flow.train  # isort: skip
     import tf_keras as keras
-    from flow.models import cnv, digits, glt, mnist
+    import bnnflow.train  # noqa: F401  # isort: skip
+    from bnnflow.models import cnv, digits, glt, mnist
 
     makers: dict[str, tuple[Any, str]] = {
         "digits": (digits.build, digits.INPUT_TYPE), "mnist": (mnist.build, "ufixed<8,0>"),
@@ -53,7 +53,7 @@ def network(name: str) -> Graph:
         if isinstance(layer, keras.layers.BatchNormalization):
             n = layer.gamma.shape[0]
             layer.set_weights([rng.normal(0, 1, n), rng.normal(0, 1, n), rng.normal(0, 3, n), rng.uniform(1, 90, n)])
-    return flow.lower(model, input_type)
+    return bf.lower(model, input_type)
 
 
 def _conv() -> Any:
@@ -68,13 +68,13 @@ def _conv() -> Any:
 
 
 def row(title: str, graph: Graph, options: dict[str, Any]) -> None:
-    config = flow.BuildConfig(part=PART, **options)
+    config = bf.BuildConfig(part=PART, **options)
     if config.reuse_factor > 1:  # of every sum and maximum the largest that it can have
         layers = {node.name: {"reuse_factor": max(n for n in passes(node) if n <= config.reuse_factor)}
                   for node in graph if passes(node)}
         config = replace(config, strategy="Resource", layers=layers)
-    table, start = flow.estimate(graph, config), time.time()
-    found = flow.estimate(graph, config, synthesize=True)
+    table, start = bf.estimate(graph, config), time.time()
+    found = bf.estimate(graph, config, synthesize=True)
     seconds = time.time() - start
     assert table.lut and found.lut
     ratios = [one.lut / two.lut for one, two in zip(table.modules, found.modules)
@@ -83,8 +83,8 @@ def row(title: str, graph: Graph, options: dict[str, Any]) -> None:
     whole = ""
     if config.backend == "Verilog":
         with tempfile.TemporaryDirectory() as folder:
-            flow.build(graph, replace(config, output_dir=f"{folder}/prj"))
-            facts = flow.synthesize(f"{folder}/prj")
+            bf.build(graph, replace(config, output_dir=f"{folder}/prj"))
+            facts = bf.synthesize(f"{folder}/prj")
             whole = f"{facts.lut:,} ({facts.ff:,} FF, kernels {found.ff:,}, table {table.ff:,})"
     print(f"| {title} | {table.lut:,} | {found.lut:,} | {packed:,} | {table.lut / found.lut:.2f} | "
           f"{min(ratios):.2f} to {max(ratios):.2f} | {seconds:.0f} | {whole} |", flush=True)

@@ -23,20 +23,20 @@ from typing import Any
 
 import numpy as np
 
-from flow.backends.logic import to_logic
-from flow.backends.rtl import to_rtl
-from flow.backends.yosys import Size, synthesize
-from flow.errors import ToolError
-from flow.ir import BIT, Domain, Graph, Index, Node, Op, Steps, Weights
-from flow.ir.verify import dot_domain
+from bnnflow.backends.netlist.lower import to_logic
+from bnnflow.backends.verilog import to_verilog
+from bnnflow.errors import ToolError
+from bnnflow.ir import BIT, Domain, Graph, Index, Node, Op, Steps, Weights
+from bnnflow.ir.verify import dot_domain
+from bnnflow.toolchains.yosys import Size, synthesize
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Codes of `bits` bits, `planes` thresholds on each (or none), levels (inputs, outputs), and a cut an output."""
+    """Codes of `bits` bits, `planes` thresholds on each (or none), levels (inputs, outputs), and a threshold an output."""
 
     levels: np.ndarray
-    cuts: np.ndarray
+    thresholds: np.ndarray
     bits: int = 1
     planes: np.ndarray | None = None  # (features, planes)
 
@@ -55,16 +55,16 @@ class Layer:
         weights = Weights(self.levels, np.ones(self.levels.shape, bool))
         count = self.levels.shape[1]
         nodes.append(Node("sum", Op.DOT, (nodes[-1].name,), (count,), dot_domain(nodes[-1].domain, weights), weights))
-        nodes.append(Node("y", Op.STEP, ("sum",), (count,), BIT, _steps(self.cuts)))
+        nodes.append(Node("y", Op.STEP, ("sum",), (count,), BIT, _steps(self.thresholds)))
         return Graph(tuple(nodes), ("y",))
 
 
-def _steps(cuts: np.ndarray) -> Steps:
-    return Steps(np.zeros(len(cuts), np.int64), np.ones(len(cuts), np.int64), cuts.astype(np.int64)[:, None])
+def _steps(thresholds: np.ndarray) -> Steps:
+    return Steps(np.zeros(len(thresholds), np.int64), np.ones(len(thresholds), np.int64), thresholds.astype(np.int64)[:, None])
 
 
 def _layer(levels: np.ndarray, bits: int = 1, planes: np.ndarray | None = None) -> Layer:
-    """A cut in the middle of every sum."""
+    """A threshold in the middle of every sum."""
     levels = levels.astype(np.int64)
     top = 2**bits - 1 if planes is None else 1
     return Layer(levels, -(-top * levels.sum(axis=0) // 2), bits, planes)
@@ -130,7 +130,7 @@ def ours(layer: Layer) -> tuple[Size, str]:
     graph = layer.graph()
     start = time.monotonic()
     logic = to_logic(graph)
-    rtl = to_rtl(logic, "design")
+    rtl = to_verilog(logic, "design")
     seconds = time.monotonic() - start
     codes = np.random.default_rng(6).integers(0, 2**layer.bits, (100_000, layer.inputs))
     assert np.array_equal(logic([codes])[0], graph(codes))
@@ -145,7 +145,7 @@ def chains(layer: Layer) -> tuple[Size, str]:
     for j, column in enumerate(layer.levels.T):
         taps = " + ".join(f"x[{i}]" if column[i] > 0 else f"!x[{i}]" for i in np.flatnonzero(column))
         outputs.append(f"    wire [15:0] s{j} = {taps};\n"
-                       f"    assign y[{j}] = s{j} >= {layer.cuts[j] + (column < 0).sum()};")
+                       f"    assign y[{j}] = s{j} >= {layer.thresholds[j] + (column < 0).sum()};")
     text = "\n".join([f"module design (input wire [{layer.inputs - 1}:0] x, output wire [{len(outputs) - 1}:0] y);",
                       *outputs, "endmodule", ""])
     return synthesize({"design.v": text}, "design"), ""
@@ -159,7 +159,7 @@ def alkaid(layer: Layer) -> tuple[Size | None, str]:
     if layer.planes is not None:
         codes = np.repeat(codes, layer.planes.shape[1]) >= layer.planes.ravel().astype(float)
     samples = np.random.default_rng(6).integers(0, 2**layer.bits, (2_000, layer.inputs))
-    return traced(x, lambda: codes @ layer.levels.astype(float) >= layer.cuts.astype(float), samples.astype(float),
+    return traced(x, lambda: codes @ layer.levels.astype(float) >= layer.thresholds.astype(float), samples.astype(float),
                   layer.graph()(samples))
 
 

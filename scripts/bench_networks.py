@@ -7,8 +7,8 @@ digits, mnist_lut and mnist_sbnn are trained as their files in models/ say, nair
 scripts/nairods.py. FOLDER keeps training runs and projects; what yosys said is kept too: an interrupted bench goes on.
 
 Every row is a Verilog project: raw LUT1-6, yosys' packed estimate, carry blocks and depth of the combinational one;
-LUTs and registers of the pipelined one (2 ns) and its cycles; ns of the longest path of both (flow.backends.delay).
-"counted" is what `flow.estimate` says of both without any tool.
+LUTs and registers of the pipelined one (2 ns) and its cycles; ns of the longest path of both (bnnflow.devices.timing).
+"counted" is what `bnnflow.estimate` says of both without any tool.
 Where the encoder is not counted the thermometer's planes are the inputs; the outputs are scores, or the class of the
 largest one. Verilator compares every output of both with the graph on 10,000 vectors (test images, filled up with
 random ones); accuracy is that of its outputs on the test images. alkaid's run is with carry chains (its better one for
@@ -29,16 +29,16 @@ from typing import Any
 import numpy as np
 from bench_luts import geometric_mean, traced
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import nairods
 
-from flow.backends.yosys import Size, synthesize
-from flow.ir import Graph
-from flow.ir.vectors import default_vectors
-from flow.lowering.reading import read_model
-from flow.train.run import Network, config_of, train
+from bnnflow.frontends.keras.reading import read_model
+from bnnflow.ir import Graph
+from bnnflow.ir.vectors import default_vectors
+from bnnflow.toolchains.yosys import Size, synthesize
+from bnnflow.train.run import Network, config_of, train
 
 # Whether the encoder is more than wires: the MNIST networks' one plane is the highest bit of a pixel.
 TRAINED = {"digits": True, "mnist_lut": False, "mnist_sbnn": False}
@@ -48,8 +48,8 @@ SIZE = ("raw", "packed", "carry", "depth")
 
 
 def trained(name: str, out: Path) -> tuple[Graph, np.ndarray, np.ndarray]:
-    """A network of flow.models, trained in a folder unless it is there: graph, codes of the test images, labels."""
-    module = import_module(f"flow.models.{name}")
+    """A network of bnnflow.models, trained in a folder unless it is there: graph, codes of the test images, labels."""
+    module = import_module(f"bnnflow.models.{name}")
     folder = out / name
     arrays = module.data()
     if not (folder / "result.yaml").exists():
@@ -61,7 +61,7 @@ def trained(name: str, out: Path) -> tuple[Graph, np.ndarray, np.ndarray]:
                       file=sys.stderr, flush=True)
 
         train(network, config_of(None, network.defaults), folder, (folder / "run.yaml").exists(), report=report)
-    graph = flow.lower(read_model(folder / "model.h5"), module.INPUT_TYPE)
+    graph = bf.lower(read_model(folder / "model.h5"), module.INPUT_TYPE)
     return graph, graph.encode(arrays[2]), arrays[3]
 
 
@@ -93,13 +93,13 @@ def measured(graph: Graph, codes: np.ndarray, project: Path, encoder: str = "ins
     found: list[Any] = []
     counted: list[Any] = []
     for pipelined in (False, True):
-        config = flow.BuildConfig(output_dir=project, backend="Verilog", clock_period=CLOCK_PERIOD, pipelined=pipelined,
+        config = bf.BuildConfig(output_dir=project, backend="Verilog", clock_period=CLOCK_PERIOD, pipelined=pipelined,
                                   encoder=encoder)
-        built = flow.build(graph, config, codes)
-        outputs = flow.simulate(built.path)  # raises where one differs
+        built = bf.build(graph, config, codes)
+        outputs = bf.simulate(built.path)  # raises where one differs
         files = {file.name: file.read_text() for file in sorted((built.path / "rtl").glob("*.v"))}
         found.append(synthesize(files, built.top) if registers or not pipelined else None)
-        counted.append(flow.estimate(built.path))
+        counted.append(bf.estimate(built.path))
     equal = f"2 x {len(codes):,} vectors, {2 * outputs.size:,} outputs, 0 differ"
     one, two = counted
     return Measured(*found, built.cycles, equal, outputs,
@@ -147,7 +147,7 @@ def bench_trained(names: Sequence[str], out: Path) -> None:
             if encoder == "not counted" and not TRAINED[name]:
                 continue
             where = "inside" if encoder == "counted" else "outside"
-            whole = graph if kind == "scores" else flow.argmax(graph)
+            whole = graph if kind == "scores" else bf.argmax(graph)
             found = measured(whole, codes, out / f"{name}_{where}_{kind}", where)
             outputs = found.outputs[: len(labels)]
             chosen = outputs.argmax(axis=-1) if kind == "scores" else outputs[:, 0]
@@ -160,7 +160,7 @@ def bench_jets(folder: Path, out: Path, peer: bool) -> None:
                "raw, ours/alkaid")
     ratios = []
     for name, model in jets(folder):
-        graph, codes = flow.lower(model, "fixed<16,6>"), nairods.inputs(VECTORS)
+        graph, codes = bf.lower(model, "fixed<16,6>"), nairods.inputs(VECTORS)
         found = measured(graph, codes, out / name.replace("/", "_"), registers=False)
         theirs = alkaid(model, graph, codes) if peer else None
         ratios += [found.combinational.raw / theirs.raw] if theirs else []

@@ -5,7 +5,7 @@
 Prints one row a network, with random weights and batch norms of both signs: CNV w1a1 at 32x32x3 and the thermometer
 network at 96x96x3 in io_stream, a binary 3x3x64x64 convolution on 8x8 in io_parallel. "write" includes the test bench's
 vectors, flow's default ones, or random ones with --vectors N; the time for the images is that of the compiled program,
-and in brackets that of `flow.simulate` with the graph that it is compared with. Every output of the images is compared
+and in brackets that of `bnnflow.simulate` with the graph that it is compared with. Every output of the images is compared
 with the graph, the graph with Keras at every activation on a few; a difference raises. g++ runs from a process without
 TensorFlow, because the peak memory of a child is at least that of its parent. On a busy machine OPENBLAS_NUM_THREADS=1
 makes "write" ten times faster: the graph's many small products lose their time in threads that wait for each other.
@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-import flow
-from flow import tools
+import bnnflow as bf
+from bnnflow.toolchains import process as tools
 
 NETWORKS = {  # name: (title, input type, io_type)
     "cnv": ("CNV w1a1, 32x32x3", "ufixed<8,0>", "io_stream"),
@@ -39,7 +39,7 @@ COMPARED = 4  # images that Keras sees
 def network(name: str) -> Any:
     """A Keras model with random weights and batch norms of both signs."""
     import tf_keras as keras
-    from flow.models import cnv, glt
+    from bnnflow.models import cnv, glt
 
     model = {"cnv": cnv.build, "glt96": lambda: glt.build("stl10"), "conv": _layer}[name]()
     rng = np.random.default_rng(0)
@@ -63,18 +63,18 @@ def _layer() -> Any:
 
 def write(name: str, project: Path, vectors: int) -> tuple[float, float, int]:
     """Lower and write a network; seconds of each, and how many codes of the graph were compared with Keras."""
-    import flow.train  # isort: skip
-    from flow.lowering.reference import check_equal
+    import bnnflow.train  # noqa: F401  # isort: skip
+    from bnnflow.frontends.keras.reference import check_equal
 
     _, input_type, io_type = NETWORKS[name]
     model = network(name)
     start = time.time()
-    graph = flow.lower(model, input_type)
+    graph = bf.lower(model, input_type)
     lowered = time.time()
     given = random_codes(graph, vectors, seed=1) if vectors else None
-    flow.build(graph, flow.BuildConfig(output_dir=project, io_type=io_type), given)
+    bf.build(graph, bf.BuildConfig(output_dir=project, io_type=io_type), given)
     written = time.time()
-    x = random_codes(graph, COMPARED, seed=2) * float(graph.input.domain.alpha)
+    x = random_codes(graph, COMPARED, seed=2) * float(graph.input.domain.scale)
     return lowered - start, written - lowered, sum(check_equal(graph, model, x).values())
 
 
@@ -85,7 +85,7 @@ def random_codes(graph: Any, count: int, seed: int) -> Any:
 
 def simulate(project: Path, images: int) -> tuple[float, float, float, float, int]:
     """Seconds of g++, its peak in MB, seconds of the program on the images and of all, outputs compared."""
-    from flow.backends.project import Project
+    from bnnflow.backends.project import Project
 
     os.environ["XDG_CACHE_HOME"] = str(project.parent)  # compiled simulations are kept: not this one's
     calls: list[tuple[float, float]] = []
@@ -99,9 +99,9 @@ def simulate(project: Path, images: int) -> tuple[float, float, float, float, in
 
     tools.call = timed
     graph = Project.open(project).graph()
-    flow.simulate(project, random_codes(graph, 1, seed=3))
+    bf.simulate(project, random_codes(graph, 1, seed=3))
     start = time.time()
-    outputs = flow.simulate(project, random_codes(graph, images, seed=4))
+    outputs = bf.simulate(project, random_codes(graph, images, seed=4))
     (seconds, peak), _, (run, _) = calls
     return seconds, peak, run, time.time() - start, outputs.size
 

@@ -33,7 +33,7 @@ CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -si
 
 def interpreter() -> str:
     """A Python that TensorFlow 2.14.1 has wheels for."""
-    from flow import ToolError
+    from bnnflow import ToolError
 
     if sys.version_info < (3, 12):
         return sys.executable
@@ -45,8 +45,8 @@ def interpreter() -> str:
 
 def environment(folder: Path) -> Path:
     """Python of the virtualenv with PINS in `folder`; makes it where it is missing or has other pins."""
-    from flow import InputError, ToolError
-    from flow.tools import call
+    from bnnflow import InputError, ToolError
+    from bnnflow.toolchains.process import call
 
     python, made = folder / "bin" / "python", folder / "stock-pins.txt"
     if made.is_file() and made.read_text().split() == list(PINS):
@@ -71,19 +71,19 @@ def reference(path: Path, codes: np.ndarray) -> tuple[Any, np.ndarray, np.ndarra
     """Keras model, Keras' logits and bnnflow's."""
     import nairods
 
-    import flow
-    from flow.lowering.reference import keras_activations
+    import bnnflow as bf
+    from bnnflow.frontends.keras.reference import keras_activations
 
     model = nairods.network(path)
     last = model.layers[-1].name
-    graph = flow.lower(model, "fixed<16,6>")
-    return model, keras_activations(model, [last], codes / 1024)[last], graph.decode(flow.run(graph, codes))
+    graph = bf.lower(model, "fixed<16,6>")
+    return model, keras_activations(model, [last], codes / 1024)[last], graph.decode(bf.run(graph, codes))
 
 
 def stock(python: Path, model: Any, codes: np.ndarray, logits: np.ndarray,
           scratch: Path) -> dict[str, np.ndarray | str]:
     """Stock hls4ml's outputs for each of OPTIONS, or what it raised."""
-    from flow.tools import call
+    from bnnflow.toolchains.process import call
 
     layers = [{"class": type(layer).__name__, "config": layer.get_config()} for layer in model.layers[1:]]
     (scratch / "layers.json").write_text(json.dumps(layers))
@@ -123,7 +123,7 @@ def mean(results: list[Shares | str]) -> list[str]:
 
 
 def bench(files: list[Path], codes: np.ndarray, python: Path) -> None:
-    from flow import Mismatch, ToolError
+    from bnnflow import Mismatch, ToolError
 
     columns: dict[str, list[Shares | str]] = {}
     heads = [f"{name}: {what}" for name in (*(f"stock, {option}" for option in OPTIONS), "bnnflow")
@@ -193,8 +193,8 @@ def main() -> None:
         return
     from nairods import inputs
 
-    from flow import FlowError, InputError
-    from flow.tools import need
+    from bnnflow import BnnflowError, InputError
+    from bnnflow.toolchains.process import need
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="the .weights.h5 files")
@@ -209,7 +209,7 @@ def main() -> None:
             raise InputError(f"nothing to run: no .weights.h5 file in {args.folder}, or --networks or --inputs below 1")
         need("gxx")
         bench(files, inputs(args.inputs), environment(args.environment.expanduser().resolve()))
-    except FlowError as error:
+    except BnnflowError as error:
         sys.exit(f"error: {error}")
 
 

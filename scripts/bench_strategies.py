@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 from bench_luts import reference
 
-import flow
-from flow import tools
-from flow.ir import BIPOLAR, Graph, Node, Op, Steps, Weights
-from flow.ir.verify import dot_domain
+import bnnflow as bf
+from bnnflow.ir import BIPOLAR, Graph, Node, Op, Steps, Weights
+from bnnflow.ir.verify import dot_domain
+from bnnflow.toolchains import process as tools
 
 STRATEGIES = ("Latency", "distributed_arithmetic")
 
 
 def mnist() -> Graph:
-    """784-128-128-128-10: levels +-1, cuts near the middle, sums at the end."""
+    """784-128-128-128-10: levels +-1, thresholds near the middle, sums at the end."""
     rng = np.random.default_rng(0)
     nodes = [Node("x", Op.INPUT, (), (784,), BIPOLAR)]
     for k, (inputs, outputs) in enumerate([(784, 128), (128, 128), (128, 128), (128, 10)]):
@@ -50,7 +50,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {"reference": lambda: reference().gra
 
 def measure(name: str, strategy: str, samples: int) -> str:
     """A row of the table."""
-    graph = NETWORKS[name]() if name in NETWORKS else flow.load(name)
+    graph = NETWORKS[name]() if name in NETWORKS else bf.load(name)
     rng, calls, call = np.random.default_rng(1), list[tuple[float, float]](), tools.call
 
     def used() -> float:
@@ -66,12 +66,12 @@ def measure(name: str, strategy: str, samples: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder  # compiled simulations are kept: not this one's
         start = time.process_time()
-        flow.build(graph, flow.BuildConfig(output_dir=Path(folder) / "prj", strategy=strategy))
+        bf.build(graph, bf.BuildConfig(output_dir=Path(folder) / "prj", strategy=strategy))
         written = time.process_time() - start
         tools.call = timed
         codes = [rng.integers(node.domain.lo, node.domain.hi, (samples, *node.shape), endpoint=True)
                  for node in graph.inputs]
-        flow.simulate(Path(folder) / "prj", codes)
+        bf.simulate(Path(folder) / "prj", codes)
     (compiled, peak), (run, _) = calls
     return (f"| {name} | {strategy} | {written:.1f} | {compiled:.1f} | {peak:.0f} | {1e6 * run / samples:.0f} | "
             f"{samples * sum(graph[n].size for n in graph.outputs):,}, 0 differ |")

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flow.models import glt, mnist
+from bnnflow.models import glt, mnist
 
-import flow
-from flow.lowering.reading import read_model
-from flow.lowering.reference import check_equal
-from flow.train.fit import Arrays, accuracy, fit
+import bnnflow as bf
+from bnnflow.frontends.keras.reading import read_model
+from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.train.fit import Arrays, accuracy, fit
 
 
 def mnist_networks(args: argparse.Namespace) -> Iterator[tuple[str, Any, str]]:
@@ -58,16 +58,16 @@ def row(label: str, network: Any, io_type: str, arrays: Arrays, training: dict[s
     x, y = arrays[2:]
     keras_accuracy = accuracy(network.predict(x, batch_size=500, verbose=0), y)
     times.append(time.time())
-    graph = flow.lower(network, input_type)
+    graph = bf.lower(network, input_type)
     codes = graph.encode(x)
     batches = np.array_split(x, -(-len(x) // 50))  # an image's codes of all nodes are large
     compared = sum(sum(check_equal(graph, network, batch).values()) for batch in batches)
-    ours = flow.run(graph, codes)
+    ours = bf.run(graph, codes)
     times.append(time.time())
     project = out / f"{name}_prj"
-    flow.build(graph, flow.BuildConfig(output_dir=project, io_type=io_type))
+    bf.build(graph, bf.BuildConfig(output_dir=project, io_type=io_type))
     times.append(time.time())
-    simulated = flow.simulate(project, codes)
+    simulated = bf.simulate(project, codes)
     times.append(time.time())
     if not np.array_equal(simulated, ours):
         raise SystemExit(f"{label}: C simulation and graph differ at {np.sum(simulated != ours)} outputs")

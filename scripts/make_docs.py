@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flow.ir.verify import specification
+from bnnflow.ir.verify import specification
 
 target = Path(__file__).parent.parent / "docs/ir.md"
 target.write_text(specification() + "\n")

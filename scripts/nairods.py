@@ -15,21 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import h5py
 import qkeras
 import tf_keras as keras
 
-from flow.lowering.reference import check_equal, keras_activations
+from bnnflow.frontends.keras.reference import check_equal, keras_activations
 
 
 def network(path: Path) -> keras.Model:
     """Dense(h) -> quantized_relu(7), then a dense output; binary or ternary kernels and biases."""
     match = re.match(r"(multiclass_|topqg_|)qkeras_(binary|ternary)_([\d_]+)__seed", path.name)
     if match is None:
-        raise flow.InputError(f"{path.name}: not one of these networks")
+        raise bf.InputError(f"{path.name}: not one of these networks")
     quantizer = getattr(qkeras, match[2])
     widths = [int(w) for w in match[3].split("_")]
     x = h = keras.Input((16,), name="features")
@@ -59,16 +59,16 @@ def inputs(count: int, seed: int = 0) -> np.ndarray:
 def check(path: Path, codes: np.ndarray, project: Path | None) -> dict[str, int]:
     """Numbers of codes and outputs compared; raises where any differs."""
     model, x = network(path), codes / 1024
-    graph = flow.lower(model, "fixed<16,6>")
+    graph = bf.lower(model, "fixed<16,6>")
     counts = {"codes": sum(check_equal(graph, model, x).values())}
     last = model.layers[-1].name
     logits = keras_activations(model, [last], x)[last]
     if not np.array_equal(graph.decode(graph(codes)), logits):
-        raise flow.Mismatch(f"{path}: logits differ")
+        raise bf.Mismatch(f"{path}: logits differ")
     counts["logits"] = logits.size
     if project is not None:
-        flow.build(graph, flow.BuildConfig(output_dir=project))
-        counts["csim"] = flow.simulate(project, codes).size
+        bf.build(graph, bf.BuildConfig(output_dir=project))
+        counts["csim"] = bf.simulate(project, codes).size
     return counts
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from pyosys import libyosys
 
-from flow.backends.delay import longest_path
-from flow.backends.sites import lut_sites
-from flow.reports.readers import read_report
+from bnnflow.devices.lut_packing import lut_positions
+from bnnflow.devices.timing import longest_path
+from bnnflow.facts.readers import read_report
 
 # ROMs as logic first: yosys has no distributed ROM for this family.
 SCRIPT = ("scratchpad -set abc9.verify 0", "hierarchy -top vmodel", "proc", "flatten", "opt", "memory_collect",
@@ -62,7 +62,7 @@ def main() -> None:
             place = Path(name)
             statistics(folder, place)
             size, netlist = read_report(place / "stat.json"), json.loads((place / "netlist.json").read_text())
-            sites = lut_sites(netlist)
+            sites = lut_positions(netlist)
         print(f"{folder.name}: longest path {longest_path(netlist)} ns; Vivado synthesised {path(folder, 'synth')}, "
               f"routed {path(folder, 'route')}")
         found[folder] = lut(folder, "synth"), lut(folder, "route"), sites, size.lut, size.lut_packed

@@ -23,21 +23,21 @@ from typing import Any
 
 import numpy as np
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import tf_keras as keras
-from flow.models import glt, mnist
+from bnnflow.models import glt, mnist
 from qkeras import QActivation, QConv2D, QDense, binary
 
-from flow import train
-from flow.files import whole_file
-from flow.lowering.reference import check_equal
-from flow.train import AlphaBeta, Binarize, Binary, KernelCodebook, LearnedThermometer, Masked, SubBit
-from flow.train.alphabeta import ones_share
-from flow.train.fit import Arrays, Recipe, Training, accuracy
-from flow.train.prune import zeros_of
-from flow.train.residual import prune_blocks, weight_bits
+from bnnflow import train
+from bnnflow.files import whole_file
+from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.train import AlphaBeta, Binarize, Binary, KernelCodebook, LearnedThermometer, Masked, SubBit
+from bnnflow.train.alphabeta import ones_share
+from bnnflow.train.fit import Arrays, Recipe, Training, accuracy
+from bnnflow.train.prune import zeros_of
+from bnnflow.train.residual import prune_blocks, weight_bits
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def run(claim: Claim, row: Row, seed: int, check: bool) -> dict[str, Any]:
     if "budget" in row.recipe:
         found["zeros"] = 1 - float(ones_share(model))
     if check:
-        graph = flow.lower(model, mnist.INPUT_TYPE)
+        graph = bf.lower(model, mnist.INPUT_TYPE)
         found["codes"] = sum(check_equal(graph, model, arrays[2][:200]).values())
     return found
 

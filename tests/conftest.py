@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flow
-from flow.ir import Graph, clean_name
+import bnnflow as bf
+from bnnflow.ir import Graph, clean_name
 
 ROOT = Path(__file__).parent.parent
 
 
 def plain_environment() -> dict[str, str]:
-    """The user's environment: without what importing flow.train set in this process."""
+    """The user's environment: without what importing bnnflow.train set in this process."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("TF_USE_", "TF_CPP_"))}
 
 
@@ -45,9 +45,9 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndar
                  io_type: str = "io_parallel", strategy: str = "Latency") -> np.ndarray:
         project = folder / f"{backend}-{io_type}-{strategy}-{graph.digest[:16]}"
         if not project.exists():
-            flow.build(graph, flow.BuildConfig(output_dir=project, backend=backend, io_type=io_type,
+            bf.build(graph, bf.BuildConfig(output_dir=project, backend=backend, io_type=io_type,
                                                strategy=strategy))
-        return flow.simulate(project, codes)
+        return bf.simulate(project, codes)
 
     return simulate
 
@@ -66,11 +66,11 @@ def union(graphs: dict[str, Graph]) -> Graph:
 
 
 @pytest.fixture
-def bnnflow(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in an empty folder."""
 
     def call(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "flow.cli", *map(str, arguments)], cwd=tmp_path, text=True,
+        return subprocess.run([sys.executable, "-m", "bnnflow.cli", *map(str, arguments)], cwd=tmp_path, text=True,
                               capture_output=True, timeout=300,
                               env={**plain_environment(), "COLUMNS": "200", **(env or {})})
 

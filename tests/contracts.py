@@ -10,10 +10,10 @@ import numpy as np
 import qkeras
 import tf_keras as keras
 
-from flow.train import AlphaBeta, Binarize, Binary, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
-from flow.train.codebooks import KernelCodebook, SubBit
-from flow.train.proximal import PAIRS
-from flow.train.weight_sets import RBNN, TTQ, TWN, AdaBin, BiPer, MultiBranch, SignedBinary, SiMaN
+from bnnflow.train import AlphaBeta, Binarize, Binary, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
+from bnnflow.train.codebooks import KernelCodebook, SubBit
+from bnnflow.train.proximal import PAIRS
+from bnnflow.train.weight_sets import RBNN, TTQ, TWN, AdaBin, BiPer, MultiBranch, SignedBinary, SiMaN
 
 
 def half_mask(shape: tuple[int, ...]) -> np.ndarray:

@@ -4,7 +4,7 @@
     python -m tests.fuzz --family cnn --networks 500 --inputs 300
 
 Every difference raises, with the seed of its network. Prints how often each option occurred and how many sums lie
-within 1 of a cut.
+within 1 of a threshold.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-import flow
-from flow.backends.project import STRATEGIES
-from flow.errors import FlowError, InputError, LoweringError
-from flow.ir import Graph, Op
-from flow.ir.evaluate import doubtful, trace
-from flow.ir.vectors import near_cuts
+import bnnflow as bf
+from bnnflow.backends.project import STRATEGIES
+from bnnflow.errors import BnnflowError, InputError, LoweringError
+from bnnflow.ir import Graph, Op
+from bnnflow.ir.evaluate import ambiguous, trace
+from bnnflow.ir.vectors import near_thresholds
 
 from tests import random_cnns, random_networks, rational  # isort: skip
 from tests.random_networks import Case  # isort: skip
-from flow.lowering.calls import model_calls  # isort: skip
-from flow.lowering.reference import check_equal, keras_activations  # isort: skip
+from bnnflow.frontends.keras.calls import model_calls  # isort: skip
+from bnnflow.frontends.keras.reference import check_equal, keras_activations  # isort: skip
 
 
 IO_TYPES = ("io_parallel", "io_stream")
@@ -41,36 +41,36 @@ def check_head(case: Case, graph: Graph, x: np.ndarray) -> None:
     dropped = any("softmax dropped" in note for note in graph.notes)
     key = calls[-2 if dropped else -1].key
     theirs = keras_activations(case.model, [key], x)[key].astype(np.float64)
-    ours = graph.decode(flow.run(graph, graph.encode(x)))
+    ours = graph.decode(bf.run(graph, graph.encode(x)))
     exact = graph.output.op not in (Op.AFFINE, Op.LUT) or not any("rounded" in note for note in graph.notes)
     noise = 0.0 if exact else np.abs(theirs).max(initial=1.0) * 2.0**-19
-    bound = 0.0 if exact else float(graph.output.domain.alpha) * 0.51
+    bound = 0.0 if exact else float(graph.output.domain.scale) * 0.51
     worst = np.abs(ours - theirs).max(initial=0)
     if worst > bound + noise:
-        raise FlowError(f"output differs from Keras by {worst}, bound {bound} + {noise}")
+        raise BnnflowError(f"output differs from Keras by {worst}, bound {bound} + {noise}")
 
 
 def check_rational(case: Case, graph: Graph, codes: np.ndarray) -> int:
     """A real-scaled network's codes equal exact rational arithmetic, at every sample; returns how many."""
-    exact = rational.evaluate(case.model, codes.astype(object) * case.domain.alpha, case.texts)
+    exact = rational.evaluate(case.model, codes.astype(object) * case.domain.scale, case.texts)
     ours, count = trace(graph, codes), 0
     for node in graph:
         if node.origin:
-            wanted = (exact[node.origin] - node.domain.beta) / node.domain.alpha
+            wanted = (exact[node.origin] - node.domain.offset) / node.domain.scale
             if not np.array_equal(wanted, ours[node.name].astype(object)):
-                raise FlowError(f"node {node.name!r} differs from rational arithmetic")
+                raise BnnflowError(f"node {node.name!r} differs from rational arithmetic")
             count += wanted.size
     return count
 
 
 def check_network(seed: int, inputs: int, csim: bool, family: str = "dense") -> tuple[Case, Counter[str]]:
-    """One network through everything; returns counts of codes compared and of sums near a cut."""
+    """One network through everything; returns counts of codes compared and of sums near a threshold."""
     case, counts = FAMILIES[family](seed), Counter[str]()
     rng = np.random.default_rng(seed)
-    graph = flow.lower(case.model, case.input_type)
+    graph = bf.lower(case.model, case.input_type)
     codes = case.inputs(rng, inputs)
-    x = codes * float(case.domain.alpha)
-    sure = ~doubtful(graph, codes)
+    x = codes * float(case.domain.scale)
+    sure = ~ambiguous(graph, codes)
     for size, count in ((max(inputs, 1), inputs), (17, 170), (1, 20)):
         if sure[:count].any():  # else there is rational arithmetic only
             counts["codes"] += sum(check_equal(graph, case.model, x[:count], size).values())
@@ -78,10 +78,10 @@ def check_network(seed: int, inputs: int, csim: bool, family: str = "dense") -> 
         counts["rational"] += check_rational(case, graph, codes[:RATIONAL[family]])
     if case.real:
         counts["real_samples"] += len(codes)
-        counts["doubtful"] += int((~sure).sum())
+        counts["ambiguous"] += int((~sure).sum())
     if sure.any():
         check_head(case, graph, x[sure])
-    for near in near_cuts(graph, codes).values():
+    for near in near_thresholds(graph, codes).values():
         counts["sums"] += near.size
         counts["near"] += int(near.sum())
     for io_type in IO_TYPES if csim else ():
@@ -92,15 +92,15 @@ def check_network(seed: int, inputs: int, csim: bool, family: str = "dense") -> 
 def check_csim(graph: Graph, codes: np.ndarray, seed: int, io_type: str) -> int:
     """Number of outputs of the C simulation, all equal; 0 where arrays or pixels are too large for the tools."""
     with tempfile.TemporaryDirectory() as folder:
-        config = flow.BuildConfig(output_dir=Path(folder) / "prj", backend=("Vitis", "Vivado")[seed % 2],
+        config = bf.BuildConfig(output_dir=Path(folder) / "prj", backend=("Vitis", "Vivado")[seed % 2],
                                   strategy=STRATEGIES[seed // 2 % 3], io_type=io_type)
         try:
-            flow.build(graph, config, codes[:1])
+            bf.build(graph, config, codes[:1])
         except InputError as error:
             if "at most 4096" in str(error) or "a vendor's compiler takes" in str(error):
                 return 0
             raise
-        return int(flow.simulate(config.output_dir, codes).size)
+        return int(bf.simulate(config.output_dir, codes).size)
 
 
 def run(networks: int, inputs: int, seed: int, csim: int, report: object = print,
@@ -114,7 +114,7 @@ def run(networks: int, inputs: int, seed: int, csim: int, report: object = print
         except LoweringError as error:
             refused[error.problems[0].split(": ", 1)[1][:60]] += 1
             continue
-        except FlowError as error:
+        except BnnflowError as error:
             raise type(error)(f"network of seed {seed + k}: {error}") from error
         totals += counts
         histogram.update(case.options)
@@ -124,7 +124,7 @@ def run(networks: int, inputs: int, seed: int, csim: int, report: object = print
     for reason, count in refused.most_common():
         report(f"refused {count}: {reason}...")
     if sum(refused.values()) > networks // 5:
-        raise FlowError(f"{sum(refused.values())} of {networks} networks were refused; the generator asks for too much")
+        raise BnnflowError(f"{sum(refused.values())} of {networks} networks were refused; the generator asks for too much")
     for option, count in sorted(histogram.items()):
         report(f"  {option:32} {count}")
     share = totals["near"] / max(totals["sums"], 1)
@@ -132,9 +132,9 @@ def run(networks: int, inputs: int, seed: int, csim: int, report: object = print
            f"{totals['codes']:,} codes, 0 differ from Keras; "
            + "".join(f"C simulation of {histogram[io_type]} in {io_type}: {totals[f'csim_{io_type}']:,} outputs, "
                      "0 differ; " for io_type in IO_TYPES) +
-           f"{share:.1%} of the sums lie within 1 of a cut; {histogram['class=real']} networks real-scaled: "
+           f"{share:.1%} of the sums lie within 1 of a threshold; {histogram['class=real']} networks real-scaled: "
            f"{totals['rational']:,} codes, 0 differ from rational arithmetic, and Keras only at flagged samples "
-           f"({totals['doubtful']:,} of {totals['real_samples']:,} flagged)")
+           f"({totals['ambiguous']:,} of {totals['real_samples']:,} flagged)")
     return totals
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-import flow.train  # isort: skip  (before QKeras)
+import bnnflow.train  # isort: skip  (before QKeras)
 import qkeras
 import tf_keras as keras
 
-from flow.ir import fixed
+from bnnflow.ir import fixed
 from tests.random_networks import ACTIVATIONS, BIASES, INPUT_TYPES, Case, Maker, first_layer
 
 SUMS = ("conv", "conv", "conv", "grouped", "depthwise", "separable", "pointwise")
@@ -158,12 +158,12 @@ class ImageMaker(Maker):
         if merge in ("or", "and"):
             text = "binary(use_01=True, alpha=1)"
             parts = [self.total(h, units, self.choose("bias", BIASES), text) for _ in range(2)]
-            merged = (flow.train.LogicOr if merge == "or" else flow.train.LogicAnd)()(parts)
+            merged = (bnnflow.train.LogicOr if merge == "or" else bnnflow.train.LogicAnd)()(parts)
             self.keep = False
             return self.pool(merged, 1, 1.0)
         (a, top, step), (b, top2, step2) = (self.block(h, units, levels, unit) for _ in range(2))
         self.keep = False
-        layer = flow.train.ChannelSelect() if merge == "select" else getattr(keras.layers, merge.capitalize())()
+        layer = bnnflow.train.ChannelSelect() if merge == "select" else getattr(keras.layers, merge.capitalize())()
         fine = min(step, step2)
         return self.pool(layer([a, b]), int((top * step + top2 * step2) / fine), fine)
 

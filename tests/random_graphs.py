@@ -7,8 +7,8 @@ from itertools import product
 
 import numpy as np
 
-from flow.ir import BIPOLAR, Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
-from flow.ir.verify import dot_domain
+from bnnflow.ir import BIPOLAR, Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
+from bnnflow.ir.verify import dot_domain
 
 INPUTS = (
     BIPOLAR, Domain(0, 1), Domain(-1, 1), Domain(0, 255, Fraction(1, 256)), Domain(-8, 7, Fraction(1, 4)),
@@ -18,11 +18,11 @@ INPUTS = (
 
 
 def random_steps(rng: np.random.Generator, source: Domain, channels: int, target: Domain) -> Steps:
-    """Any cuts, also outside the range and equal ones, rising and falling."""
+    """Any thresholds, also outside the range and equal ones, rising and falling."""
     count = target.size - 1
-    cuts = np.sort(rng.integers(source.lo - 2, source.hi + 3, (channels, count)), axis=1)
+    thresholds = np.sort(rng.integers(source.lo - 2, source.hi + 3, (channels, count)), axis=1)
     sign = rng.choice([-1, 1], channels)
-    return Steps(np.where(sign > 0, target.lo, target.hi).astype(np.int64), sign.astype(np.int64), cuts)
+    return Steps(np.where(sign > 0, target.lo, target.hi).astype(np.int64), sign.astype(np.int64), thresholds)
 
 
 def random_window(rng: np.random.Generator, shape: tuple[int, ...], groups: int, pads: bool) -> Window | None:
@@ -217,7 +217,7 @@ def plain_run(graph: Graph, samples: list[np.ndarray]) -> list[list[int]]:
         elif isinstance(p, Steps):
             channels = len(p.start)
             values[node.name] = [
-                int(p.start[i % channels]) + int(p.sign[i % channels]) * sum(v >= int(c) for c in p.cuts[i % channels])
+                int(p.start[i % channels]) + int(p.sign[i % channels]) * sum(v >= int(c) for c in p.thresholds[i % channels])
                 for i, v in enumerate(x)
             ]
         elif isinstance(p, Affine):

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-import flow.train  # isort: skip  (before QKeras)
+import bnnflow.train  # isort: skip  (before QKeras)
 import qkeras
 import tf_keras as keras
 
-from flow.ir import Domain, fixed
+from bnnflow.ir import Domain, fixed
 
 INPUT_TYPES = ("ufixed<8,0>", "fixed<6,2>", "ufixed<1,1>", "fixed<4,4>", "ufixed<5,1>", "fixed<10,3>")
 KERNELS = (
@@ -83,7 +83,7 @@ def _diagonal(shape: tuple[int, ...]) -> np.ndarray:
 
 def kernel(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> object:
     if kind.startswith("masked"):
-        wrapped = flow.train.Masked(kernel(kind.removeprefix("masked_"), rng, shape))
+        wrapped = bnnflow.train.Masked(kernel(kind.removeprefix("masked_"), rng, shape))
         wrapped.set_mask(np.maximum(rng.random(shape) < rng.choice([0.1, 0.5, 0.9]), _diagonal(shape)))
         return wrapped
     return {
@@ -103,7 +103,7 @@ def kernel(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> objec
 
 
 def _norm(kind: str, layer: keras.layers.BatchNormalization, rng: np.random.Generator, reach: int, unit: float) -> None:
-    """Set batch norm weights. `ties`: means on sums and no shift, so that the sum at the cut is an exact tie."""
+    """Set batch norm weights. `ties`: means on sums and no shift, so that the sum at the threshold is an exact tie."""
     n = layer.moving_mean.shape[0]
     gamma = rng.normal(0, 1, n)
     variance = rng.uniform(0, 4, n) * max(reach, 1) * unit**2
@@ -256,7 +256,7 @@ def first_layer(make: Maker, x: Any, domain: Domain) -> tuple[Any, int, float]:
     first = make.choose("first", ("none", "rescaling_255") if make.real else (
         "none", "none", "thermometer", "thermometer_per_channel", "rescaling_thermometer", "normalization",
         "activation", "rescaling_dyadic"))
-    low, high = float(domain.alpha * domain.lo), float(domain.alpha * (domain.hi + 1))
+    low, high = float(domain.scale * domain.lo), float(domain.scale * (domain.hi + 1))
     if first == "rescaling_255":
         h = keras.layers.Rescaling(1 / 255, float(rng.choice([0, 0.1])))(h)
     elif first == "rescaling_dyadic":
@@ -271,7 +271,7 @@ def first_layer(make: Maker, x: Any, domain: Domain) -> tuple[Any, int, float]:
     elif first != "none":
         if first == "rescaling_thermometer":
             h, low, high = keras.layers.Rescaling(1 / 3, 0.1)(h), low / 3, high / 3
-        layer = flow.train.LearnedThermometer(int(rng.integers(1, 6)), low, high, per_channel=first.endswith("channel"))
+        layer = bnnflow.train.LearnedThermometer(int(rng.integers(1, 6)), low, high, per_channel=first.endswith("channel"))
         h, unit, levels = layer(h), 1.0, 1
         make.later.append(lambda: layer.gaps.assign(rng.normal(0, 1.5, layer.gaps.shape)))
     return h, levels, unit

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from flow.train import Masked  # isort: skip  (before QKeras)
+from bnnflow.train import Masked  # isort: skip  (before QKeras)
 import qkeras
 import tf_keras as keras
 
-from flow.lowering.calls import model_calls
+from bnnflow.frontends.keras.calls import model_calls
 
 Reals = np.ndarray  # of Fractions
 Place = tuple[int, ...]  # of a tap in its kernel, or in the image

@@ -7,21 +7,21 @@ import itertools
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
 import tf_keras as keras
 
-from flow.errors import InputError
-from flow.ir.evaluate import trace
-from flow.lowering.reference import check_equal
-from flow.train import AlphaBeta, Budget, Masked
-from flow.train.alphabeta import closed_form, ones_share, two_valued
-from flow.train.quantizers import snap
-from flow.train.schedules import HARD_FROM
-from flow.train.weight_sets import TTQ
+from bnnflow.errors import InputError
+from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.ir.evaluate import trace
+from bnnflow.train import AlphaBeta, Budget, Masked
+from bnnflow.train.alphabeta import closed_form, ones_share, two_valued
+from bnnflow.train.quantizers import snap
+from bnnflow.train.schedules import HARD_FROM
+from bnnflow.train.weight_sets import TTQ
 from tests.contracts import dense, half_mask, shake
 
 
@@ -96,11 +96,11 @@ def network() -> keras.Model:
 def test_padded_sums_are_the_shared_popcount_identity():
     """z = (beta - alpha) (2 pc(x & m) - |m|) + alpha (2 pc(x) - n), with the counts inside the image at its borders."""
     model = network()
-    graph = flow.lower(model, "ufixed<4,0>")
+    graph = bf.lower(model, "ufixed<4,0>")
     x = np.random.default_rng(0).integers(0, 16, (50, 5, 4, 3)) / 16
     check_equal(graph, model, x)
     values = trace(graph, graph.encode(x))
-    bits = next(values[n.name] for n in graph if n.origin and n.shape == (5, 4, 3) and n.op is flow.ir.Op.STEP)
+    bits = next(values[n.name] for n in graph if n.origin and n.shape == (5, 4, 3) and n.op is bf.ir.Op.STEP)
     layer = model.get_layer("c")
     alpha, beta = layer.kernel_quantizer_internal.values().numpy().astype(float)
     ones = layer.kernel.numpy() >= 0
@@ -113,7 +113,7 @@ def test_padded_sums_are_the_shared_popcount_identity():
         wanted[:, i, j, k] = ((beta - alpha) * (2 * (taps * m).sum(axis=(1, 2, 3)) - (here * m).sum())
                               + alpha * (2 * taps.sum(axis=(1, 2, 3)) - here.sum()))
     node = graph["c"]
-    assert np.array_equal(values["c"] * float(node.domain.alpha) + float(node.domain.beta), wanted)
+    assert np.array_equal(values["c"] * float(node.domain.scale) + float(node.domain.offset), wanted)
 
 
 def test_ones_are_counted_over_all_layers():
@@ -159,9 +159,9 @@ def test_training_reaches_the_budget():
     before = float(ones_share(model))
     model.compile(keras.optimizers.Adam(1e-2),
                   Budget(keras.losses.SparseCategoricalCrossentropy(from_logits=True), model, 0.3, 0.5))
-    model.fit(x, y, epochs=60, verbose=0, callbacks=[flow.train.Progress(60 * 8)])
+    model.fit(x, y, epochs=60, verbose=0, callbacks=[bf.train.Progress(60 * 8)])
     assert before > 0.4 and float(ones_share(model)) < 0.31
-    graph = flow.lower(model, "fixed<2,2>")
+    graph = bf.lower(model, "fixed<2,2>")
     check_equal(graph, model, x)
 
 
@@ -185,7 +185,7 @@ def test_a_float_model_becomes_two_valued():
         assert np.array_equal(weights, np.where(values.ones, values.beta, values.alpha).astype(np.float32))
         assert abs(values.alpha - best.alpha) <= max(abs(best.alpha), abs(best.beta)) / 32
         assert np.array_equal(copy.get_layer(name).bias, model.get_layer(name).bias)
-    graph = flow.lower(copy, "ufixed<4,0>")
+    graph = bf.lower(copy, "ufixed<4,0>")
     check_equal(graph, copy, np.random.default_rng(0).integers(0, 16, (40, 4, 4, 2)) / 16)
     with pytest.raises(InputError, match="no layer 'x'"):
         two_valued(model, keep=["x"])

@@ -13,14 +13,14 @@ import h5py
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
 import tf_keras as keras
 
-from flow.errors import InputError, LoweringError
+from bnnflow.errors import InputError, LoweringError
 from tests.contracts import conv, dense, half_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -34,7 +34,7 @@ def small(**options: object) -> keras.Model:
 
 def refused(model: object, *messages: str, input_type: str = "ufixed<4,0>") -> None:
     with pytest.raises(InputError) as caught:
-        flow.lower(model, input_type)
+        bf.lower(model, input_type)
     for message in messages:
         assert message in str(caught.value)
     if len(messages) > 1:
@@ -106,10 +106,10 @@ def test_shapes_that_do_not_fit_in_a_file(old, new, reason, suffix, tmp_path):
     h = keras.layers.MaxPooling2D(2, name="pool")(qkeras.QActivation("binary(alpha=1)")(x))
     model = keras.Model(x, conv(6, 3, groups=2, name="last")(h))
     model.save(tmp_path / f"net{suffix}")
-    flow.lower(tmp_path / f"net{suffix}", "ufixed<4,0>")
+    bf.lower(tmp_path / f"net{suffix}", "ufixed<4,0>")
     bad = edited(tmp_path / f"net{suffix}", tmp_path / f"bad{suffix}", old, new)
     with pytest.raises(InputError, match="Keras cannot read this model: .*last.*" + re.escape(reason)):
-        flow.lower(bad)
+        bf.lower(bad)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
@@ -249,18 +249,18 @@ def test_negative_variance():
 
 
 def test_an_all_zero_mask():
-    quantizer = flow.train.Masked(qkeras.binary(alpha=1))
+    quantizer = bf.train.Masked(qkeras.binary(alpha=1))
     quantizer.set_mask(np.zeros((6, 4)))
     refused(small(kernel_quantizer=quantizer), "layer 'd1': its mask keeps none of 24 connections")
 
 
 def test_a_neuron_without_connections_is_a_constant():
-    quantizer, mask = flow.train.Masked(qkeras.binary(alpha=1)), half_mask((6, 4)).astype(int)
+    quantizer, mask = bf.train.Masked(qkeras.binary(alpha=1)), half_mask((6, 4)).astype(int)
     mask[:, 1] = 0
     quantizer.set_mask(mask)
-    graph = flow.lower(small(kernel_quantizer=quantizer), "ufixed<4,0>")
+    graph = bf.lower(small(kernel_quantizer=quantizer), "ufixed<4,0>")
     codes = graph.encode(np.random.default_rng(0).integers(0, 16, (50, 6)) / 16)
-    assert len(np.unique(flow.trace(graph, codes)["a1"][:, 1])) == 1
+    assert len(np.unique(bf.trace(graph, codes)["a1"][:, 1])) == 1
 
 
 def test_all_problems_of_a_model_come_in_one_message():
@@ -292,7 +292,7 @@ def scaled_by_batch(x: tf.Tensor) -> tf.Tensor:
 def test_activations_refused(activation, message):
     x = keras.Input((6,))
     with pytest.raises(LoweringError, match="layer 'a'") as caught:
-        flow.lower(keras.Model(x, qkeras.QActivation(activation, name="a")(dense(4)(x))), "ufixed<4,0>")
+        bf.lower(keras.Model(x, qkeras.QActivation(activation, name="a")(dense(4)(x))), "ufixed<4,0>")
     assert message in str(caught.value)
 
 
@@ -322,7 +322,7 @@ def test_numbers_float32_cannot_hold():
     zero = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
     model = keras.Model(x, keras.layers.BatchNormalization(name="b2")(zero(x)))
     model.get_layer("b2").gamma.assign([1e15])
-    flow.lower(model, "fixed<8,0>")
+    bf.lower(model, "fixed<8,0>")
     for text in ("quantized_relu(4,100000)", "quantized_relu(1000000,5)", "quantized_relu(4,1000)",
                  "quantized_relu(4,150)"):
         refused(keras.Model(x, qkeras.QActivation(text, name="a")(dense(2)(x))), "layer 'a'")
@@ -339,7 +339,7 @@ def test_structure_refused():
     x = keras.Input((6,))
     y = keras.Input((6,), name="y")
     with pytest.raises(InputError, match="input_type names 'a'; the model's inputs are "):
-        flow.lower(keras.Model([x, y], [dense(2)(x), dense(2)(y)]), {"a": "ufixed<4,0>"})
+        bf.lower(keras.Model([x, y], [dense(2)(x), dense(2)(y)]), {"a": "ufixed<4,0>"})
     refused(keras.Model(x, dense(2)(keras.layers.Dropout(0.5, name="drop")(x, training=True))),
             "layer 'drop' is called with training=True; call it plainly")
     refused(keras.Sequential(), "build it with an Input layer")
@@ -362,6 +362,6 @@ def test_names_cannot_leave_the_graph(tmp_path):
     model = keras.Model(x, h)
     for layer, name in zip(layers, hostile):
         layer._name = name
-    graph = flow.lower(model, "ufixed<4,0>")
+    graph = bf.lower(model, "ufixed<4,0>")
     names = [node.name.lower() for node in graph]
     assert len(set(names)) == len(names) and all(n.replace("_", "").isalnum() and n.isascii() for n in names)

@@ -6,19 +6,19 @@ from math import log2
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import tensorflow as tf
 import tf_keras as keras
-from flow.models import digits
+from bnnflow.models import digits
 
-from flow.errors import InputError, LoweringError
-from flow.lowering.reading import read_model
-from flow.lowering.reference import check_equal
-from flow.train import KernelCodebook, LearnedThermometer, Masked, Progress, SubBit, harden
-from flow.train.codebooks import CODEWORDS, assign, codewords_of, nearest, sinkhorn
-from flow.train.schedules import set_progress
+from bnnflow.errors import InputError, LoweringError
+from bnnflow.frontends.keras.reading import read_model
+from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.train import KernelCodebook, LearnedThermometer, Masked, Progress, SubBit, harden
+from bnnflow.train.codebooks import CODEWORDS, assign, codewords_of, nearest, sinkhorn
+from bnnflow.train.schedules import set_progress
 from tests.contracts import conv, dense, shake
 
 SHAPE = (3, 3, 4, 10)
@@ -55,7 +55,7 @@ def network(make, filters=8):
     for k in range(2):
         h = conv(filters, 3, strides=1 + k, kernel_quantizer=make())(h)
         h = keras.layers.BatchNormalization(momentum=0.9)(h)
-        h = flow.train.Binarize()(h)
+        h = bf.train.Binarize()(h)
     return keras.Model(x, keras.layers.BatchNormalization()(dense(10)(keras.layers.Flatten()(h))))
 
 
@@ -254,7 +254,7 @@ def test_digits_train_and_are_exact(make):
     assert np.mean(model.predict(x_test, verbose=0).argmax(axis=1) == y_test) > 0.6
     for used, n, bits in codewords_of(model).values():
         assert 1 < used <= n and bits == log2(n) / 9
-    graph = flow.lower(model, digits.INPUT_TYPE)
+    graph = bf.lower(model, digits.INPUT_TYPE)
     check_equal(graph, model, x_test)
     for node in graph:
         if node.name.startswith("q_conv2d") and hasattr(node.params, "levels"):
@@ -347,7 +347,7 @@ def test_other_kernels_are_refused(make):
     for layer, x in ((conv(2, 5, kernel_quantizer=make()), keras.Input((8, 8, 1))),
                      (conv(2, 3, rank=1, kernel_quantizer=make()), keras.Input((8, 1))),
                      (dense(2, kernel_quantizer=make()), keras.Input((8,)))):
-        with pytest.raises(InputError, match=r"kernels of shape \(3, 3, inputs, outputs\), got \(.*flow.train.Binary"):
+        with pytest.raises(InputError, match=r"kernels of shape \(3, 3, inputs, outputs\), got \(.*bnnflow.train.Binary"):
             layer(x)
 
 
@@ -372,8 +372,8 @@ def test_bad_options(make, message):
 def test_a_damaged_codebook_is_refused():
     model = network(lambda: KernelCodebook(4, seed=1))
     set_progress(model, 0.5)
-    flow.lower(harden(model), "ufixed<5,1>")
+    bf.lower(harden(model), "ufixed<5,1>")
     quantizer = model.layers[2].kernel_quantizer_internal
     quantizer.chosen.assign([1, 2, 3, 700])
     with pytest.raises(LoweringError, match="codeword 700, none of 0 to 511"):
-        flow.lower(model, "ufixed<5,1>")
+        bf.lower(model, "ufixed<5,1>")

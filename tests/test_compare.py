@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import qkeras
 import tf_keras as keras
 
-from flow.builder import trace_project
+from bnnflow.builder import trace_project
 from tests.contracts import conv, dense, several, shake
 
 pytestmark = [pytest.mark.hls, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -26,13 +26,13 @@ def model() -> keras.Model:
 def built(tmp_path_factory):
     """A model, its project and inputs."""
     net, folder = model(), tmp_path_factory.mktemp("compare") / "prj"
-    flow.build(flow.lower(net, "ufixed<4,0>"), flow.BuildConfig(output_dir=folder))
+    bf.build(bf.lower(net, "ufixed<4,0>"), bf.BuildConfig(output_dir=folder))
     return net, folder, np.random.default_rng(0).integers(0, 16, (50, 6)) / 16
 
 
 def test_equal(built):
     net, project, x = built
-    result = flow.compare(net, project, x)
+    result = bf.compare(net, project, x)
     assert result.equal and str(result) == "equal" and not result.notes
     rows = {row.node: row for row in result.rows}
     assert rows["a1"].keras_differ == 0 and rows["a1"].codes == 350 and rows["d1"].keras_differ is None
@@ -40,19 +40,19 @@ def test_equal(built):
 
 def test_trace_is_every_node(built):
     _, project, x = built
-    graph = flow.backends.project.Project.open(project).graph()
-    ours, theirs = flow.trace(graph, graph.encode(x)), trace_project(project, graph.encode(x))
+    graph = bf.backends.project.Project.open(project).graph()
+    ours, theirs = bf.trace(graph, graph.encode(x)), trace_project(project, graph.encode(x))
     assert set(ours) == set(theirs) and all(np.array_equal(ours[k], theirs[k]) for k in ours)
 
 
-def test_several_inputs_and_outputs(tmp_path, bnnflow):
+def test_several_inputs_and_outputs(tmp_path, cli):
     net = shake(several())
-    flow.build(flow.lower(net, "ufixed<4,0>"), flow.BuildConfig(output_dir=tmp_path / "prj"))
+    bf.build(bf.lower(net, "ufixed<4,0>"), bf.BuildConfig(output_dir=tmp_path / "prj"))
     x = [np.random.default_rng(k).integers(0, 16, (20, n)) / 16 for k, n in enumerate((4, 6))]
-    assert flow.compare(net, tmp_path / "prj", x).equal
+    assert bf.compare(net, tmp_path / "prj", x).equal
     net.save(tmp_path / "net.h5")
     np.savez(tmp_path / "x.npz", a=x[1], b=x[0])
-    done = bnnflow("compare", "net.h5", "prj", "x.npz")
+    done = cli("compare", "net.h5", "prj", "x.npz")
     assert done.returncode == 0 and done.stdout.rstrip().endswith("equal"), done.stderr
 
 
@@ -60,16 +60,16 @@ def test_first_divergence_is_named(built, tmp_path):
     net, project, x = built
     other = model()
     other.get_layer("bn").beta.assign(np.full(7, 100.0))
-    result = flow.compare(other, project, x)
+    result = bf.compare(other, project, x)
     assert not result.equal and "Keras and graph differ first at node 'a1' (layer 'a1'): sample " in result.first
     copy = tmp_path / "prj"
-    flow.build(flow.lower(net, "ufixed<4,0>"), flow.BuildConfig(output_dir=copy))
+    bf.build(bf.lower(net, "ufixed<4,0>"), bf.BuildConfig(output_dir=copy))
     rom = copy / "firmware/weights/flow_d1.h"
     rom.write_text(rom.read_text().replace("offset[7] = {0", "offset[7] = {1"))
-    assert "C simulation and graph differ first at node 'd1'" in flow.compare(net, copy, x).first
+    assert "C simulation and graph differ first at node 'd1'" in bf.compare(net, copy, x).first
     x2 = keras.Input((6,))
-    with pytest.raises(flow.InputError, match="not the one"):
-        flow.compare(keras.Model(x2, dense(3)(x2)), project, x)
+    with pytest.raises(bf.InputError, match="not the one"):
+        bf.compare(keras.Model(x2, dense(3)(x2)), project, x)
 
 
 def test_plain_predict_that_differs_is_explained(tmp_path):
@@ -80,22 +80,22 @@ def test_plain_predict_that_differs_is_explained(tmp_path):
     net = keras.Model(x, bn(dense(64, name="d")(x)))
     bn.set_weights([np.full(64, 1 / 3), np.full(64, 0.1), np.linspace(-3, 3, 64), np.linspace(0.1, 2, 64)])
     net.compile(jit_compile=True)
-    flow.build(flow.lower(net, "ufixed<4,0>"), flow.BuildConfig(output_dir=tmp_path / "prj"))
+    bf.build(bf.lower(net, "ufixed<4,0>"), bf.BuildConfig(output_dir=tmp_path / "prj"))
     data = np.random.default_rng(0).integers(0, 16, (500, 6)) / 16
-    result = flow.compare(net, tmp_path / "prj", data)
+    result = bf.compare(net, tmp_path / "prj", data)
     assert result.equal and "XLA is on (jit_compile=True)" in " ".join(result.notes)
 
 
-def test_command(built, bnnflow, tmp_path):
+def test_command(built, cli, tmp_path):
     net, project, x = built
     net.save(tmp_path / "net.h5")
     np.save(tmp_path / "x.npy", x)
-    done = bnnflow("compare", "net.h5", project, "x.npy")
+    done = cli("compare", "net.h5", project, "x.npy")
     assert done.returncode == 0 and done.stdout.rstrip().endswith("equal"), done.stderr
     net2 = model()
     net2.get_layer("bn").beta.assign(np.full(7, 100.0))
     net2.save(tmp_path / "other.h5")
-    done = bnnflow("compare", "other.h5", project, "x.npy")
+    done = cli("compare", "other.h5", project, "x.npy")
     assert done.returncode == 1 and "differ first at node 'a1'" in done.stderr
 
 
@@ -105,9 +105,9 @@ def test_a_convolution_as_streams(tmp_path):
     h = qkeras.QActivation("binary(alpha=1)", name="a1")(conv(4, 3, padding="same", name="c1")(x))
     h = keras.layers.MaxPooling2D(2, name="pool")(h)
     net = shake(keras.Model(x, dense(3, name="d")(keras.layers.Flatten()(h))))
-    graph = flow.lower(net, "ufixed<4,0>")
-    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
-    result = flow.compare(net, tmp_path / "prj", np.random.default_rng(0).integers(0, 16, (20, 5, 6, 2)) / 16)
+    graph = bf.lower(net, "ufixed<4,0>")
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
+    result = bf.compare(net, tmp_path / "prj", np.random.default_rng(0).integers(0, 16, (20, 5, 6, 2)) / 16)
     rows = {row.node: row for row in result.rows}
     assert result.equal and rows["c1"].csim_differ is None and rows["a1"].csim_differ == 0
     assert rows["pool"].csim_differ == rows["pool"].keras_differ == 0

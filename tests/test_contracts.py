@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
 import tf_keras as keras
 
-from flow.backends.logic import to_logic
-from flow.ir.evaluate import check_codes
-from flow.lowering.calls import model_calls
-from flow.lowering.levels import levels_of
-from flow.lowering.lower import LOWERINGS
-from flow.lowering.reading import custom_objects, read_model
-from flow.lowering.reference import check_equal, keras_activations
+from bnnflow.backends.netlist.lower import to_logic
+from bnnflow.exact.levels import levels_of
+from bnnflow.frontends.keras.calls import model_calls
+from bnnflow.frontends.keras.layers import LOWERINGS
+from bnnflow.frontends.keras.reading import custom_objects, read_model
+from bnnflow.frontends.keras.reference import check_equal, keras_activations
+from bnnflow.ir.evaluate import check_codes
 from tests.conftest import union
 from tests.contracts import ACTIVATIONS, HEADS, KERNELS, LAYERS, MODELS, dense, shake
 
@@ -73,7 +73,7 @@ UNREADABLE = {("argument-quantized_hswish", ".keras"), ("argument-quantized_hswi
               ("argument-binary_tanh", ".h5"), ("argument-binary_sigmoid", ".h5")}
 
 
-def check_outputs(model: keras.Model, graph: flow.ir.Graph, x: np.ndarray | list[np.ndarray]) -> None:
+def check_outputs(model: keras.Model, graph: bf.ir.Graph, x: np.ndarray | list[np.ndarray]) -> None:
     """The outputs, before a dropped softmax or sigmoid, are equal: no row here has a batch norm at its end."""
     last = model.layers[-1]
     if getattr(last, "activation", None) is keras.activations.sigmoid:
@@ -92,7 +92,7 @@ def check_outputs(model: keras.Model, graph: flow.ir.Graph, x: np.ndarray | list
 @pytest.mark.parametrize("name", NETWORKS)
 def test_lowered_is_keras(name):
     model = NETWORKS[name]()
-    x, graph = inputs(model), flow.lower(model, INPUT_TYPE)
+    x, graph = inputs(model), bf.lower(model, INPUT_TYPE)
     for batch in (400, 17, 1):
         check_equal(graph, model, first(x, 400 if batch > 1 else 20), batch)
     check_outputs(model, graph, x)
@@ -106,10 +106,10 @@ def test_saved_and_read_is_the_same_network(name, suffix, tmp_path):
     model = NETWORKS[name]()
     model.save(tmp_path / f"net{suffix}")
     if (name, suffix) in UNREADABLE:
-        with pytest.raises(flow.InputError, match="Keras cannot read this model"):
-            flow.lower(tmp_path / f"net{suffix}", INPUT_TYPE)
+        with pytest.raises(bf.InputError, match="Keras cannot read this model"):
+            bf.lower(tmp_path / f"net{suffix}", INPUT_TYPE)
         return
-    assert flow.lower(tmp_path / f"net{suffix}", INPUT_TYPE).digest == flow.lower(model, INPUT_TYPE).digest
+    assert bf.lower(tmp_path / f"net{suffix}", INPUT_TYPE).digest == bf.lower(model, INPUT_TYPE).digest
     x = inputs(model, 50)
     again = read_model(tmp_path / f"net{suffix}")
     for a, b in zip(*(tf.nest.flatten(m.predict(x, verbose=0)) for m in (again, model)), strict=True):
@@ -129,10 +129,10 @@ def test_a_training_step_changes_weights_and_stays_exact(name):
     assert any(not np.array_equal(a, b) for a, b in zip(before, after))
     assert all(np.isfinite(a).all() for a in after)
     if "-plain_" in name:  # its float weights have left the grid
-        with pytest.raises(flow.LoweringError, match="not small integers times a power of two"):
-            flow.lower(model, INPUT_TYPE)
+        with pytest.raises(bf.LoweringError, match="not small integers times a power of two"):
+            bf.lower(model, INPUT_TYPE)
         return
-    check_equal(flow.lower(model, INPUT_TYPE), model, x)
+    check_equal(bf.lower(model, INPUT_TYPE), model, x)
 
 
 @pytest.mark.hls
@@ -144,7 +144,7 @@ def test_c_simulation_is_the_graph(io_type, strategy, part, simulated):
     graphs, codes = {}, []
     for name in list(NETWORKS)[part::6]:
         model = NETWORKS[name]()
-        graphs[name] = flow.lower(model, INPUT_TYPE)
+        graphs[name] = bf.lower(model, INPUT_TYPE)
         codes += tf.nest.flatten(graphs[name].encode(inputs(model)))
     simulated(union(graphs), codes, io_type=io_type, strategy=strategy)
 
@@ -153,7 +153,7 @@ def test_c_simulation_is_the_graph(io_type, strategy, part, simulated):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_netlist_is_the_graph(name):
     model = NETWORKS[name]()
-    graph = flow.lower(model, INPUT_TYPE)
+    graph = bf.lower(model, INPUT_TYPE)
     codes = check_codes(graph, graph.encode(inputs(model, 100)))
     for ours, expected in zip(to_logic(graph)(codes), tf.nest.flatten(graph(codes)), strict=True):
         assert np.array_equal(ours, expected)
@@ -185,7 +185,7 @@ def test_activation_takes_its_levels(name):
     row, quantizer = ACTIVATIONS[name], qkeras.get_quantizer(ACTIVATIONS[name].text)
     values = quantizer(tf.constant(np.linspace(-40, 40, 100001), tf.float32)).numpy()
     levels = levels_of("row", quantizer)
-    found = {float(levels.domain.alpha * c + levels.domain.beta) for c in levels.codes}
+    found = {float(levels.domain.scale * c + levels.domain.offset) for c in levels.codes}
     assert set(map(float, np.unique(values))) == found and (not row.levels or found == set(row.levels))
 
 
@@ -207,7 +207,7 @@ def test_mask_keeps_its_zeros_through_training():
     assert np.array_equal(kernel.numpy()[zeros], before[zeros]), "pruned latent weights got a gradient"
     assert not np.array_equal(kernel.numpy()[~zeros], before[~zeros])
     assert quantizer.mask.name not in [w.name for w in model.trainable_weights]
-    weights = next(n.params for n in flow.lower(model, INPUT_TYPE) if n.name == "d1")
+    weights = next(n.params for n in bf.lower(model, INPUT_TYPE) if n.name == "d1")
     assert np.array_equal(weights.mask, ~zeros)
 
 
@@ -216,5 +216,5 @@ def test_mask_keeps_its_zeros_through_training():
 ])
 def test_bad_masks(mask, message):
     quantizer = kernel_network("masked_binary").get_layer("d1").kernel_quantizer_internal
-    with pytest.raises(flow.InputError, match=message):
+    with pytest.raises(bf.InputError, match=message):
         quantizer.set_mask(mask)

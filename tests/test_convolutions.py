@@ -8,14 +8,14 @@ from itertools import product
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import qkeras
 import tf_keras as keras
 
-from flow.ir import Op
-from flow.lowering.reference import check_equal, keras_activations
+from bnnflow.frontends.keras.reference import check_equal, keras_activations
+from bnnflow.ir import Op
 from tests.conftest import union
 from tests.contracts import conv, dense, shake
 from tests.fuzz import check_rational
@@ -39,11 +39,11 @@ def norm(h: object) -> object:
     return keras.layers.BatchNormalization()(h)
 
 
-def equal(model: keras.Model, count: int = 100, input_type: str = "fixed<4,2>") -> flow.ir.Graph:
+def equal(model: keras.Model, count: int = 100, input_type: str = "fixed<4,2>") -> bf.ir.Graph:
     """Keras = graph at every activation."""
-    graph = flow.lower(shake(model), input_type)
+    graph = bf.lower(shake(model), input_type)
     d, rng = graph.input.domain, np.random.default_rng(0)
-    x = rng.integers(d.lo, d.hi, (count, *graph.input.shape), endpoint=True) * float(d.alpha)
+    x = rng.integers(d.lo, d.hi, (count, *graph.input.shape), endpoint=True) * float(d.scale)
     assert sum(check_equal(graph, model, x).values()) > 0
     return graph
 
@@ -112,7 +112,7 @@ def test_padding_of_bipolar_data_is_absent():
     layer = conv(1, 3, padding="same")
     model = keras.Model(x, layer(act("binary(alpha=1)")(x)))
     layer.kernel.assign(np.ones((3, 3, 1, 1)))
-    graph = flow.lower(model, "fixed<2,2>")
+    graph = bf.lower(model, "fixed<2,2>")
     sums = graph(np.ones((1, 3, 3, 1), np.int64))[0, ..., 0]
     assert sums.tolist() == [[4, 6, 4], [6, 9, 6], [4, 6, 4]]
     assert (graph.output.domain.lo, graph.output.domain.hi) == (-9, 9)
@@ -134,11 +134,11 @@ def test_maxima_of_sums_stand_before_what_rises():
     equal(keras.Model(x, act("ternary(alpha=1)")(norm(keras.layers.ReLU(2)(pool(layer(x)))))))
     model = keras.Model(x, act("ternary(alpha=1)")(pool(norm(conv(4, 3)(x)))))
     shake(model)
-    with pytest.raises(flow.LoweringError, match="takes the maximum of floats .* put the QActivation before the pool"):
-        flow.lower(model, "fixed<4,2>")
+    with pytest.raises(bf.LoweringError, match="takes the maximum of floats .* put the QActivation before the pool"):
+        bf.lower(model, "fixed<4,2>")
     layer = model.layers[2]
     layer.gamma.assign(np.abs(layer.gamma.numpy()))
-    graph = flow.lower(model, "fixed<4,2>")
+    graph = bf.lower(model, "fixed<4,2>")
     data = np.random.default_rng(0).integers(-8, 8, (200, 6, 6, 2)) / 4
     assert check_equal(graph, model, data)
 
@@ -146,11 +146,11 @@ def test_maxima_of_sums_stand_before_what_rises():
 def test_outputs_of_images_keep_their_bound():
     x = keras.Input((5, 4, 2))
     model = shake(keras.Model(x, norm(conv(3, 3, padding="same")(x))))
-    graph, data = flow.lower(model, "fixed<4,2>"), np.random.default_rng(0).integers(-8, 8, (200, 5, 4, 2)) / 4
+    graph, data = bf.lower(model, "fixed<4,2>"), np.random.default_rng(0).integers(-8, 8, (200, 5, 4, 2)) / 4
     key = model.layers[-1].name
     theirs = keras_activations(model, [key], data)[key]
     error = np.abs(graph.decode(graph(graph.encode(data))) - theirs).max()
-    assert error <= 0.51 * float(graph.output.domain.alpha) + 2.0**-20 * np.abs(theirs).max()
+    assert error <= 0.51 * float(graph.output.domain.scale) + 2.0**-20 * np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("after", [keras.layers.GlobalMaxPooling2D, keras.layers.GlobalAveragePooling2D,
@@ -166,7 +166,7 @@ def test_a_pool_or_a_move_behind_a_batch_norm(after):
     outputs = [after()(h), act("quantized_bits(4,1,alpha=1)")(after()(h))]
     model = keras.Model(x, outputs)
     layer.set_weights([np.linspace(-1, 1, 4), np.linspace(-2, 3, 4), np.linspace(0.5, 2, 4)])
-    graph = flow.lower(model, "fixed<4,4>")
+    graph = bf.lower(model, "fixed<4,4>")
     codes = np.random.default_rng(0).integers(-8, 8, (200, 4, 4, 2))
     assert check_equal(graph, model, codes.astype(float))
     key = model.layers[-1].name if outputs[0] is model.outputs[-1] else outputs[0].node.layer.name
@@ -180,7 +180,7 @@ def test_large_images():
     h = act("binary(alpha=1)")(norm(conv(64, 3, padding="same")(x)))
     h = act("quantized_relu(4,2)")(norm(conv(64, 3, padding="same", strides=2)(keras.layers.MaxPooling2D(2)(h))))
     model = shake(keras.Model(x, dense(10)(keras.layers.GlobalAveragePooling2D()(h))))
-    graph = flow.lower(model, "ufixed<8,0>")
+    graph = bf.lower(model, "ufixed<8,0>")
     assert check_equal(graph, model, np.random.default_rng(0).integers(0, 256, (1, 96, 96, 8)) / 256)
 
 
@@ -247,7 +247,7 @@ def test_real_scaled_images_equal_rational_arithmetic(name):
 @pytest.mark.hls
 @pytest.mark.parametrize("io_type", ["io_parallel", "io_stream"])
 def test_real_scaled_images_in_c(io_type, simulated):
-    graphs = {name: flow.lower(make(), input_type) for name, (make, input_type) in REALS.items()}
+    graphs = {name: bf.lower(make(), input_type) for name, (make, input_type) in REALS.items()}
     rng = np.random.default_rng(0)
     simulated(union(graphs), [rng.integers(g.input.domain.lo, g.input.domain.hi, (40, *g.input.shape), endpoint=True)
                               for g in graphs.values()], io_type=io_type)
@@ -257,8 +257,8 @@ def test_real_scaled_images_in_c(io_type, simulated):
 
 
 def refused(h: object, x: object, message: str, input_type: str = "fixed<4,2>") -> None:
-    with pytest.raises(flow.LoweringError, match=message):
-        flow.lower(keras.Model(x, h), input_type)
+    with pytest.raises(bf.LoweringError, match=message):
+        bf.lower(keras.Model(x, h), input_type)
 
 
 def test_what_cannot_be_exact_is_refused():
@@ -273,9 +273,9 @@ def test_what_cannot_be_exact_is_refused():
     branches = [keras.layers.AveragePooling2D(3)(act("binary(alpha=1)")(x)) for _ in range(2)]
     refused(keras.layers.Add(name="sum")(branches), x, "layer 'sum': merges float branches .* quantise each branch")
     three = [act("ternary(alpha=1)")(x) for _ in range(2)]
-    refused(flow.train.LogicOr(name="or")(three), x, "layer 'or': its inputs take .* one binary activation")
+    refused(bf.train.LogicOr(name="or")(three), x, "layer 'or': its inputs take .* one binary activation")
     mixed = [act("binary(alpha=1)")(x), act("binary(use_01=True, alpha=1)")(x)]
-    refused(flow.train.LogicAnd(name="and")(mixed), x, "layer 'and': .* the same two values")
+    refused(bf.train.LogicAnd(name="and")(mixed), x, "layer 'and': .* the same two values")
     separable = qkeras.QSeparableConv2D(3, 3, depth_multiplier=2, name="s", use_bias=False,
                                         depthwise_quantizer=qkeras.binary(alpha="auto"),
                                         pointwise_quantizer=qkeras.binary(alpha=1))
@@ -301,7 +301,7 @@ def test_the_bound_of_float32_is_proven_for_both_sums_of_a_separable_convolution
         h = SUMS["separable"](qkeras.binary(alpha=1), name="s")(x)
         return keras.Model(x, act("binary(alpha=1)")(h)), f"ufixed<{bits},{bits}>"
 
-    flow.lower(*net(16, 20))
+    bf.lower(*net(16, 20))
     for bits, channels in ((22, 1), (16, 60)):
-        with pytest.raises(flow.LoweringError, match="layer 's': its sums can reach"):
-            flow.lower(*net(bits, channels))
+        with pytest.raises(bf.LoweringError, match="layer 's': its sums can reach"):
+            bf.lower(*net(bits, channels))

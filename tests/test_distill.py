@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flow.errors import InputError
-from flow.train import Masked
-from flow.train.distill import Distiller, distillation_loss, ends_in_softmax
-from flow.train.prune import Prune, zeros_of
+from bnnflow.errors import InputError
+from bnnflow.train import Masked
+from bnnflow.train.distill import Distiller, distillation_loss, ends_in_softmax
+from bnnflow.train.prune import Prune, zeros_of
 
 import qkeras  # isort: skip
 import tensorflow as tf  # isort: skip

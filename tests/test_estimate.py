@@ -10,18 +10,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import flow
-from flow.backends.logic import to_logic
-from flow.backends.rtl import counted, to_rtl
-from flow.errors import InputError
-from flow.ir import BIPOLAR, TERNARY, Domain, Graph, Index, Node, Op, Steps, Weights, Window, fixed
-from flow.ir.verify import dot_domain
-from flow.reports.costs import COST, LUT_PER_BIT, Cost, Work, table_cost
-from flow.reports.estimate import estimate, fitting
-from flow.reports.netlists import USABLE
-from flow.reports.parts import PARTS, part_of
-from flow.reports.readers import read_report
-from flow.reports.stock import LUT_PER_ACTIVATION, LUT_PER_NONZERO, estimate_stock, stock_facts
+import bnnflow as bf
+from bnnflow.backends.netlist.lower import to_logic
+from bnnflow.backends.verilog import netlist_counts, to_verilog
+from bnnflow.devices.parts import PARTS, part_of
+from bnnflow.errors import InputError
+from bnnflow.estimates.baseline import LUT_PER_ACTIVATION, LUT_PER_NONZERO, baseline_facts, estimate_baseline
+from bnnflow.estimates.costs import COST, LUT_PER_BIT, Cost, Work, table_cost
+from bnnflow.estimates.estimate import estimate, fitting
+from bnnflow.estimates.netlists import USABLE
+from bnnflow.facts.readers import read_report
+from bnnflow.ir import BIPOLAR, TERNARY, Domain, Graph, Index, Node, Op, Steps, Weights, Window, fixed
+from bnnflow.ir.verify import dot_domain
 from tests.random_graphs import random_graph
 from tests.test_hls import net
 
@@ -36,8 +36,8 @@ def dense(inputs: int = 64, outputs: int = 32, domain: Domain = BIPOLAR, seed: i
     rng = np.random.default_rng(seed)
     x = Node("x", Op.INPUT, (), (inputs,), domain)
     d = layer(x, outputs, rng.choice([-1, 1], (inputs, outputs)), rng.random((inputs, outputs)) < kept)
-    cuts = Steps(np.zeros(outputs, np.int64), np.ones(outputs, np.int64), np.zeros((outputs, 1), np.int64))
-    return Graph((x, d, Node("a", Op.STEP, ("d",), (outputs,), BIPOLAR, cuts)), ("a",))
+    thresholds = Steps(np.zeros(outputs, np.int64), np.ones(outputs, np.int64), np.zeros((outputs, 1), np.int64))
+    return Graph((x, d, Node("a", Op.STEP, ("d",), (outputs,), BIPOLAR, thresholds)), ("a",))
 
 
 def conv(size: int = 16, channels: int = 8) -> Graph:
@@ -59,7 +59,7 @@ def test_what_a_layer_costs():
     facts = estimate(dense())
     d, a = facts.modules
     assert d.lut == pytest.approx(64 * 32 * LUT_PER_BIT, abs=1) and d.weight_bits == 64 * 32
-    assert a.lut == 32 * 2  # a cut on 8 bits
+    assert a.lut == 32 * 2  # a threshold on 8 bits
     assert facts.lut == d.lut + a.lut and facts.source == "table estimate" and facts.tool == "bnnflow"
     assert facts.interval == (1, 1) and facts.fits and "not yet measured with vendor tools" in facts.notes[0]
     assert facts.latency_ns == facts.latency[1] * 5.0 and facts.throughput == 2e8
@@ -74,15 +74,15 @@ def test_what_is_not_there_costs_nothing():
 
 
 def test_faster_parts_and_slower_clocks_need_fewer_cycles():
-    slow = estimate(dense(), flow.BuildConfig(part="xc7a35t-cpg236-1", clock_period=3.0))
-    fast = estimate(dense(), flow.BuildConfig(clock_period=10.0))
+    slow = estimate(dense(), bf.BuildConfig(part="xc7a35t-cpg236-1", clock_period=3.0))
+    fast = estimate(dense(), bf.BuildConfig(clock_period=10.0))
     assert slow.latency[0] > fast.latency[0]
 
 
 def test_no_clock_is_faster_than_a_lut():
-    """Pipelined as deep as can be, at the clock that this allows; a carry chain of a netlist is never cut."""
+    """Pipelined as deep as can be, at the clock that this allows; a carry chain of a netlist is never threshold."""
     for backend, least, what in (("Vitis", 0.685, "a level of logic"), ("Verilog", 1.09, "the longest path")):
-        fastest, fast, slow = (estimate(dense(), flow.BuildConfig(clock_period=clock, backend=backend))
+        fastest, fast, slow = (estimate(dense(), bf.BuildConfig(clock_period=clock, backend=backend))
                                for clock in (0.1, 0.2, 1.1))
         assert fastest.latency_ns == fast.latency_ns and fastest.throughput == fast.throughput < 1.5e9
         assert (fastest.clock_target, fastest.clock_estimated, slow.clock_estimated) == (0.1, least, None)
@@ -91,12 +91,12 @@ def test_no_clock_is_faster_than_a_lut():
 
 
 def test_loops_and_streams():
-    config = flow.BuildConfig(strategy="Resource", reuse_factor=8)
+    config = bf.BuildConfig(strategy="Resource", reuse_factor=8)
     looped, flat = estimate(dense(256, 64), config), estimate(dense(256, 64))
     assert looped.interval == (8, 8) and looped.lut < flat.lut and looped.latency[1] > flat.latency[1]
-    one = flow.BuildConfig(layers={"d": {"strategy": "Resource", "reuse_factor": 16}})
+    one = bf.BuildConfig(layers={"d": {"strategy": "Resource", "reuse_factor": 16}})
     assert estimate(dense(256, 64), one).interval == (16, 16)
-    stream = flow.BuildConfig(io_type="io_stream")
+    stream = bf.BuildConfig(io_type="io_stream")
     facts = estimate(conv(), stream)
     assert facts.interval == (18 * 18, 18 * 18)  # a pixel a cycle, those around the image too
     assert facts.buffer_bits == 2 * 18 * 8 + 9 * 8  # two rows and a window
@@ -109,9 +109,9 @@ def test_any_graph_and_options():
     for seed in range(40):
         graph = random_graph(seed)
         for options in ({}, {"strategy": "Resource"}, {"io_type": "io_stream"}, {"reuse_factor": 4}):
-            facts = estimate(graph, flow.BuildConfig(**options))
+            facts = estimate(graph, bf.BuildConfig(**options))
             assert facts.lut == sum(m.lut for m in facts.modules) and facts.latency[1] >= 0
-            assert estimate(graph, flow.BuildConfig(**options)) == facts
+            assert estimate(graph, bf.BuildConfig(**options)) == facts
 
 
 def test_a_large_network_takes_no_second():
@@ -127,15 +127,15 @@ def test_a_large_network_takes_no_second():
 def test_verilog():
     """Netlists of ours: smaller sums, no DSPs; without registers, one cycle of the path's length."""
     graph = dense(160, 64, kept=0.25)
-    wide, config = estimate(graph), flow.BuildConfig(backend="Verilog")
+    wide, config = estimate(graph), bf.BuildConfig(backend="Verilog")
     facts = estimate(graph, config)
     assert 1339 <= facts.lut < wide.lut / 2 and facts.interval == (1, 1) and facts.source == "netlist count"
     assert facts.notes == ("not yet measured with vendor tools: 1 of 1 kernels counted in their netlists",)
     flat = estimate(graph, replace(config, pipelined=False))
     assert flat.ff == 0 and flat.latency == (1, 1) and flat.latency_ns == max(flat.clock_estimated, 5.0)
     assert fitting(graph, replace(config, part="ice40hx1k"))[0] == []
-    netlist = estimate(graph, flow.BuildConfig(strategy="distributed_arithmetic", clock_period=5.0 / USABLE))
-    assert netlist.lut == facts.lut and len(netlist.modules) == len(wide.modules) - 1, "one for a sum and cuts"
+    netlist = estimate(graph, bf.BuildConfig(strategy="distributed_arithmetic", clock_period=5.0 / USABLE))
+    assert netlist.lut == facts.lut and len(netlist.modules) == len(wide.modules) - 1, "one for a sum and thresholds"
     deeper = estimate(dense(4096, 64), replace(config, pipelined=False))
     assert deeper.clock_estimated > flat.clock_estimated
 
@@ -145,11 +145,11 @@ def test_verilog_is_counted_gate_by_gate(pipelined):
     """Kernels have all of the netlist, however they are connected, and the cycles of the whole are its own."""
     for seed in range(30):
         graph = random_graph(seed)
-        counts, cycles = counted(to_logic(graph), 2.0 if pipelined else None)
-        facts = estimate(graph, flow.BuildConfig(backend="Verilog", clock_period=2.0, pipelined=pipelined))
+        counts, cycles = netlist_counts(to_logic(graph), 2.0 if pipelined else None)
+        facts = estimate(graph, bf.BuildConfig(backend="Verilog", clock_period=2.0, pipelined=pipelined))
         whole = [sum(getattr(count, kind) for count in counts.values()) for kind in ("lut", "ff")]
         assert [facts.lut, facts.ff, facts.latency] == [*whole, (cycles or 1,) * 2]
-        assert to_rtl(to_logic(graph), "top", 2.0 if pipelined else None).latency == (cycles or None)
+        assert to_verilog(to_logic(graph), "top", 2.0 if pipelined else None).latency == (cycles or None)
 
 
 @pytest.mark.parametrize(("graph", "options", "message"), [
@@ -161,21 +161,21 @@ def test_verilog_is_counted_gate_by_gate(pipelined):
     (dense(4096, 520), {"backend": "Verilog"}, "'d' unrolls to 2,129,920 one-bit terms"),
 ])
 def test_what_a_build_refuses_has_no_estimate(graph, options, message, tmp_path):
-    config = flow.BuildConfig(output_dir=tmp_path / "prj", **options)
+    config = bf.BuildConfig(output_dir=tmp_path / "prj", **options)
     with pytest.raises(InputError, match=message) as refused:
-        flow.estimate(graph, config)
+        bf.estimate(graph, config)
     with pytest.raises(InputError) as unbuilt:
-        flow.build(graph, config)
+        bf.build(graph, config)
     assert str(unbuilt.value) == str(refused.value)
 
 
 def test_the_encoder_outside_is_not_counted(tmp_path):
-    config = flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", encoder="outside")
-    facts = flow.estimate(net(), config)
-    flow.build(net(), config)
-    assert facts == flow.estimate(tmp_path / "prj", config)
-    assert facts.lut == flow.estimate(tmp_path / "prj").lut
-    assert facts.lut < flow.estimate(net(), replace(config, encoder="inside")).lut
+    config = bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", encoder="outside")
+    facts = bf.estimate(net(), config)
+    bf.build(net(), config)
+    assert facts == bf.estimate(tmp_path / "prj", config)
+    assert facts.lut == bf.estimate(tmp_path / "prj").lut
+    assert facts.lut < bf.estimate(net(), replace(config, encoder="inside")).lut
 
 
 def test_another_cost_can_be_given():
@@ -200,11 +200,11 @@ def test_parts_by_their_names(name, device):
 
 def test_parts():
     assert part_of("xc9z999") is None and part_of("xczu300") is None
-    facts = estimate(dense(), flow.BuildConfig(part="xc9z999"))
+    facts = estimate(dense(), bf.BuildConfig(part="xc9z999"))
     assert facts.fits is None and "not in the table" in facts.notes[-1]
     families = {part.family.name for part in PARTS.values()}
     assert len(families) == 8
-    small = estimate(dense(512, 64), flow.BuildConfig(part="ice40hx1k"))
+    small = estimate(dense(512, 64), bf.BuildConfig(part="ice40hx1k"))
     assert small.fits is False and small.used["lut"] > 100
 
 
@@ -219,7 +219,7 @@ def test_parts_as_real_reports_have_them(shared):
 
 def test_reuse_factors_that_fit():
     graph = dense(1024, 128)
-    config = flow.BuildConfig(part="xc7z020clg400-1")
+    config = bf.BuildConfig(part="xc7z020clg400-1")
     assert not estimate(graph, config).fits
     found, devices = fitting(graph, config)
     print([options.reuse_factor for options in found])
@@ -233,8 +233,8 @@ def test_reuse_factors_that_fit():
 
 @pytest.mark.hls
 def test_what_fits_can_be_built(tmp_path):
-    found, _ = fitting(net(), flow.BuildConfig(part="xc7z020clg400-1", output_dir=tmp_path / "prj"))
-    flow.build(net(), found[-1])
+    found, _ = fitting(net(), bf.BuildConfig(part="xc7z020clg400-1", output_dir=tmp_path / "prj"))
+    bf.build(net(), found[-1])
 
 
 # --- stock hls4ml ---------------------------------------------------------------------------------------------------
@@ -282,23 +282,23 @@ def test_stock_model_leaving_each_design_out(results):
 def test_stock_model_of_a_graph():
     graph = dense(64, 32, kept=0.5)
     weights = graph["d"].params
-    facts = estimate_stock(graph)
-    assert facts == stock_facts([int(weights.mask.sum())], [32])
+    facts = estimate_baseline(graph)
+    assert facts == baseline_facts([int(weights.mask.sum())], [32])
     assert facts.ff is None and facts.latency is None and facts.source == "table estimate"
     x = Node("x", Op.INPUT, (), (2,), BIPOLAR)
     wires = Node("y", Op.GATHER, ("x",), (1,), BIPOLAR, Index(np.array([0])))
     with pytest.raises(InputError, match="no sums"):
-        estimate_stock(Graph((x, wires), ("y",)))
+        estimate_baseline(Graph((x, wires), ("y",)))
 
 
 def test_the_latency_of_verilog_is_the_one_it_states(tmp_path):
     graph, folder = random_graph(8), tmp_path / "prj"
-    project = flow.build(graph, flow.BuildConfig(output_dir=folder, backend="Verilog", clock_period=0.6))
-    facts = flow.estimate(project)
+    project = bf.build(graph, bf.BuildConfig(output_dir=folder, backend="Verilog", clock_period=0.6))
+    facts = bf.estimate(project)
     assert facts.latency == (project.cycles, project.cycles) and project.cycles > 3
-    assert flow.report(folder)["projects"][0]["facts"][0]["latency"] == [project.cycles, project.cycles]
-    flow.build(graph, flow.BuildConfig(output_dir=folder, backend="Verilog", pipelined=False))
-    assert flow.estimate(folder).latency == (1, 1)
+    assert bf.report(folder)["projects"][0]["facts"][0]["latency"] == [project.cycles, project.cycles]
+    bf.build(graph, bf.BuildConfig(output_dir=folder, backend="Verilog", pipelined=False))
+    assert bf.estimate(folder).latency == (1, 1)
     (folder / "rtl/myproject.v").write_text("")
     with pytest.raises(InputError, match="does not state its latency"):
-        flow.estimate(folder)
+        bf.estimate(folder)

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from flow.errors import InputError
-from flow.reports.facts import SOURCES, Facts, load_facts, save_facts
-from flow.reports.readers import read_report
+from bnnflow.errors import InputError
+from bnnflow.facts.facts import SOURCES, Facts, load_facts, save_facts
+from bnnflow.facts.readers import read_report
 
 _ = None
 # file under reports/: LUT, FF, DSP, 18 Kbit blocks, most cycles of latency, most cycles of interval, asked and

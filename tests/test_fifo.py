@@ -7,17 +7,17 @@ import re
 import numpy as np
 import pytest
 
-import flow
-from flow.backends.fifo import check_depths, depths
-from flow.backends.hls import _layers
-from flow.backends.units import UNITS
-from flow.errors import InputError
-from flow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Sum, Weights, Window
-from flow.ir.verify import dot_domain
+import bnnflow as bf
+from bnnflow.backends.hls.fifo import check_depths, depths
+from bnnflow.backends.hls.fusion import FUSION_GROUPS
+from bnnflow.backends.hls.hls4ml_model import _layers
+from bnnflow.errors import InputError
+from bnnflow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Sum, Weights, Window
+from bnnflow.ir.verify import dot_domain
 from tests.conftest import union
 from tests.random_graphs import random_graph
 
-STREAM = flow.BuildConfig(io_type="io_stream")
+STREAM = bf.BuildConfig(io_type="io_stream")
 
 
 def convolution(x: Node, name: str, outputs: int, kernel: int, seed: int) -> list[Node]:
@@ -29,8 +29,8 @@ def convolution(x: Node, name: str, outputs: int, kernel: int, seed: int) -> lis
     weights = Weights(levels, np.ones_like(levels, bool))
     sums = Node(f"{name}_sum", Op.DOT, (taps.name,), (*x.shape[:-1], outputs), dot_domain(x.domain, weights, window),
                 weights)
-    cuts = Steps(np.zeros(outputs, np.int64), np.ones(outputs, np.int64), rng.integers(-3, 4, (outputs, 1)))
-    return [taps, sums, Node(name, Op.STEP, (sums.name,), sums.shape, BIPOLAR, cuts)]
+    thresholds = Steps(np.zeros(outputs, np.int64), np.ones(outputs, np.int64), rng.integers(-3, 4, (outputs, 1)))
+    return [taps, sums, Node(name, Op.STEP, (sums.name,), sums.shape, BIPOLAR, thresholds)]
 
 
 def residual() -> Graph:
@@ -44,7 +44,7 @@ def residual() -> Graph:
 
 
 def layers(graph: Graph) -> list[dict]:
-    return _layers(graph, STREAM, UNITS["io_stream"](graph, STREAM), forks=True)[0]
+    return _layers(graph, STREAM, FUSION_GROUPS["io_stream"](graph, STREAM), forks=True)[0]
 
 
 def test_every_random_design_finishes():
@@ -68,7 +68,7 @@ def test_a_stream_cut_short_deadlocks():
 @pytest.mark.hls
 def test_depths_are_in_the_project_and_chains_are_not_stored(tmp_path):
     graph = residual()
-    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream", reuse_factor=2))
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream", reuse_factor=2))
     top = (tmp_path / "prj/firmware/myproject.cpp").read_text()
     assert "#pragma HLS DATAFLOW" in top and "INTERFACE axis port=x_in,layer" in top
     found = dict(re.findall(r"#pragma HLS STREAM variable=(\w+) depth=(\d+)", top))
@@ -78,9 +78,9 @@ def test_depths_are_in_the_project_and_chains_are_not_stored(tmp_path):
     assert re.findall(r"nnet::array<ap_ufixed<(\d+),", defines) == ["1", "1", "1", "1", "2"]
     assert "interval = 2;" in (tmp_path / "prj/firmware/parameters.h").read_text()
     codes = np.random.default_rng(0).integers(0, 2, (40, 7, 6, 3))
-    together = flow.simulate(tmp_path / "prj", codes)
+    together = bf.simulate(tmp_path / "prj", codes)
     for order in ([0, 1], [1, 0]):
-        assert np.array_equal(flow.simulate(tmp_path / "prj", codes[order]), together[order])
+        assert np.array_equal(bf.simulate(tmp_path / "prj", codes[order]), together[order])
 
 
 @pytest.mark.hls
@@ -91,19 +91,19 @@ def test_an_output_that_is_read_beside_a_node_with_its_copys_name(options, tmp_p
     a = Node("a", Op.GATHER, ("a_result",), (2, 2, 3), BIPOLAR, Index(np.roll(np.arange(12), 5)))
     b = Node("b", Op.GATHER, ("a",), (12,), BIPOLAR, Index(np.arange(12)))
     graph = Graph((x, other, a, b), ("a", "b"))
-    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", **options))
-    flow.simulate(tmp_path / "prj")
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", **options))
+    bf.simulate(tmp_path / "prj")
 
 
 @pytest.mark.hls
 def test_streams_are_traced(tmp_path):
-    from flow.builder import trace_project
+    from bnnflow.builder import trace_project
 
     graph = union({"r": residual(), "g": random_graph(3)})
-    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
     rng = np.random.default_rng(0)
     codes = [rng.integers(n.domain.lo, n.domain.hi, (9, *n.shape), endpoint=True) for n in graph.inputs]
-    ours, theirs = flow.trace(graph, codes), trace_project(tmp_path / "prj", codes)
+    ours, theirs = bf.trace(graph, codes), trace_project(tmp_path / "prj", codes)
     assert {"r__a", "r__b", "r__sum"} <= set(theirs) and "r__a_sum" not in theirs
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
@@ -111,7 +111,7 @@ def test_streams_are_traced(tmp_path):
 @pytest.mark.hls
 def test_hls4ml_predicts_streams(tmp_path):
     graph = residual()
-    model = flow.to_hls4ml(graph, flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
+    model = bf.to_hls4ml(graph, bf.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
     model.compile()
     codes = np.random.default_rng(0).integers(0, 2, (10, 7, 6, 3))
     assert np.array_equal(model.predict(codes.astype(float)).reshape(10, 7, 6, 4), graph(codes))

@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flow
-from flow import builder
-from flow.backends.emission import pack_fields
-from flow.backends.hls_ops import EMIT_HLS
-from flow.backends.hls_window import passes
-from flow.backends.project import EXPECTED, RUNS, Project, read_vectors
-from flow.backends.units import UNITS
-from flow.errors import InputError, Mismatch, ToolError
-from flow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Weights
-from flow.ir.vectors import default_vectors
-from flow.ir.verify import dot_domain
+import bnnflow as bf
+from bnnflow import builder
+from bnnflow.backends.hls.fusion import FUSION_GROUPS
+from bnnflow.backends.hls.kernel_call import pack_fields
+from bnnflow.backends.hls.ops import EMIT_HLS
+from bnnflow.backends.hls.sums import passes
+from bnnflow.backends.project import EXPECTED, RUNS, Project, read_vectors
+from bnnflow.errors import InputError, Mismatch, ToolError
+from bnnflow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Weights
+from bnnflow.ir.vectors import default_vectors
+from bnnflow.ir.verify import dot_domain
 from tests.conftest import ROOT, union
 from tests.random_graphs import outputs, random_codes, random_graph
 
@@ -40,8 +40,8 @@ def net() -> Graph:
     """A graph of every op but AFFINE, small."""
     x = Node("int", Op.INPUT, (), (6,), Domain(0, 15))
     wires = Node("wires", Op.GATHER, ("int",), (8,), x.domain, Index(np.array([0, 0, 1, 2, 3, 4, 5, 5])))
-    cuts = Steps(np.zeros(8, np.int64), np.ones(8, np.int64), np.arange(1, 9)[:, None])
-    planes = Node("template", Op.STEP, ("wires",), (8,), BIPOLAR, cuts)
+    thresholds = Steps(np.zeros(8, np.int64), np.ones(8, np.int64), np.arange(1, 9)[:, None])
+    planes = Node("template", Op.STEP, ("wires",), (8,), BIPOLAR, thresholds)
     levels = np.random.default_rng(0).choice([-1, 1], (8, 5))
     weights = Weights(levels, np.indices((8, 5)).sum(axis=0) % 3 > 0)
     return Graph((x, wires, planes, Node("NULL", Op.DOT, ("template",), (5,), dot_domain(BIPOLAR, weights), weights)),
@@ -51,11 +51,11 @@ def net() -> Graph:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("hls") / "prj"
-    flow.build(net(), flow.BuildConfig(output_dir=path))
+    bf.build(net(), bf.BuildConfig(output_dir=path))
     return path
 
 
-# --- emission -------------------------------------------------------------------------------------------------------
+# --- call -------------------------------------------------------------------------------------------------------
 
 
 def test_every_op_has_an_emitter():
@@ -89,8 +89,8 @@ def test_streams_of_random_domains_in_c(first, tmp_path):
     """The same as streams; one sample after the other, so that state left behind by one would show in the next."""
     graphs = {f"seed{seed}": random_graph(seed) for seed in range(first, first + 20)}
     backend = ("Vitis", "Vivado")[first // 20 % 2]
-    flow.build(union(graphs), flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream", backend=backend))
-    flow.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, 0)])
+    bf.build(union(graphs), bf.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream", backend=backend))
+    bf.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, 0)])
 
 
 @pytest.mark.hls
@@ -99,11 +99,11 @@ def test_loops_of_any_reuse_factor_in_c(first, tmp_path):
     """The same with every node in a loop, each sum and maximum with one of the reuse factors that it can have."""
     graphs = {f"seed{seed}": random_graph(seed) for seed in range(first, first + 20)}
     graph, rng = union(graphs), np.random.default_rng(first)
-    units = [unit for unit in UNITS["io_parallel"](graph, flow.BuildConfig()) if unit.emissions]
+    units = [unit for unit in FUSION_GROUPS["io_parallel"](graph, bf.BuildConfig()) if unit.calls]
     layers = {unit.result.name: {"reuse_factor": int(rng.choice(passes(unit.result) or range(1, 9)))}
               for unit in units if unit.result.name in graph.by_name}
-    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", layers=layers))
-    flow.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, 0)])
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", layers=layers))
+    bf.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, 0)])
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def test_loops_of_any_reuse_factor_in_c(first, tmp_path):
 
 @pytest.mark.parametrize("backend", ["Vitis", "Vivado"])
 def test_written_project(backend, tmp_path):
-    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj", backend=backend, part="xc7z020clg400-1",
+    bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj", backend=backend, part="xc7z020clg400-1",
                                        clock_period=4, reuse_factor=3, project_name="net"))
     read = lambda name: (tmp_path / "prj" / name).read_text()  # noqa: E731
     top = read("firmware/net.cpp")
@@ -154,13 +154,13 @@ def test_reuse_factors_give_equal_codes(reuse_factor, tmp_path):
     for k, (n_in, n_out) in enumerate([(40, 64), (64, 32), (32, 16)]):
         weights = Weights(rng.choice([-1, 0, 1], (n_in, n_out)), np.ones((n_in, n_out), bool))
         dot = Node(f"d{k}", Op.DOT, (nodes[-1].name,), (n_out,), dot_domain(nodes[-1].domain, weights), weights)
-        cuts = Steps(np.zeros(n_out, np.int64), np.ones(n_out, np.int64), rng.integers(-4, 5, (n_out, 1)))
-        nodes += [dot, Node(f"a{k}", Op.STEP, (dot.name,), (n_out,), BIPOLAR, cuts)]
+        thresholds = Steps(np.zeros(n_out, np.int64), np.ones(n_out, np.int64), rng.integers(-4, 5, (n_out, 1)))
+        nodes += [dot, Node(f"a{k}", Op.STEP, (dot.name,), (n_out,), BIPOLAR, thresholds)]
     graph = Graph(tuple(nodes), ("a2", "a0"))  # a0 is an output and is read: DATAFLOW needs a copy of it
     for strategy in ("Latency", "Resource"):
         project = tmp_path / strategy
-        flow.build(graph, flow.BuildConfig(output_dir=project, strategy=strategy, reuse_factor=reuse_factor))
-        flow.simulate(project)
+        bf.build(graph, bf.BuildConfig(output_dir=project, strategy=strategy, reuse_factor=reuse_factor))
+        bf.simulate(project)
         top = (project / "firmware/myproject.cpp").read_text()
         parameters = (project / "firmware/parameters.h").read_text()
         if strategy == "Resource":
@@ -176,7 +176,7 @@ def test_reuse_factors_give_equal_codes(reuse_factor, tmp_path):
 
 def test_one_layer_apart(tmp_path):
     layers = {"template": {"strategy": "Resource", "reuse_factor": 2}}
-    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj", layers=layers))
+    bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj", layers=layers))
     assert "#pragma HLS DATAFLOW" in (tmp_path / "prj/firmware/myproject.cpp").read_text()
     parameters = (tmp_path / "prj/firmware/parameters.h").read_text()
     assert parameters.count("n_fold = 2;") == 1 and parameters.count("n_fold = 1;") == 2
@@ -191,13 +191,13 @@ def test_one_layer_apart(tmp_path):
 ])
 def test_folding_refused_at_build(options, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj", **options))
+        bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj", **options))
     assert not list(tmp_path.iterdir())
 
 
 def test_files_are_the_same_every_time(tmp_path):
     for name in "ab":
-        flow.build(net(), flow.BuildConfig(output_dir=tmp_path / name))
+        bf.build(net(), bf.BuildConfig(output_dir=tmp_path / name))
     files = {f.relative_to(tmp_path / "a") for f in (tmp_path / "a").rglob("*") if f.is_file()}
     own = {f for f in files if f.suffix in (".cpp", ".h", ".dat", ".json", ".tcl")}
     assert own and all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in own)
@@ -218,14 +218,14 @@ def test_files_are_the_same_every_time(tmp_path):
 ])
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
-        flow.BuildConfig(**options)
+        bf.BuildConfig(**options)
 
 
 def test_arrays_past_the_vendors_limit(tmp_path):
     x = Node("x", Op.INPUT, (), (4097,), BIPOLAR)
     out = Node("y", Op.GATHER, ("x",), (1,), BIPOLAR, Index(np.array([0])))
     with pytest.raises(InputError, match="node 'x' has 4097 elements.*at most 4096"):
-        flow.build(Graph((x, out), ("y",)), flow.BuildConfig(output_dir=tmp_path / "prj"))
+        bf.build(Graph((x, out), ("y",)), bf.BuildConfig(output_dir=tmp_path / "prj"))
     assert not list(tmp_path.iterdir())
 
 
@@ -233,7 +233,7 @@ def test_pixels_past_the_vendors_limit(tmp_path):
     x = Node("x", Op.INPUT, (), (2, 4097), BIPOLAR)
     out = Node("y", Op.GATHER, ("x",), (2, 1), BIPOLAR, Index(np.array([0, 4097])))
     with pytest.raises(InputError, match="node 'x': a pixel of 4097 codes is 4097 bits wide, a stream at most 4096"):
-        flow.build(Graph((x, out), ("y",)), flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
+        bf.build(Graph((x, out), ("y",)), bf.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
     assert not list(tmp_path.iterdir())
 
 
@@ -245,7 +245,7 @@ def test_pixels_past_the_vendors_limit(tmp_path):
 @pytest.mark.parametrize("seed", PREDICTED)
 def test_hls4ml_compile_and_predict(seed, tmp_path):
     graph = random_graph(seed)
-    model = flow.to_hls4ml(graph, flow.BuildConfig(output_dir=tmp_path / "prj"))
+    model = bf.to_hls4ml(graph, bf.BuildConfig(output_dir=tmp_path / "prj"))
     model.compile()
     codes = random_codes(graph, 1, 200)
 
@@ -259,17 +259,17 @@ def test_hls4ml_compile_and_predict(seed, tmp_path):
         assert np.array_equal(np.reshape(g, w.shape), w)
     kept = [layer.name.rsplit("_", 1)[0] for layer in model.get_layers()]
     assert kept == [node.name for node in graph if node.op is not Op.WINDOW or node.name in kept]
-    flow.to_hls4ml(graph, flow.BuildConfig(output_dir=tmp_path / "prj2"))  # registering twice does nothing
+    bf.to_hls4ml(graph, bf.BuildConfig(output_dir=tmp_path / "prj2"))  # registering twice does nothing
 
 
 @pytest.mark.hls
 def test_the_encoder_outside(tmp_path):
     graph = net()
-    front, core = flow.split_encoder(graph)
+    front, core = bf.split_encoder(graph)
     codes = random_codes(graph, 0, 40)[0]
-    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", encoder="outside"), codes)
-    assert np.array_equal(flow.simulate(tmp_path / "prj"), graph(codes))
-    assert np.array_equal(flow.simulate(tmp_path / "prj", front(codes)), core(front(codes)))
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", encoder="outside"), codes)
+    assert np.array_equal(bf.simulate(tmp_path / "prj"), graph(codes))
+    assert np.array_equal(bf.simulate(tmp_path / "prj", front(codes)), core(front(codes)))
     rows = (tmp_path / "prj/thermometer.csv").read_text().splitlines()
     assert rows[0] == "node,plane,input,element,code,value,direction"
     assert rows[1] == "template,0,int,0,1,1.0,rising" and rows[8] == "template,7,int,5,8,8.0,rising" and len(rows) == 9
@@ -281,13 +281,13 @@ def test_the_encoder_outside(tmp_path):
 @pytest.mark.hls
 def test_simulation_equals_and_repeats(project):
     graph = net()
-    assert np.array_equal(flow.simulate(project), graph(default_vectors(graph)))
+    assert np.array_equal(bf.simulate(project), graph(default_vectors(graph)))
     (codes,) = random_codes(graph, 0, 3)
-    assert np.array_equal(flow.simulate(project, codes), graph(codes))
+    assert np.array_equal(bf.simulate(project, codes), graph(codes))
     with pytest.raises(InputError, match="no samples"):
-        flow.simulate(project, codes[:0])
+        bf.simulate(project, codes[:0])
     with pytest.raises(InputError, match="value 16 at index"):
-        flow.simulate(project, codes + 16)
+        bf.simulate(project, codes + 16)
 
 
 @pytest.mark.hls
@@ -302,10 +302,10 @@ def test_changed_sources_are_compiled_and_refused(project, tmp_path):
     lowest = int(mask[1], 16) & -int(mask[1], 16)
     rom.write_text(text.replace(word[0], word[0].replace(word[1], f"{int(word[1], 16) ^ lowest:x}"), 1))
     with pytest.raises(Mismatch, match=r"sample \d+, node 'NULL', element \(0,\): graph -?\d+, C simulation -?\d+"):
-        flow.simulate(copy)
+        bf.simulate(copy)
     rom.write_text("not C++")
     with pytest.raises(ToolError, match="exit code 1"):
-        flow.simulate(copy)
+        bf.simulate(copy)
 
 
 @pytest.mark.hls
@@ -353,29 +353,29 @@ def test_compiled_programs_are_kept_while_others_throw_away(tmp_path, monkeypatc
 def test_no_compiler(project, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match=r"g\+\+ not found .*apt-get install g\+\+"):
-        flow.simulate(project)
+        bf.simulate(project)
     monkeypatch.setenv("BNNFLOW_GXX", "/nowhere/g++")
     with pytest.raises(ToolError, match="BNNFLOW_GXX='/nowhere/g\\+\\+' is not an executable"):
-        flow.simulate(project)
+        bf.simulate(project)
 
 
 def test_unknown_tool_and_project(project, tmp_path):
     with pytest.raises(InputError, match="tool 'modelsim': use one of gxx, verilator, vitis, vivado"):
-        flow.simulate(project, tool="modelsim")
+        bf.simulate(project, tool="modelsim")
     with pytest.raises(InputError, match="not a bnnflow project"):
-        flow.simulate(tmp_path)
+        bf.simulate(tmp_path)
     copy = tmp_path / "prj"
     subprocess.run(["cp", "-r", project, copy], check=True)
-    flow.save(random_graph(1), copy / "flow.npz")
+    bf.save(random_graph(1), copy / "flow.npz")
     with pytest.raises(InputError, match="not the graph this project was built from"):
-        flow.simulate(copy)
+        bf.simulate(copy)
     (copy / "flow.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):
-        flow.simulate(copy)
+        bf.simulate(copy)
     data = json.loads((project / "flow.json").read_text())
     (copy / "flow.json").write_text(json.dumps({**data, "top": "../../x"}))
     with pytest.raises(InputError, match="is not a name"):
-        flow.simulate(copy)
+        bf.simulate(copy)
 
 
 # Stand-ins for the vendors' programs: they compile the project as its Tcl would have it, and log as the tools do.
@@ -406,7 +406,7 @@ def test_vendor_simulation_with_a_stand_in(tool, name, arguments, project, tmp_p
     vendor(tmp_path, name, CSIM)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     codes, lines = random_codes(net(), 3, 9), []
-    assert np.array_equal(flow.simulate(project, codes, tool=tool, say=lines.append), net()(codes))
+    assert np.array_equal(bf.simulate(project, codes, tool=tool, say=lines.append), net()(codes))
     assert lines[0] == (Project.open(project).runs / f"sim-{tool}.log").read_text().splitlines()[0] and name in lines[0]
     assert (tmp_path / "calls").read_text().startswith(arguments)
 
@@ -416,10 +416,10 @@ def test_vendor_simulation_behind_a_prefix(project, tmp_path, monkeypatch):
     vendor(tmp_path, "vitis_hls", CSIM)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     codes = random_codes(net(), 3, 5)
-    assert np.array_equal(flow.simulate(project, codes, tool="vitis", via="env FAR=1"), net()(codes))
+    assert np.array_equal(bf.simulate(project, codes, tool="vitis", via="env FAR=1"), net()(codes))
     assert (tmp_path / "calls").read_text() == "-f build_prj.tcl\n"
     with pytest.raises(ToolError, match="'false' failed|not found behind 'false'"):
-        flow.simulate(project, codes, tool="vitis", via="false")
+        bf.simulate(project, codes, tool="vitis", via="false")
 
 
 def test_a_bench_that_is_not_ours(project, monkeypatch):
@@ -434,71 +434,71 @@ def test_a_bench_that_is_not_ours(project, monkeypatch):
 
     monkeypatch.setitem(builder.SIMULATORS, "gxx", stand_in(len(expected), True))
     with pytest.raises(Mismatch, match="the bench was changed, build the project again"):
-        flow.simulate(project)
+        bf.simulate(project)
     monkeypatch.setitem(builder.SIMULATORS, "gxx", stand_in(len(expected) - 1, False))
     with pytest.raises(ToolError, match="255 samples of 256; it stopped early"):
-        flow.simulate(project)
+        bf.simulate(project)
 
 
 def test_vendor_failures(project, tmp_path, monkeypatch):
     monkeypatch.delenv("BNNFLOW_VITIS", raising=False)
     for tool, message in (("vitis", "vitis-run or vitis_hls not found"), ("vivado", "vivado_hls not found")):
         with pytest.raises(ToolError, match=message):
-            flow.simulate(project, tool=tool)
+            bf.simulate(project, tool=tool)
     vendor(tmp_path, "vitis-run", LICENCE)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(ToolError, match=r"A valid license was not found for feature 'HLS'\nno licence: let XIL"):
-        flow.simulate(project, tool="vitis")
+        bf.simulate(project, tool="vitis")
     # What a run by hand has left is nobody's result.
     shutil.copyfile(project / EXPECTED, project / "tb_data/csim_results.log")
     vendor(tmp_path, "vitis-run", "exit 0")
     with pytest.raises(ToolError, match=r"vitis gave no C simulation \(exit code 0\)"):
-        flow.simulate(project, tool="vitis")
-    monkeypatch.setattr("flow.vendor.HOURS", 0.5 / 3600)
+        bf.simulate(project, tool="vitis")
+    monkeypatch.setattr("bnnflow.toolchains.vitis.HOURS", 0.5 / 3600)
     vendor(tmp_path, "vitis-run", "echo INFO: compiling; sleep 60")
     with pytest.raises(ToolError, match=r"did not finish in 0\.5 s:\n[^$]*compiling\n.*sim-vitis.log; where it is only "
                                         "slow give fewer samples"):
-        flow.simulate(project, tool="vitis")
+        bf.simulate(project, tool="vitis")
 
 
 # --- output folders -------------------------------------------------------------------------------------------------
 
 
 def test_output_folders(tmp_path):
-    config = flow.BuildConfig(output_dir=tmp_path / "prj")
+    config = bf.BuildConfig(output_dir=tmp_path / "prj")
     (tmp_path / "prj").write_text("a file")
     with pytest.raises(InputError, match="is a file; name a folder"):
-        flow.build(net(), config)
+        bf.build(net(), config)
     (tmp_path / "prj").unlink()
     (tmp_path / "prj").mkdir()
     (tmp_path / "prj/thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="exists and is not a bnnflow project"):
-        flow.build(net(), config)
+        bf.build(net(), config)
     assert (tmp_path / "prj/thesis.tex").read_text() == "years of work"
     (tmp_path / "prj/thesis.tex").unlink()
-    flow.build(net(), config)  # an empty folder is fine
-    flow.build(random_graph(1), config)  # and so is replacing a project
+    bf.build(net(), config)  # an empty folder is fine
+    bf.build(random_graph(1), config)  # and so is replacing a project
     assert Project.open(tmp_path / "prj").graph_digest == random_graph(1).digest
     assert [p.name for p in tmp_path.iterdir()] == ["prj"]
     with pytest.raises(InputError, match="vectors: no samples"):
-        flow.build(net(), config, np.zeros((0, 6), np.int64))
+        bf.build(net(), config, np.zeros((0, 6), np.int64))
     with pytest.raises(InputError, match="cannot write in /proc"):
-        flow.build(net(), replace(config, output_dir="/proc/prj"))
+        bf.build(net(), replace(config, output_dir="/proc/prj"))
     with pytest.raises(InputError, match="cannot write"):
-        flow.build(net(), replace(config, output_dir=tmp_path / "prj/flow.json/deeper"))
+        bf.build(net(), replace(config, output_dir=tmp_path / "prj/flow.json/deeper"))
     assert Project.open(tmp_path / "prj").graph_digest == random_graph(1).digest
 
 
 KILLED = """
-import sys, time, flow
+import sys, time, bnnflow
 from pathlib import Path
-import flow.builder as builder
+import bnnflow.builder as builder
 from tests.test_hls import net
 save = builder.save
 def slow(graph, path):
     save(graph, path); Path(sys.argv[2]).touch(); time.sleep(60)
 builder.save = slow
-flow.build(net(), flow.BuildConfig(output_dir=sys.argv[1]))
+bnnflow.build(net(), bnnflow.BuildConfig(output_dir=sys.argv[1]))
 """
 
 
@@ -507,7 +507,7 @@ def test_a_killed_build_leaves_what_was_there(existing, tmp_path):
     target, ready = tmp_path / "prj", tmp_path / "ready"
     before = None
     if existing:
-        flow.build(random_graph(1), flow.BuildConfig(output_dir=target))
+        bf.build(random_graph(1), bf.BuildConfig(output_dir=target))
         before = random_graph(1).digest
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(target), str(ready)], cwd=ROOT)
     deadline = time.monotonic() + 60
@@ -520,29 +520,29 @@ def test_a_killed_build_leaves_what_was_there(existing, tmp_path):
     assert len([p for p in tmp_path.iterdir() if ".build-" in p.name]) == 1
     if existing:
         assert Project.open(target).graph_digest == before
-    flow.build(net(), flow.BuildConfig(output_dir=target))
+    bf.build(net(), bf.BuildConfig(output_dir=target))
     assert Project.open(target).graph_digest == net().digest
     assert sorted(p.name for p in tmp_path.iterdir()) == ["prj", "ready"]
 
 
 def test_a_build_killed_between_its_two_moves_is_recovered(tmp_path):
-    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj"))
+    bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj"))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     left = tmp_path / f".prj.build-{dead.pid}-x"
     left.mkdir()
     (tmp_path / "prj").rename(left / "old")
     with pytest.raises(InputError, match="no samples"):  # any use recovers; even one that fails
-        flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj"), np.zeros((0, 6), np.int64))
-    flow.build(random_graph(1), flow.BuildConfig(output_dir=tmp_path / "prj"))
+        bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj"), np.zeros((0, 6), np.int64))
+    bf.build(random_graph(1), bf.BuildConfig(output_dir=tmp_path / "prj"))
     assert Project.open(tmp_path / "prj").graph_digest == random_graph(1).digest and not left.exists()
 
 
 @pytest.mark.parametrize("moves", [1, 2])
 def test_a_build_interrupted_between_its_moves_loses_nothing(moves, tmp_path, monkeypatch):
     """The project and its runs are there, be it the old one or the one that replaces it."""
-    config = flow.BuildConfig(output_dir=tmp_path / "prj")
-    flow.build(net(), config)
+    config = bf.BuildConfig(output_dir=tmp_path / "prj")
+    bf.build(net(), config)
     run = tmp_path / "prj" / RUNS / "run.json"
     run.parent.mkdir(exist_ok=True)
     run.write_text("hours of work")
@@ -556,6 +556,6 @@ def test_a_build_interrupted_between_its_moves_loses_nothing(moves, tmp_path, mo
 
     monkeypatch.setattr(os, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        flow.build(random_graph(1), config)
+        bf.build(random_graph(1), config)
     assert Project.open(tmp_path / "prj").graph_digest == (net(), random_graph(1))[moves - 1].digest
     assert run.read_text() == "hours of work" and [p.name for p in tmp_path.iterdir()] == ["prj"]

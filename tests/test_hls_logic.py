@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flow
-from flow.backends import hls_logic
-from flow.backends.hls_logic import to_cpp
-from flow.backends.logic import to_logic
-from flow.backends.units import CHAINS
-from flow.builder import trace_project
-from flow.errors import InputError, Mismatch
-from flow.ir import BIPOLAR, Domain, Graph, Node, Op, Steps, Weights, Window
-from flow.ir.verify import dot_domain
+import bnnflow as bf
+from bnnflow.backends.hls import netlist_kernel as hls_logic
+from bnnflow.backends.hls.fusion import CHAINS
+from bnnflow.backends.hls.netlist_kernel import to_cpp
+from bnnflow.backends.netlist.lower import to_logic
+from bnnflow.builder import trace_project
+from bnnflow.errors import InputError, Mismatch
+from bnnflow.ir import BIPOLAR, Domain, Graph, Node, Op, Steps, Weights, Window
+from bnnflow.ir.verify import dot_domain
 from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
 
@@ -24,14 +24,14 @@ DA = "distributed_arithmetic"
 
 
 def planes(count: int, channels: int) -> Steps:
-    """One cut a channel, rising and falling."""
+    """One threshold a channel, rising and falling."""
     rng = np.random.default_rng(count)
     sign = rng.choice([-1, 1], channels)
     return Steps((sign < 0).astype(np.int64), sign, rng.integers(-3, 4, (channels, 1)))
 
 
 def image() -> Graph:
-    """A padded convolution of +-1, whose borders have other constants, its cuts, a dense layer and cuts."""
+    """A padded convolution of +-1, whose borders have other constants, its thresholds, a dense layer and thresholds."""
     rng = np.random.default_rng(0)
     x = Node("x", Op.INPUT, (), (5, 4, 3), BIPOLAR)
     window = Window((3, 3), (1, 2), (1, 1), ((1, 1), (2, 1)), 1, (5, 4))
@@ -48,7 +48,7 @@ def image() -> Graph:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("netlists") / "prj"
-    flow.build(image(), flow.BuildConfig(output_dir=path, strategy=DA))
+    bf.build(image(), bf.BuildConfig(output_dir=path, strategy=DA))
     return path
 
 
@@ -58,8 +58,8 @@ def test_random_domains_and_parameters_in_c(first, io_type, part, tmp_path, monk
     """Ten graphs in one project, whole netlists and ones of many functions; a difference names the seed."""
     monkeypatch.setattr(hls_logic, "PART", part)
     graphs = {f"seed{seed}": random_graph(seed) for seed in range(first, first + 10)}
-    flow.build(union(graphs), flow.BuildConfig(output_dir=tmp_path / "prj", strategy=DA, io_type=io_type))
-    flow.simulate(tmp_path / "prj", [c for graph in graphs.values() for c in random_codes(graph, 0)])
+    bf.build(union(graphs), bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA, io_type=io_type))
+    bf.simulate(tmp_path / "prj", [c for graph in graphs.values() for c in random_codes(graph, 0)])
     text = "".join(file.read_text() for file in (tmp_path / "prj/firmware/weights").iterdir())
     assert text.count("void position(") > 10 and ("part9(" in text) == (part == 3)
 
@@ -68,36 +68,36 @@ def test_random_domains_and_parameters_in_c(first, io_type, part, tmp_path, monk
 def test_borders_and_every_layer(project):
     graph = image()
     codes = np.random.default_rng(0).integers(0, 2, (300, 5, 4, 3))
-    assert np.array_equal(flow.simulate(project, codes), graph(codes))
+    assert np.array_equal(bf.simulate(project, codes), graph(codes))
     found = trace_project(project, codes[:50])
     assert set(found) == {"x", "codes", "y"}, "sums stay inside"
-    assert all(np.array_equal(found[name], value[:50]) for name, value in flow.trace(graph, codes[:50]).items()
+    assert all(np.array_equal(found[name], value[:50]) for name, value in bf.trace(graph, codes[:50]).items()
                if name in found)
 
 
 @pytest.mark.hls
 def test_beside_loops(tmp_path):
-    """One node as a netlist in a project of loops: DATAFLOW; and cuts apart from their sum."""
+    """One node as a netlist in a project of loops: DATAFLOW; and thresholds apart from their sum."""
     layers = {"conv": {"strategy": DA, "reuse_factor": 1}, "codes": {"strategy": "Resource"}}
-    flow.build(image(), flow.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", reuse_factor=1,
+    bf.build(image(), bf.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", reuse_factor=1,
                                          layers=layers))
     assert "#pragma HLS DATAFLOW" in (tmp_path / "prj/firmware/myproject.cpp").read_text()
     names = sorted(file.name for file in (tmp_path / "prj/firmware/weights").glob("flow_*.h"))
     texts = {name: (tmp_path / "prj/firmware/weights" / name).read_text() for name in names}
     assert ["namespace logic_" in texts[name] for name in names] == [name == "flow_conv.h" for name in names]
-    flow.simulate(tmp_path / "prj")
+    bf.simulate(tmp_path / "prj")
 
 
 @pytest.mark.hls
 def test_a_wrong_function_is_found(project, tmp_path):
     """One inversion more in the last function of a netlist."""
-    flow.build(image(), flow.BuildConfig(output_dir=tmp_path / "prj", strategy=DA))
+    bf.build(image(), bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA))
     path = tmp_path / "prj/firmware/weights/flow_y.h"
     text = path.read_text()
     *_, last = re.finditer(r"const bool (n\d+) = ((?:lut|ones)\w+\([^;]*\));", text)
     path.write_text(f"{text[:last.start(2)]}!{text[last.start(2):]}")
     with pytest.raises(Mismatch, match=r"node 'y', element .*: graph [01], C simulation [01]"):
-        flow.simulate(tmp_path / "prj")
+        bf.simulate(tmp_path / "prj")
 
 
 def test_written_functions(project, tmp_path):
@@ -107,7 +107,7 @@ def test_written_functions(project, tmp_path):
     assert "#pragma HLS PIPELINE II=1\n" in (project / "firmware/myproject.cpp").read_text()
     assert "flow_y_" not in text and "ap_" not in re.sub(r"#include.*", "", text), "no ROM, no arbitrary widths"
     assert "border" in (project / "firmware/weights/flow_codes.h").read_text() and "int border[" not in text
-    flow.build(image(), flow.BuildConfig(output_dir=tmp_path / "prj", strategy=DA))
+    bf.build(image(), bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA))
     assert text == (tmp_path / "prj/firmware/weights/flow_y.h").read_text()
 
 
@@ -128,7 +128,7 @@ def test_parts_hand_on_what_is_read_and_no_more(part, monkeypatch):
 
 def test_chains_begin_where_another_strategy_is_asked_for():
     def chains(**options: object) -> list[list[str]]:
-        config = flow.BuildConfig(**options)
+        config = bf.BuildConfig(**options)
         return [[node.name for node in nodes] for nodes, _ in CHAINS["io_parallel"](image(), config)]
 
     assert chains() == [["x"], ["conv"], ["codes"], ["dense"], ["y"]]
@@ -147,13 +147,13 @@ def test_chains_begin_where_another_strategy_is_asked_for():
 ])
 def test_refused_at_build(options, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        flow.build(image(), flow.BuildConfig(output_dir=tmp_path / "prj", **options))
+        bf.build(image(), bf.BuildConfig(output_dir=tmp_path / "prj", **options))
     assert not list(tmp_path.iterdir())
 
 
 def test_not_for_verilog():
     with pytest.raises(InputError, match="strategy='distributed_arithmetic': Verilog is fully unrolled"):
-        flow.BuildConfig(backend="Verilog", strategy=DA)
+        bf.BuildConfig(backend="Verilog", strategy=DA)
 
 
 def test_too_large_for_a_vendors_compiler(tmp_path, monkeypatch):
@@ -161,8 +161,8 @@ def test_too_large_for_a_vendors_compiler(tmp_path, monkeypatch):
     message = (r"node 'conv' unrolls to \d+ functions and additions at 15 positions; .*1,500: give it strategy "
                r"'Latency' or 'Resource'.*'conv'.*or use io_type='io_stream'")
     with pytest.raises(InputError, match=message):
-        flow.build(image(), flow.BuildConfig(output_dir=tmp_path / "prj", strategy=DA))
-    flow.build(image(), flow.BuildConfig(output_dir=tmp_path / "prj", strategy=DA, io_type="io_stream"))
+        bf.build(image(), bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA))
+    bf.build(image(), bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA, io_type="io_stream"))
 
 
 def test_wide_codes_and_merges_keep_their_kernels(tmp_path):
@@ -171,6 +171,6 @@ def test_wide_codes_and_merges_keep_their_kernels(tmp_path):
     weights = Weights(np.ones((4, 2), np.int64) * 4, np.ones((4, 2), bool))
     sums = Node("sums", Op.DOT, ("x",), (2,), dot_domain(x.domain, weights), weights)
     graph = Graph((x, sums, Node("y", Op.STEP, ("sums",), (2,), BIPOLAR, planes(1, 2))), ("y", "sums"))
-    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", strategy=DA))
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA))
     calls = re.findall(r"nnet::(\w+)<", (tmp_path / "prj/firmware/myproject.cpp").read_text())
     assert calls == ["flow_positions", "flow_step"]

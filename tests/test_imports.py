@@ -75,22 +75,22 @@ def test_flow_works_without_tensorflow_and_hls4ml():
 import sys
 for name in ("tensorflow", "tf_keras", "keras", "qkeras", "hls4ml", "sklearn"):
     sys.modules[name] = None
-import flow, flow.cli, flow.builder, numpy as np
+import bnnflow, bnnflow.cli, bnnflow.builder, numpy as np
 from tests.random_graphs import random_graph, random_codes
 g = random_graph(2)
-assert flow.run(g, random_codes(g, 0)) is not None
-assert flow.estimate(g, flow.BuildConfig(io_type="io_stream")).lut is not None
+assert bnnflow.run(g, random_codes(g, 0)) is not None
+assert bnnflow.estimate(g, bnnflow.BuildConfig(io_type="io_stream")).lut is not None
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=plain_environment())
 
 
 def test_building_needs_no_tensorflow(tmp_path):
     code = f"""
-import sys, flow
+import sys, bnnflow
 from tests.random_graphs import random_graph
-flow.build(random_graph(2), flow.BuildConfig(output_dir={str(tmp_path / "prj")!r}))
+bnnflow.build(random_graph(2), bnnflow.BuildConfig(output_dir={str(tmp_path / "prj")!r}))
 assert "tensorflow" not in sys.modules and "keras" not in sys.modules
-import flow.train
+import bnnflow.train
 import tensorflow as tf
 assert "tf_keras" in sys.modules
 """
@@ -98,7 +98,7 @@ assert "tf_keras" in sys.modules
 
 
 def test_tensorflow_first_is_refused_clearly():
-    code = "import tensorflow, flow.train"
+    code = "import tensorflow, bnnflow.train"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain_environment(), text=True,
                           capture_output=True, check=False)
-    assert done.returncode == 1 and "import flow.train first, or set TF_USE_LEGACY_KERAS=1" in done.stderr
+    assert done.returncode == 1 and "import bnnflow.train first, or set TF_USE_LEGACY_KERAS=1" in done.stderr

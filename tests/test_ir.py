@@ -7,9 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-import flow
-from flow.errors import InputError
-from flow.ir import (
+import bnnflow as bf
+from bnnflow.errors import InputError
+from bnnflow.ir import (
     BIPOLAR,
     BIT,
     TERNARY,
@@ -26,11 +26,11 @@ from flow.ir import (
     clean_name,
     evaluate,
     fixed,
-    graph,
+    nodes,
     passes,
     verify,
 )
-from flow.ir.vectors import default_vectors
+from bnnflow.ir.vectors import default_vectors
 from tests.conftest import ROOT
 from tests.random_graphs import outputs, plain_run, random_codes, random_graph
 
@@ -42,7 +42,45 @@ def equal(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
 
 
 def test_each_meaning_is_a_table_over_all_ops():
-    assert set(verify.RULES) == set(evaluate.EVAL) == set(graph.PARAMS) == set(Op)
+    assert set(verify.RULES) == set(evaluate.EVAL) == set(nodes.PARAMS) == set(nodes.TRAITS) == set(Op)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_traits_are_what_the_rules_and_values_show(seed):
+    """Every trait is checked on what RULES and EVAL make of random nodes: shapes, inputs, codes moved, positions alone."""
+    graph = random_graph(seed)
+    values = evaluate.trace(graph, random_codes(graph, seed, 3))
+    for node in graph:
+        traits, sources = node.traits, [graph[name] for name in node.inputs]
+        assert traits.outside == (not sources) and (traits.joins or len(sources) <= 1)
+        if traits.keeps_shape:
+            assert all(source.shape == node.shape for source in sources)
+        if traits.wires:
+            assert node.domain == sources[0].domain
+            assert set(np.unique(values[node.name])) <= {*np.unique([values[s.name] for s in sources][0]).tolist(),
+                                                         *(v for s in sources for v in np.unique(values[s.name]).tolist()),
+                                                         node.domain.nearest_zero}
+        if traits.taps:
+            assert node.shape[:-1] == sources[0].shape[:-1]
+        if traits.ends:
+            assert all(reader.op is Op.ARGMAX for reader in graph.readers(node.name))
+        if traits.pixelwise and len(node.shape) > 1:
+            # Other positions get the codes of the first sample; the first position stays as it is.
+            mixed = []
+            for source in sources:
+                x = values[source.name].reshape(3, -1, source.shape[-1]).copy()
+                x[1:, 1:] = x[:1, 1:]
+                mixed.append(x.reshape(3, *source.shape))
+            again = evaluate.EVAL[node.op](node, mixed, sources).reshape(3, -1, node.shape[-1])
+            assert np.array_equal(again[:, 0], values[node.name].reshape(3, -1, node.shape[-1])[:, 0])
+
+
+def test_traits_say_what_no_position_shows():
+    """What reads taps ignores absent ones (RULES refuse others), what ends is read by nothing but ARGMAX."""
+    assert {op for op in Op if nodes.TRAITS[op].taps} == {Op.DOT, Op.MAX}
+    assert {op for op in Op if nodes.TRAITS[op].adds} == {Op.DOT, Op.ADD}
+    assert {op for op in Op if nodes.TRAITS[op].quantizes} == {Op.STEP, Op.LUT}
+    assert all(not (t.wires and t.pixelwise) and not (t.adds and t.quantizes) for t in nodes.TRAITS.values())
 
 
 def test_specification_is_the_generated_one():
@@ -100,7 +138,7 @@ def test_passes_keep_the_meaning(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_values_stay_in_their_domains(seed):
     g = random_graph(seed)
-    for name, values in flow.trace(g, random_codes(g, seed)).items():
+    for name, values in bf.trace(g, random_codes(g, seed)).items():
         assert g[name].domain.lo <= values.min() and values.max() <= g[name].domain.hi
 
 
@@ -124,11 +162,11 @@ def test_large_sums_are_exact_past_float64():
 # --- passes, text in and text out -----------------------------------------------------------------------------------
 
 
-def _thermometer(index: list[int], cuts: list[int]) -> Graph:
+def _thermometer(index: list[int], thresholds: list[int]) -> Graph:
     x = Node("x", Op.INPUT, (), (2,), Domain(0, 7))
     wires = Node("wires", Op.GATHER, ("x",), (len(index),), x.domain, Index(np.array(index)))
-    n = len(cuts)
-    steps = Steps(np.zeros(n, np.int64), np.ones(n, np.int64), np.array(cuts)[:, None])
+    n = len(thresholds)
+    steps = Steps(np.zeros(n, np.int64), np.ones(n, np.int64), np.array(thresholds)[:, None])
     planes = Node("planes", Op.STEP, ("wires",), (n,), BIPOLAR, steps, "layer")
     return Graph((x, wires, planes), ("planes",))
 
@@ -138,13 +176,13 @@ def test_merge_planes_golden():
     assert str(g) == (
         "x = input() 2 [0,7]*1\n"
         "wires = gather(x) 6 [0,7]*1 flat=[0,0,0,1,1,1]\n"
-        "planes = step(wires) 6 [0,1]*2-1 start=[0,0,0,0,0,0] sign=[1,1,1,1,1,1] cuts=[[2],[3],[3],[3],[5],[5]]\n"
+        "planes = step(wires) 6 [0,1]*2-1 start=[0,0,0,0,0,0] sign=[1,1,1,1,1,1] thresholds=[[2],[3],[3],[3],[5],[5]]\n"
         "return planes")
     merged = passes.drop_unread(passes.merge_planes(g))
     assert str(merged) == (
         "x = input() 2 [0,7]*1\n"
         "planes_in = gather(x) 4 [0,7]*1 flat=[0,0,1,1]\n"
-        "planes_planes = step(planes_in) 4 [0,1]*2-1 start=[0,0,0,0] sign=[1,1,1,1] cuts=[[2],[3],[3],[5]]\n"
+        "planes_planes = step(planes_in) 4 [0,1]*2-1 start=[0,0,0,0] sign=[1,1,1,1] thresholds=[[2],[3],[3],[5]]\n"
         "planes = gather(planes_planes) 6 [0,1]*2-1 flat=[0,1,1,2,3,3]\n"
         "return planes")
     assert merged["planes"].origin == "layer"
@@ -167,14 +205,14 @@ def test_split_encoder():
     g = _thermometer([0, 0, 1], [2, 3, 5])
     weights = Weights(np.ones((3, 1), np.int64), np.ones((3, 1), bool))
     g = Graph((*g.nodes, Node("d", Op.DOT, ("planes",), (1,), verify.dot_domain(BIPOLAR, weights), weights)), ("d",))
-    front, core = flow.split_encoder(g)
+    front, core = bf.split_encoder(g)
     assert [n.name for n in core] == ["planes", "d"] and [n.name for n in front] == ["x", "wires", "planes"]
     codes = np.random.default_rng(0).integers(0, 8, (50, 2))
     assert np.array_equal(core(front(codes)), g(codes))
     reads = Node("e", Op.ADD, ("x",), (2,), Domain(0, 7), Sum(np.array([1]), 0))
     for bad in (core, Graph((*g.nodes, reads), ("d", "e"))):
         with pytest.raises(InputError, match="encoder"):
-            flow.split_encoder(bad)
+            bf.split_encoder(bad)
 
 
 def _scores(mul: list[int], shift: int) -> Graph:
@@ -187,14 +225,14 @@ def _scores(mul: list[int], shift: int) -> Graph:
 def test_argmax():
     codes = np.random.default_rng(0).integers(-8, 8, (200, 2, 3))
     for mul, shift in (([1, 5, -3], 0), ([1, 2, 5], 2), ([-2, -2, -2], 0)):
-        graph = flow.argmax(_scores(mul, shift))
+        graph = bf.argmax(_scores(mul, shift))
         assert np.array_equal(graph(codes)[..., 0], _scores(mul, shift)(codes).argmax(axis=-1))
         assert graph.output.domain == Domain(0, 2) and ("rounded" in str(graph.notes)) == (shift > 0)
-    same = flow.argmax(_scores([3, 3, 3], 3))  # compared before they are rounded
+    same = bf.argmax(_scores([3, 3, 3], 3))  # compared before they are rounded
     assert np.array_equal(same(codes)[..., 0], codes.argmax(axis=-1)) and [n.name for n in same] == ["x", "y_class"]
     assert not np.array_equal(same(codes)[..., 0], _scores([3, 3, 3], 3)(codes).argmax(axis=-1))
     with pytest.raises(InputError, match="'y_class' has one channel"):
-        flow.argmax(same)
+        bf.argmax(same)
 
 
 def test_drop_unread_golden():
@@ -220,8 +258,8 @@ def _broken() -> dict[str, tuple[Graph, int, dict[str, object], str]]:
         "index": (g, 1, {"params": Index(np.array([0, 2]))}, "outside"),
         "dtype": (g, 1, {"params": Index(np.array([0, 1], np.int32))}, "int64"),
         "unsorted": (g, 2, {"params": unsorted}, "ascend"),
-        "sign": (g, 2, {"params": Steps(steps.start, steps.sign * 0, steps.cuts)}, "sign"),
-        "codes": (g, 2, {"params": Steps(steps.start + 1, steps.sign, steps.cuts)}, "outside its domain"),
+        "sign": (g, 2, {"params": Steps(steps.start, steps.sign * 0, steps.thresholds)}, "sign"),
+        "codes": (g, 2, {"params": Steps(steps.start + 1, steps.sign, steps.thresholds)}, "outside its domain"),
         "params": (g, 2, {"params": None}, "parameters"),
         "arity": (g, 2, {"inputs": ("x", "wires")}, "exactly one"),
         "domain": (g, 1, {"domain": BIT}, "the rule gives"),
@@ -286,7 +324,7 @@ def test_rules_refuse_groups(groups):
 
 
 def test_a_damaged_window_in_a_file_is_refused(tmp_path):
-    flow.save(_image(), tmp_path / "g.npz")
+    bf.save(_image(), tmp_path / "g.npz")
     with np.load(tmp_path / "g.npz") as data:
         arrays = dict(data)
     for field, value in (("kernel", [[3, 3]]), ("kernel", "33"), ("pads", 7), ("groups", "2"), ("size", None),
@@ -296,7 +334,7 @@ def test_a_damaged_window_in_a_file_is_refused(tmp_path):
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
         np.savez(tmp_path / "bad.npz", **arrays)
         with pytest.raises(InputError):
-            flow.load(tmp_path / "bad.npz")
+            bf.load(tmp_path / "bad.npz")
 
 
 def test_rules_refuse_overflow():
@@ -312,8 +350,8 @@ def test_rules_refuse_overflow():
 @pytest.mark.parametrize("seed", range(12))
 def test_save_and_load(seed, tmp_path):
     g = random_graph(seed)
-    flow.save(g, tmp_path / "g.npz")
-    again = flow.load(tmp_path / "g.npz")
+    bf.save(g, tmp_path / "g.npz")
+    again = bf.load(tmp_path / "g.npz")
     assert str(again) == str(g) and again.digest == g.digest and again.notes == g.notes
     codes = random_codes(g, seed)
     assert equal(outputs(again, codes), outputs(g, codes))
@@ -327,7 +365,7 @@ def test_digest_sees_every_parameter():
 
 def test_load_refuses_damage(tmp_path):
     g, path = _thermometer([0, 1], [1, 2]), tmp_path / "g.npz"
-    flow.save(g, path)
+    bf.save(g, path)
     with np.load(path) as data:
         arrays = dict(data)
     header = json.loads(bytes(arrays["header"]))
@@ -335,9 +373,9 @@ def test_load_refuses_damage(tmp_path):
     def refused(message: str, **changes: np.ndarray) -> None:
         np.savez(tmp_path / "bad.npz", **{**arrays, **changes})
         with pytest.raises(InputError, match=message):
-            flow.load(tmp_path / "bad.npz")
+            bf.load(tmp_path / "bad.npz")
 
-    refused("digest", **{"planes.cuts": np.array([[0], [1]])})
+    refused("digest", **{"planes.thresholds": np.array([[0], [1]])})
     refused("damaged graph", header=np.frombuffer(json.dumps({**header, "nodes": [{}]}).encode(), np.uint8))
     refused("not a bnnflow graph", header=np.frombuffer(b"{}", np.uint8))
     refused("not a bnnflow graph", header=np.frombuffer(b"\xff", np.uint8))
@@ -353,13 +391,13 @@ def test_load_refuses_damage(tmp_path):
         flipped[at] ^= 0xFF
         (tmp_path / "flip.npz").write_bytes(flipped)
         with pytest.raises(InputError):
-            flow.load(tmp_path / "flip.npz")
+            bf.load(tmp_path / "flip.npz")
     (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:100])
     for name, message in (("cut.npz", "not a bnnflow graph"), ("absent.npz", "no graph file")):
         with pytest.raises(InputError, match=message):
-            flow.load(tmp_path / name)
+            bf.load(tmp_path / name)
     with pytest.raises(InputError, match="cannot write"):
-        flow.save(g, tmp_path / "no" / "folder.npz")
+        bf.save(g, tmp_path / "no" / "folder.npz")
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------------

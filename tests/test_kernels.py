@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flow
-from flow import tools
-from flow.backends.cells import CELLS, Module, cell_verilog
-from flow.backends.emission import signed_bits
-from flow.backends.logic import to_logic
-from flow.backends.rtl import to_rtl
-from flow.backends.yosys import Size, synthesize
-from flow.errors import InputError, ToolError
-from flow.ir import BIPOLAR, BIT, Domain, Graph, Node, Op, Steps, Sum, Weights, Window
-from flow.ir.verify import RULES
-from flow.reports import kernels
-from flow.reports.costs import Hardware, Work, table_cost
-from flow.reports.estimate import estimate
-from flow.reports.kernels import _emission, synthesized_cost
+import bnnflow as bf
+from bnnflow.backends.hls.kernel_call import signed_bits
+from bnnflow.backends.netlist.lower import to_logic
+from bnnflow.backends.verilog import to_verilog
+from bnnflow.errors import InputError, ToolError
+from bnnflow.estimates import kernels
+from bnnflow.estimates.costs import Hardware, Work, table_cost
+from bnnflow.estimates.estimate import estimate
+from bnnflow.estimates.kernel_models import KERNEL_MODELS, Module, kernel_model
+from bnnflow.estimates.kernels import _kernel_call, synthesized_cost
+from bnnflow.ir import BIPOLAR, BIT, Domain, Graph, Node, Op, Steps, Sum, Weights, Window
+from bnnflow.ir.verify import RULES
+from bnnflow.toolchains import process as tools
+from bnnflow.toolchains.yosys import Size, synthesize
 from tests.random_graphs import random_codes, random_graph
 from tests.test_estimate import conv, dense
 from tests.test_rtl import needs_yosys
@@ -35,10 +35,10 @@ def weights(values: list[int], shape: tuple[int, int], groups: int = 1, seed: in
     return Weights(rng.choice(values, shape), rng.random(shape) < 0.8 if 0 in values else np.ones(shape, bool), groups)
 
 
-def steps(channels: int, cuts: int, reach: int) -> Steps:
+def steps(channels: int, thresholds: int, reach: int) -> Steps:
     rng = np.random.default_rng(1)
     return Steps(rng.integers(-2, 3, channels), rng.choice([-1, 1], channels),
-                 np.sort(rng.integers(-reach - 2, reach + 3, (channels, cuts)), axis=1))
+                 np.sort(rng.integers(-reach - 2, reach + 3, (channels, thresholds)), axis=1))
 
 
 def one(op: Op, domain: Domain, shape: tuple[int, ...], params: object, inputs: int = 1, below: Window | None = None,
@@ -125,7 +125,7 @@ def evaluated(text: str, given: list[dict[str, int]], folder: Path) -> list[int]
 
 
 def test_every_kernel_is_here():
-    assert {name.split()[0] for name in GRAPHS} == set(CELLS)
+    assert {name.split()[0] for name in GRAPHS} == set(KERNEL_MODELS)
 
 
 @pytest.mark.parametrize("folded", [False, True])
@@ -133,17 +133,17 @@ def test_every_kernel_is_here():
 def test_what_is_synthesised_computes_the_kernel(name, folded, tmp_path):
     graph = GRAPHS[name]()
     node = graph["n"]
-    emission = _emission(work(graph))
-    assert emission.kernel == name.split()[0]
-    if folded and int(emission.members.get("n_gain", 1)) > 1:
-        assert _emission(work(graph, 2)) is None
+    call = _kernel_call(work(graph))
+    assert call.kernel == name.split()[0]
+    if folded and int(call.members.get("n_gain", 1)) > 1:
+        assert _kernel_call(work(graph, 2)) is None
         return
     domains = [source.domain for source in work(graph).sources]
     lanes = list(range(node.shape[-1]))
-    text = cell_verilog(emission, domains, node.domain.bits, lanes, folded)
+    text = kernel_model(call, domains, node.domain.bits, lanes, folded)
     codes = random_codes(graph, 3, 16)
-    traced = flow.trace(graph, codes if len(graph.inputs) > 1 else codes[0])
-    rom = words(Module(emission, domains, lanes, folded), len(lanes)) if folded else {}
+    traced = bf.trace(graph, codes if len(graph.inputs) > 1 else codes[0])
+    rom = words(Module(call, domains, lanes, folded), len(lanes)) if folded else {}
     given = [rom | {f"x{k}": packed([int(c) for c in traced[source][row].ravel()], domains[k].bits)
                     for k, source in enumerate(node.inputs)} for row in range(16)]
     expected = [packed([int(c) for c in traced["n"][row].ravel()], node.domain.bits) for row in range(16)]
@@ -156,14 +156,14 @@ def test_what_is_synthesised_computes_the_kernel(name, folded, tmp_path):
 def counted(graph: Graph, lanes: list[int], folded: bool = False, shared: bool = False, name: str = "d") -> Size:
     node = graph[name]
     sources = tuple(graph[i] for i in node.inputs)
-    text = cell_verilog(_emission(Work(node, sources, Hardware(1))), [s.domain for s in sources], node.domain.bits,
+    text = kernel_model(_kernel_call(Work(node, sources, Hardware(1))), [s.domain for s in sources], node.domain.bits,
                         lanes, folded, shared)
     return synthesize({"cell.v": text}, "cell")
 
 
 def test_an_unrolled_kernel():
     graph = dense(24, 6)
-    facts = estimate(graph, None, synthesized_cost(graph, flow.BuildConfig()))
+    facts = estimate(graph, None, synthesized_cost(graph, bf.BuildConfig()))
     d, a = facts.modules
     size = counted(graph, list(range(6)))
     assert (d.lut, d.lut_packed, d.carry) == (size.raw, size.packed, size.carry)
@@ -177,20 +177,20 @@ def test_an_unrolled_kernel():
 
 def test_large_kernels_are_sampled(monkeypatch):
     monkeypatch.setattr(kernels, "BITS", 24 * 2)
-    d = estimate(dense(24, 6), None, synthesized_cost(dense(24, 6), flow.BuildConfig())).modules[0]
+    d = estimate(dense(24, 6), None, synthesized_cost(dense(24, 6), bf.BuildConfig())).modules[0]
     assert d.lut == counted(dense(24, 6), [0, 3]).raw * 3 and d.notes[-1] == "d: LUTs by yosys, 2 of 6 outputs"
     # What all outputs share is counted once, however many are sampled.
     x = Node("x", Op.INPUT, (), (24,), BIT)
     node = replace(one(Op.DOT, BIT, (24,), weights([2, 5], (24, 6)))["n"], name="d", inputs=("x",))
     graph = Graph((x, node), ("d",))
     common, some = counted(graph, [], shared=True).raw, counted(graph, [0, 3], shared=True).raw
-    d = estimate(graph, None, synthesized_cost(graph, flow.BuildConfig())).modules[0]
+    d = estimate(graph, None, synthesized_cost(graph, bf.BuildConfig())).modules[0]
     assert d.lut == common + (some - common) * 3 and common > 20
 
 
 def test_a_folded_kernel_is_one_processing_element():
     graph = dense(24, 6)
-    config = flow.BuildConfig(layers={"d": {"strategy": "Resource", "reuse_factor": 3}})
+    config = bf.BuildConfig(layers={"d": {"strategy": "Resource", "reuse_factor": 3}})
     d = estimate(graph, config, synthesized_cost(graph, config)).modules[0]
     element = counted(graph, [0], folded=True)
     rom = 2 * 24  # two lanes of 24 taps of +-1
@@ -204,7 +204,7 @@ def test_a_folded_kernel_is_one_processing_element():
 
 def test_a_stream_has_one_position():
     """A cell and, by the table, the rows that are kept."""
-    config, graph = flow.BuildConfig(io_type="io_stream"), conv(8, 2)
+    config, graph = bf.BuildConfig(io_type="io_stream"), conv(8, 2)
     facts, table = estimate(graph, config, synthesized_cost(graph, config)), estimate(graph, config)
     rows = estimate(graph, config, lambda kernel: replace(table_cost(kernel), lut=0)).lut
     assert facts.lut == counted(graph, [0, 1]).raw + rows and rows > 0
@@ -213,20 +213,20 @@ def test_a_stream_has_one_position():
 
 @pytest.mark.parametrize("pipelined", [True, False])
 def test_a_netlist_is_that_of_the_project(pipelined, tmp_path):
-    """Of a network of one layer: the very numbers that `flow.synthesize` has of the whole."""
+    """Of a network of one layer: the very numbers that `bnnflow.synthesize` has of the whole."""
     graph = dense(24, 6)
-    config = flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", pipelined=pipelined, clock_period=2.0)
-    flow.build(graph, config)
-    whole = flow.synthesize(tmp_path / "prj")
-    facts = flow.estimate(tmp_path / "prj", synthesize=True)
+    config = bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", pipelined=pipelined, clock_period=2.0)
+    bf.build(graph, config)
+    whole = bf.synthesize(tmp_path / "prj")
+    facts = bf.estimate(tmp_path / "prj", synthesize=True)
     # The whole has registers for `valid`, too.
     assert (facts.lut, facts.carry) == (whole.lut, None) and facts.modules[0].carry == whole.carry
-    valid = to_rtl(to_logic(graph), "x", 2.0 if pipelined else None).latency or 0
+    valid = to_verilog(to_logic(graph), "x", 2.0 if pipelined else None).latency or 0
     assert facts.ff <= whole.ff and facts.latency[1] == max(1, valid)
-    found = flow.estimate(tmp_path / "prj")
+    found = bf.estimate(tmp_path / "prj")
     assert (found.ff, found.latency) == (whole.ff, facts.latency) and .9 < found.lut / whole.lut < 1.1
     assert pipelined or .8 < found.clock_estimated / whole.clock_estimated < 1.3
-    found = flow.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]
+    found = bf.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]
     assert {f["source"] for f in found["facts"]} >= {"netlist count", "kernel synthesis", "logic synthesis"}
     assert "LUTs and FFs by yosys" in (tmp_path / "report.html").read_text()
 
@@ -243,7 +243,7 @@ def test_any_graph_and_options(monkeypatch):
         graph = random_graph(seed)
         for options in ({}, {"strategy": "Resource"}, {"strategy": "Resource", "reuse_factor": 4},
                         {"io_type": "io_stream"}, {"backend": "Verilog"}, {"part": "ice40hx8k-ct256"}):
-            config = flow.BuildConfig(**options)
+            config = bf.BuildConfig(**options)
             facts = estimate(graph, config, synthesized_cost(graph, config))
             assert facts.lut == sum(m.lut for m in facts.modules)
             for module, table in zip(facts.modules, estimate(graph, config).modules):
@@ -253,19 +253,19 @@ def test_any_graph_and_options(monkeypatch):
 
 def test_errors(monkeypatch):
     with pytest.raises(InputError, match="give stock or synthesize"):
-        flow.estimate(dense(4, 2), stock=True, synthesize=True)
+        bf.estimate(dense(4, 2), baseline=True, synthesize=True)
     monkeypatch.setattr(tools, "find", lambda name, via="": None)
     with pytest.raises(ToolError, match=r"yosys .*not found .*pip install 'bnnflow\[rtl\]'"):
-        flow.estimate(dense(4, 2), synthesize=True)
+        bf.estimate(dense(4, 2), synthesize=True)
 
 
-def test_command_line(bnnflow, tmp_path):
-    flow.save(dense(12, 3), tmp_path / "net.npz")
-    done = bnnflow("estimate", "net.npz", "--synth")
+def test_command_line(cli, tmp_path):
+    bf.save(dense(12, 3), tmp_path / "net.npz")
+    done = cli("estimate", "net.npz", "--synth")
     assert done.returncode == 0 and "2 of 2 kernels by logic synthesis" in done.stdout, done.stderr
-    assert bnnflow("build", "net.npz").returncode == 0
-    assert bnnflow("estimate", "prj", "--synth").returncode == 0
-    size = flow.report(tmp_path / "prj")["projects"][0]["summary"]["size"]
+    assert cli("build", "net.npz").returncode == 0
+    assert cli("estimate", "prj", "--synth").returncode == 0
+    size = bf.report(tmp_path / "prj")["projects"][0]["summary"]["size"]
     assert size["source"] == "kernel synthesis" and size["lut"] > 0
-    done = bnnflow("estimate", "net.npz", "--synth", env={"BNNFLOW_YOSYS": "/nowhere"})
+    done = cli("estimate", "net.npz", "--synth", env={"BNNFLOW_YOSYS": "/nowhere"})
     assert done.returncode == 3 and "is not an executable file" in done.stderr

@@ -7,23 +7,23 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-import flow
-from flow.backends.heap import at_least, digits, divided, total
-from flow.backends.logic import EMIT_LOGIC, to_logic
-from flow.backends.netlist import FALSE, TRUE, Bit, Chain, Lut, Netlist, sum_table
-from flow.backends.sharing import plan
-from flow.ir import BIT, Domain, Graph, Node, Op, Steps, Sum, Weights
-from flow.ir.evaluate import EVAL
-from flow.ir.verify import dot_domain
+import bnnflow as bf
+from bnnflow.backends.netlist.bit_heap import at_least, digits, divided, total
+from bnnflow.backends.netlist.lower import EMIT_LOGIC, Logic, to_logic
+from bnnflow.backends.netlist.netlist import FALSE, TRUE, Bit, Chain, Lut, Netlist, sum_table
+from bnnflow.backends.netlist.subexpressions import plan
+from bnnflow.ir import BIT, Domain, Graph, Node, Op, Steps, Sum, Weights
+from bnnflow.ir.evaluate import EVAL
+from bnnflow.ir.verify import dot_domain
 from tests.random_graphs import outputs, random_codes, random_graph
 
 
-def neurons(levels: np.ndarray, cuts: np.ndarray, domain: Domain = BIT) -> Graph:
-    """One layer: sums of codes and a cut each."""
+def neurons(levels: np.ndarray, thresholds: np.ndarray, domain: Domain = BIT) -> Graph:
+    """One layer: sums of codes and a threshold each."""
     levels = levels.astype(np.int64)
     inputs, count = levels.shape
     weights = Weights(levels, np.ones(levels.shape, bool))
-    steps = Steps(np.zeros(count, np.int64), np.ones(count, np.int64), np.asarray(cuts, np.int64)[:, None])
+    steps = Steps(np.zeros(count, np.int64), np.ones(count, np.int64), np.asarray(thresholds, np.int64)[:, None])
     return Graph((Node("x", Op.INPUT, (), (inputs,), domain),
                   Node("sum", Op.DOT, ("x",), (count,), dot_domain(domain, weights), weights),
                   Node("y", Op.STEP, ("sum",), (count,), BIT, steps)), ("y",))
@@ -97,9 +97,9 @@ def test_sums_and_comparisons(seed):
     width, constant = int(rng.integers(1, 11)), int(rng.integers(-99, 99))
     got = values(net, total(net, terms, constant, width), count)
     assert np.array_equal(got @ (1 << np.arange(width)), (sums + constant) % (1 << width))
-    cuts = rng.integers(sums.min() - 1, sums.max() + 2, 5)
-    assert np.array_equal(values(net, [at_least(net, terms, int(cut)) for cut in cuts], count),
-                          sums[:, None] >= cuts)
+    thresholds = rng.integers(sums.min() - 1, sums.max() + 2, 5)
+    assert np.array_equal(values(net, [at_least(net, terms, int(threshold)) for threshold in thresholds], count),
+                          sums[:, None] >= thresholds)
 
 
 def test_digits():
@@ -129,7 +129,7 @@ def test_a_common_part_is_divided_once(levels, domain, monkeypatch):
     graph = neurons(columns, [rng.choice(sums[:, k]) + rng.integers(-1, 2) for k in range(24)], domain)
     logic = to_logic(graph)
     assert np.array_equal(logic([codes])[0], graph(codes))
-    monkeypatch.setattr(flow.backends.logic, "LEAST_CHANNELS", 25)
+    monkeypatch.setattr("bnnflow.backends.netlist.lower.LEAST_CHANNELS", 25)
     assert cost(logic) < .8 * cost(to_logic(graph))
 
 
@@ -172,12 +172,12 @@ def test_more_random_graphs(seed):
                                        (15, 17)])
 @pytest.mark.parametrize("first", [-70, -9, 0, 5, 30])
 def test_even_cuts_round_shift_and_clip(distances, first):
-    """quantized_relu and quantized_bits: cuts at equal distances, or 1 off at ties that go to even."""
+    """quantized_relu and quantized_bits: thresholds at equal distances, or 1 off at ties that go to even."""
     for domain in (Domain(-64, 63), Domain(0, 127), Domain(-5, 8)):
         for count in (3, 6, 7):
-            cuts = np.cumsum([first, *(distances[k % 2] for k in range(count - 1))])
+            thresholds = np.cumsum([first, *(distances[k % 2] for k in range(count - 1))])
             source = Node("x", Op.INPUT, (), (2,), domain)
-            steps = Steps(np.array([0, 9]), np.array([1, -1]), np.array([cuts, cuts], np.int64))
+            steps = Steps(np.array([0, 9]), np.array([1, -1]), np.array([thresholds, thresholds], np.int64))
             sums = Node("s", Op.ADD, ("x",), (2,), domain, Sum(np.array([1]), 0))
             graph = Graph((source, sums, Node("y", Op.STEP, ("s",), (2,), Domain(0, 9), steps)), ("y",))
             codes = np.repeat(np.arange(domain.lo, domain.hi + 1)[:, None], 2, axis=1)
@@ -191,7 +191,7 @@ def test_sharing_makes_dense_layers_smaller():
     assert 1.9 * cost(whole) < cost(single)
 
 
-def cost(logic: flow.backends.logic.Logic) -> int:
+def cost(logic: Logic) -> int:
     """LUTs that are not in a chain's own, and those of chains."""
     net, wanted = logic.net, logic.wanted
     read = net.reached(wanted)
@@ -225,7 +225,7 @@ def test_names_of_count_functions():
 
 def test_too_large_is_refused():
     levels = np.ones((2000, 1200), np.int64)
-    with pytest.raises(flow.InputError, match=r"node 'sum' unrolls to 2,400,000 one-bit terms.*io_stream"):
+    with pytest.raises(bf.InputError, match=r"node 'sum' unrolls to 2,400,000 one-bit terms.*io_stream"):
         to_logic(neurons(levels, np.zeros(1200)))
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
 import tf_keras as keras
 
-from flow.ir import Op, Steps
-from flow.lowering import tails
-from flow.lowering.reference import check_equal, keras_activations
+from bnnflow.exact import epilogues as tails
+from bnnflow.frontends.keras.reference import check_equal, keras_activations
+from bnnflow.ir import Op, Steps
 from tests.contracts import dense, shake
 
 
@@ -43,20 +43,20 @@ def all_sums(fan_in: int = 6) -> np.ndarray:
 def test_every_sign_of_gamma_and_exact_ties(gamma, beta, expected):
     """Mean 3: the sum 3 is an exact tie, and binary sends +-0 to the high level."""
     model = norm_network([gamma], [beta], [3], [1])
-    graph = flow.lower(model, "ufixed<1,1>")
+    graph = bf.lower(model, "ufixed<1,1>")
     assert "".join(map(str, graph(graph.encode(all_sums()))[:, 0])) == expected
     check_equal(graph, model, all_sums())
 
 
 def test_zero_variance_and_huge_scales():
     model = norm_network([1, -1, 47, 1e4], [0, 0, 1, -3], [2, 2.5, 3, 3], [0, 0, 0, 1e-12])
-    check_equal(flow.lower(model, "ufixed<1,1>"), model, all_sums())
+    check_equal(bf.lower(model, "ufixed<1,1>"), model, all_sums())
 
 
 def test_values_that_keras_itself_gets_wrong_are_refused():
     """QKeras returns x + (-x + q), which is 0 instead of +-1 where |x| is past 2^24."""
-    with pytest.raises(flow.LoweringError, match="layer 'act': yields 0.0 for the sum 0 of element 0, which is none"):
-        flow.lower(norm_network([1e6], [0], [3], [1e-12]), "ufixed<1,1>")
+    with pytest.raises(bf.LoweringError, match="layer 'act': yields 0.0 for the sum 0 of element 0, which is none"):
+        bf.lower(norm_network([1e6], [0], [3], [1e-12]), "ufixed<1,1>")
 
 
 @pytest.mark.parametrize("act", ["binary(alpha=1)", "ternary(alpha=1)", "quantized_relu(4,1)"])
@@ -65,9 +65,9 @@ def test_bisection_finds_the_cuts_of_the_whole_table(act, seed, monkeypatch):
     rng = np.random.default_rng(seed)
     values = rng.normal(size=20), rng.normal(size=20), rng.integers(0, 40, 20), rng.uniform(0, 9, 20)
     model = norm_network(*values, act, 40)
-    table = flow.lower(model, "ufixed<4,4>")
+    table = bf.lower(model, "ufixed<4,4>")
     monkeypatch.setattr(tails, "TABLE", 1)
-    assert flow.lower(model, "ufixed<4,4>").digest == table.digest
+    assert bf.lower(model, "ufixed<4,4>").digest == table.digest
 
 
 def test_ranges_past_the_table_are_exact():
@@ -76,7 +76,7 @@ def test_ranges_past_the_table_are_exact():
     h = qkeras.QActivation("ternary(alpha=1)")(keras.layers.BatchNormalization()(dense(16)(x)))
     model = shake(keras.Model(x, h))
     data = np.random.default_rng(0).integers(0, 256, (500, 784)) / 256
-    graph = flow.lower(model, "ufixed<8,0>")
+    graph = bf.lower(model, "ufixed<8,0>")
     assert graph.nodes[1].domain.size > tails.TABLE
     check_equal(graph, model, data)
 
@@ -87,12 +87,12 @@ def test_rounded_outputs_keep_their_bound():
     data = np.random.default_rng(0).integers(0, 16, (1000, 30)) / 16
     theirs = keras_activations(model, ["bn"], data)["bn"].astype(np.float64)
     for output_type in (None, "fixed<16,10>", "fixed<20,12>"):
-        graph = flow.lower(model, "ufixed<4,0>", output_type)
+        graph = bf.lower(model, "ufixed<4,0>", output_type)
         error = np.abs(graph.decode(graph(graph.encode(data))) - theirs).max()
-        assert error <= 0.51 * float(graph.output.domain.alpha) + 2.0**-20 * np.abs(theirs).max(), output_type
+        assert error <= 0.51 * float(graph.output.domain.scale) + 2.0**-20 * np.abs(theirs).max(), output_type
         assert output_type in (None, graph.output.domain.type_name)
-    with pytest.raises(flow.LoweringError, match="use more integer bits"):
-        flow.lower(model, "ufixed<4,0>", "fixed<16,2>")
+    with pytest.raises(bf.LoweringError, match="use more integer bits"):
+        bf.lower(model, "ufixed<4,0>", "fixed<16,2>")
 
 
 def test_exact_outputs_are_not_rounded():
@@ -101,12 +101,12 @@ def test_exact_outputs_are_not_rounded():
     model = keras.Model(x, layer(x))
     layer.bias.assign([0.5, -2.25, 3])
     data = np.random.default_rng(0).integers(0, 16, (200, 6)) / 16
-    graph = flow.lower(model, "ufixed<4,0>")
+    graph = bf.lower(model, "ufixed<4,0>")
     assert np.array_equal(graph.decode(graph(graph.encode(data))), model.predict(data, verbose=0))
     assert "exact" in graph.notes[-1]
     layer = dense(3)
     model = keras.Model(x, layer(x))
-    wide = flow.lower(model, "ufixed<4,0>", "fixed<16,8>")
+    wide = bf.lower(model, "ufixed<4,0>", "fixed<16,8>")
     assert wide.output.domain.type_name == "fixed<16,8>"
     assert np.array_equal(wide.decode(wide(wide.encode(data))), model.predict(data, verbose=0))
 
@@ -114,7 +114,7 @@ def test_exact_outputs_are_not_rounded():
 def test_heads_are_dropped_and_said():
     x = keras.Input((6,))
     model = keras.Model(x, keras.layers.Softmax(name="sm")(dense(3)(x)))
-    graph = flow.lower(model, "ufixed<4,0>")
+    graph = bf.lower(model, "ufixed<4,0>")
     assert graph.notes[-1] == "sm: softmax dropped, the outputs are its logits (same order, same argmax)"
     assert "dyadic, sums stay within 90 units of 2^24" in graph.notes[0]
     assert graph.output.op is Op.DOT
@@ -124,13 +124,13 @@ def test_sequential_and_functional_are_one():
     layers = [keras.Input((6,)), dense(4, name="d"), qkeras.QActivation("binary(alpha=1)", name="a")]
     sequential = keras.Sequential(layers)
     functional = keras.Model(layers[0], layers[2](layers[1](layers[0])))
-    assert flow.lower(sequential, "ufixed<4,0>").digest == flow.lower(functional, "ufixed<4,0>").digest
+    assert bf.lower(sequential, "ufixed<4,0>").digest == bf.lower(functional, "ufixed<4,0>").digest
 
 
 def test_sums_may_feed_sums():
     x = keras.Input((6,))
     model = shake(keras.Model(x, qkeras.QActivation("binary(alpha=1)")(dense(3)(dense(4)(x)))))
-    check_equal(flow.lower(model, "ufixed<4,0>"), model, np.random.default_rng(0).integers(0, 16, (200, 6)) / 16)
+    check_equal(bf.lower(model, "ufixed<4,0>"), model, np.random.default_rng(0).integers(0, 16, (200, 6)) / 16)
 
 
 def test_the_bound_of_float32_is_proven():
@@ -138,23 +138,23 @@ def test_the_bound_of_float32_is_proven():
         x = keras.Input((inputs,))
         return keras.Model(x, qkeras.QActivation("binary(alpha=1)")(dense(1, name="d")(x)))
 
-    flow.lower(net(2**8), "ufixed<16,16>")
-    with pytest.raises(flow.LoweringError, match=r"layer 'd': its sums can reach 16842495 units, past the 16777216"):
-        flow.lower(net(2**8 + 1), "ufixed<16,16>")
+    bf.lower(net(2**8), "ufixed<16,16>")
+    with pytest.raises(bf.LoweringError, match=r"layer 'd': its sums can reach 16842495 units, past the 16777216"):
+        bf.lower(net(2**8 + 1), "ufixed<16,16>")
 
 
 def test_weights_off_the_levels_are_seen_by_the_comparison():
     """check_equal must be able to fail: another kernel in Keras is a Mismatch with place and codes."""
     model = norm_network([1, 1], [0, 0], [3, 2], [1, 1])
-    graph = flow.lower(model, "ufixed<1,1>")
+    graph = bf.lower(model, "ufixed<1,1>")
     model.get_layer("d").kernel.assign(-np.ones((6, 2)))
-    with pytest.raises(flow.Mismatch, match=r"node 'act' \(layer 'act'\): sample 2, element \(1,\): graph 1, Keras 0"):
+    with pytest.raises(bf.Mismatch, match=r"node 'act' \(layer 'act'\): sample 2, element \(1,\): graph 1, Keras 0"):
         check_equal(graph, model, all_sums())
 
 
 def test_steps_of_many_levels():
     model = norm_network([1, -1], [0, 0], [3, 3], [1, 1], "quantized_relu(3,2)")
-    graph = flow.lower(model, "ufixed<1,1>")
+    graph = bf.lower(model, "ufixed<1,1>")
     steps = graph["act"].params
     assert isinstance(steps, Steps) and steps.sign.tolist() == [1, -1]
     check_equal(graph, model, all_sums())
@@ -173,10 +173,10 @@ def test_a_code_on_the_last_bit_of_a_sigmoid_is_refused(activation, bias, quanti
         h = keras.layers.Rescaling(1.0, -0.25)(h)
     model = keras.Model(x, qkeras.QActivation(quantiser, name="q")(h))
     layer.set_weights([np.ones((1, 1)), np.array([bias])])
-    with pytest.raises(flow.LoweringError, match="layer 'q': a code of it depends on the last bits of 'shaky'"):
-        flow.lower(model, input_type)
+    with pytest.raises(bf.LoweringError, match="layer 'q': a code of it depends on the last bits of 'shaky'"):
+        bf.lower(model, input_type)
     layer.set_weights([np.ones((1, 1)), np.array([bias + 0.01])])
-    graph = flow.lower(model, input_type)
+    graph = bf.lower(model, input_type)
     data = np.random.default_rng(0).integers(-100, 100, (64, 1)) / 16
     for batch in (1, 5, 17, 64):
         check_equal(graph, model, data, batch)
@@ -185,27 +185,27 @@ def test_a_code_on_the_last_bit_of_a_sigmoid_is_refused(activation, bias, quanti
 def test_real_sigmoids_inside_a_quantiser_are_refused():
     x = keras.Input((4,))
     model = keras.Model(x, qkeras.QActivation("quantized_sigmoid(4,use_real_sigmoid=True)", name="q")(dense(3)(x)))
-    with pytest.raises(flow.LoweringError, match="layer 'q'.*leave use_real_sigmoid"):
-        flow.lower(model, "fixed<8,4>")
+    with pytest.raises(bf.LoweringError, match="layer 'q'.*leave use_real_sigmoid"):
+        bf.lower(model, "fixed<8,4>")
 
 
 def test_the_batch_axis_and_broadcasting_are_refused():
     x = keras.Input((3,))
     a, c = (qkeras.QActivation("binary(alpha=1)")(x) for _ in range(2))
-    with pytest.raises(flow.LoweringError, match="layer 'cat': concatenates along the batch"):
-        flow.lower(keras.Model(x, keras.layers.Concatenate(axis=0, name="cat")([a, c])), "fixed<8,4>")
+    with pytest.raises(bf.LoweringError, match="layer 'cat': concatenates along the batch"):
+        bf.lower(keras.Model(x, keras.layers.Concatenate(axis=0, name="cat")([a, c])), "fixed<8,4>")
     one = keras.Input((1,))
     for scale in ([1.0, 0.5], np.ones((2, 1, 3))):
-        with pytest.raises(flow.LoweringError, match="layer 'scale'"):
+        with pytest.raises(bf.LoweringError, match="layer 'scale'"):
             h = keras.layers.Rescaling(scale, name="scale")(one)
-            flow.lower(keras.Model(one, qkeras.QActivation("binary(alpha=1)")(h)), "fixed<8,4>")
+            bf.lower(keras.Model(one, qkeras.QActivation("binary(alpha=1)")(h)), "fixed<8,4>")
 
 
 def test_units_that_are_no_powers_of_two_count_their_bits():
     x = keras.Input((599,))
     h = keras.layers.Activation(lambda t: tf.sign(t) * (40001 / 65536))(x)
-    with pytest.raises(flow.LoweringError, match="sums can reach 23960599 units"):
-        flow.lower(keras.Model(x, dense(1)(h)), "fixed<8,4>")
+    with pytest.raises(bf.LoweringError, match="sums can reach 23960599 units"):
+        bf.lower(keras.Model(x, dense(1)(h)), "fixed<8,4>")
 
 
 def test_what_keras_loses_at_an_output_is_said():
@@ -215,5 +215,5 @@ def test_what_keras_loses_at_an_output_is_said():
     model = keras.Model(x, norm(layer(x)))
     layer.bias.assign([2.0**23] * 2)
     norm.moving_mean.assign([2.0**23] * 2)
-    graph = flow.lower(model, "fixed<8,4>")
+    graph = bf.lower(model, "fixed<8,4>")
     assert "exact" in graph.notes[-1] and "Keras' float32 is up to 0.5 off that" in graph.notes[-1]

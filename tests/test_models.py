@@ -3,18 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 
 import tensorflow as tf
-from flow.models import cnv, digits, glt, jets, mnist, mnist_lut, mnist_sbnn
-from flow.models.common import KINDS
+from bnnflow.models import cnv, digits, glt, jets, mnist, mnist_lut, mnist_sbnn
+from bnnflow.models.common import KINDS
 
-from flow.errors import InputError
-from flow.ir import Weights
-from flow.lowering.reference import check_equal
-from flow.train.fit import Recipe, Training, accuracy, fit
+from bnnflow.errors import InputError
+from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.ir import Weights
+from bnnflow.train.fit import Recipe, Training, accuracy, fit
 
 
 @pytest.mark.training
@@ -24,7 +24,7 @@ def test_digits_trains_and_is_exact(simulated):
     epochs = []
     score = fit(model, arrays, **{**digits.TRAINING, "epochs": 15}, report=lambda e, n, logs: epochs.append((e, n)))
     assert epochs == [(k + 1, 15) for k in range(15)] and score > 0.85
-    graph = flow.lower(model, digits.INPUT_TYPE)
+    graph = bf.lower(model, digits.INPUT_TYPE)
     codes = graph.encode(arrays[2])
     check_equal(graph, model, arrays[2])
     assert accuracy(graph.decode(simulated(graph, codes)), arrays[3]) == pytest.approx(score, abs=1 / 360)
@@ -47,7 +47,7 @@ def test_mnist_is_exact_on_all_test_images(planes, shared, monkeypatch, simulate
     monkeypatch.setenv("FLOW_DATA", str(shared("data/mnist/mnist.npz").parent))
     arrays, model = mnist.data(), mnist.build(planes=planes)
     fit(model, tuple(a[:6000] for a in arrays), epochs=2)
-    graph = flow.lower(model, mnist.INPUT_TYPE)
+    graph = bf.lower(model, mnist.INPUT_TYPE)
     assert sum(check_equal(graph, model, arrays[2]).values()) >= 10_000 * 384
     codes = graph.encode(arrays[2])[:1000]
     assert np.array_equal(simulated(graph, codes), graph(codes))
@@ -63,7 +63,7 @@ def test_every_kind_is_exact_after_a_step(network, kind):
     before = model.get_weights()
     fit(model, (x, y, x, y), epochs=1, batch_size=200)
     assert all(np.any(a != b) for a, b in zip(before, model.get_weights()))
-    graph = flow.lower(model, network.INPUT_TYPE)
+    graph = bf.lower(model, network.INPUT_TYPE)
     assert set(check_equal(graph, model, x)) >= {"act1", "act2", "act3"}
 
 
@@ -78,7 +78,7 @@ def test_networks_for_luts_are_exact():
         while not training.done:
             training.advance()
         training.finish()
-        graph = flow.lower(model, network.INPUT_TYPE)
+        graph = bf.lower(model, network.INPUT_TYPE)
         assert set(check_equal(graph, model, x)) >= {"act1", "act2"}
         sums = [np.count_nonzero(node.params.effective, axis=0) for node in graph if isinstance(node.params, Weights)]
         if network is mnist_lut:  # LUTs, and every neuron counts for one class
@@ -101,7 +101,7 @@ def stepped(model, seed=0):
 def test_every_kind_of_cnv_is_exact_after_a_step(kind):
     model = cnv.build(kind, width=8)
     x = stepped(model)
-    counts = check_equal(flow.lower(model, cnv.INPUT_TYPE), model, x)
+    counts = check_equal(bf.lower(model, cnv.INPUT_TYPE), model, x)
     assert set(counts) >= {*(f"act_conv{k}" for k in range(1, 7)), "act_dense1", "act_dense2"}
 
 
@@ -116,7 +116,7 @@ def test_cnv_has_the_weights_of_finn():
 def test_glt_is_exact_after_a_step(dataset, merges):
     model = glt.build(dataset, planes=3, width=8, groups=2, merges=merges)
     x = stepped(model)
-    graph = flow.lower(model, glt.INPUT_TYPE)
+    graph = bf.lower(model, glt.INPUT_TYPE)
     counts = check_equal(graph, model, x)
     assert {node.domain.size for node in graph if node.name in counts} == {2}  # whatever is compared is binary
     assert {f"block{k + 1}_{merges[k % len(merges)]}" for k in range(5)} <= set(counts)
@@ -127,7 +127,7 @@ def test_glt_is_exact_after_a_step(dataset, merges):
 def test_glt_at_sensor_size_is_exact(dataset):
     model = glt.build(dataset, planes=2, width=8)
     x = (np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)) / 256).astype(np.float32)
-    assert sum(check_equal(flow.lower(model, glt.INPUT_TYPE), model, x).values()) > 100_000
+    assert sum(check_equal(bf.lower(model, glt.INPUT_TYPE), model, x).values()) > 100_000
 
 
 @pytest.mark.parametrize("dataset", glt.DATASETS)
@@ -162,7 +162,7 @@ def test_jets_trains_and_is_exact(kind, monkeypatch, tmp_path):
     monkeypatch.setenv("FLOW_DATA", str(tmp_path))
     arrays, model = jets.data(), jets.build(kind)
     assert len(arrays[2]) == 600 and fit(model, arrays, epochs=4) > 0.5
-    check_equal(flow.lower(model, jets.INPUT_TYPE), model, arrays[2])
+    check_equal(bf.lower(model, jets.INPUT_TYPE), model, arrays[2])
 
 
 @pytest.mark.parametrize("network", [mnist, jets], ids=["mnist", "jets"])

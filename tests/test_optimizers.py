@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
 import tf_keras as keras
 
-from flow.lowering.reading import custom_objects
-from flow.lowering.reference import check_equal
-from flow.train import Binary, Bop, Bop2ndOrder, Masked
+from bnnflow.frontends.keras.reading import custom_objects
+from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.train import Binary, Bop, Bop2ndOrder, Masked
 from tests.contracts import dense, masked
 
 Float = np.ndarray
@@ -167,18 +167,18 @@ def test_trained_kernels_are_binary_and_masks_hold():
 
 def test_bad_use_is_refused():
     model = network()
-    with pytest.raises(flow.InputError, match="no kernel to train of this model has a Binary quantizer"):
+    with pytest.raises(bf.InputError, match="no kernel to train of this model has a Binary quantizer"):
         Bop.of(keras.Sequential([keras.Input((4,)), dense(2)]))
     for options, message in [({"gamma": 0.0}, "gamma must be positive"), ({"gamma": 1.5}, "at most 1"),
                              ({"threshold": -1.0}, "threshold must be positive"), ({"weight_decay": 0.1}, "omit them"),
                              ({"threshold": float("nan")}, "threshold must be"), ({"use_ema": True}, "omit them")]:
-        with pytest.raises(flow.InputError, match=message):
+        with pytest.raises(bf.InputError, match=message):
             Bop.of(model, **options)
-    with pytest.raises(flow.InputError, match="sigma must be positive"):
+    with pytest.raises(bf.InputError, match="sigma must be positive"):
         Bop2ndOrder.of(model, sigma=0.0)
     optimizer = Bop.of(model)
     model.get_layer("flipped").trainable = False
-    with pytest.raises(flow.InputError, match="made for 10 variables, got gradients of 9"):
+    with pytest.raises(bf.InputError, match="made for 10 variables, got gradients of 9"):
         optimizer.build(model.trainable_variables)
     assert sum(Bop.of(model).flips) == 1
 
@@ -221,6 +221,6 @@ def test_digits_are_learned_without_latent_weights(kind, options):
         found[flips] = float((model.predict(x_test, verbose=0).argmax(axis=1) == y_test).mean())
         for k in range(2):
             assert set(np.unique(model.get_layer(f"binary{k}").kernel)) == {-1, 1}
-        check_equal(flow.lower(model, "ufixed<4,0>"), model, x_test)
+        check_equal(bf.lower(model, "ufixed<4,0>"), model, x_test)
     print(kind.__name__, found)
     assert found[True] > 0.8 and found[True] > found[False] + 0.3

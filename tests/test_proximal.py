@@ -11,16 +11,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import tensorflow as tf
 import tf_keras as keras
 
-from flow.lowering.reference import check_equal
-from flow.train import Binarize, Binary, Masked, harden
-from flow.train.proximal import PAIRS, Pair, Scheduled, sign_swish, sign_swish_slope
-from flow.train.schedules import HARD_FROM, set_progress
+from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.train import Binarize, Binary, Masked, harden
+from bnnflow.train.proximal import PAIRS, Pair, Scheduled, sign_swish, sign_swish_slope
+from bnnflow.train.schedules import HARD_FROM, set_progress
 from tests.contracts import dense, shake
 
 Float = np.ndarray
@@ -242,26 +242,26 @@ def test_unhardened_is_refused_and_hardened_is_keras(name, activation):
     model, layer = network(name, activation), "act" if activation else "inner"
     for progress in (0.0, 0.79):
         set_progress(model, progress)
-        with pytest.raises(flow.LoweringError, match=f"layer '{layer}'.*{re.escape(repr(name))}.*flow.train.harden"):
-            flow.lower(model, "ufixed<4,0>")
+        with pytest.raises(bf.LoweringError, match=f"layer '{layer}'.*{re.escape(repr(name))}.*bnnflow.train.harden"):
+            bf.lower(model, "ufixed<4,0>")
     x = np.random.default_rng(0).integers(0, 16, (200, 12)) / 16
     assert harden(model) is model
-    check_equal(flow.lower(model, "ufixed<4,0>"), model, x)
+    check_equal(bf.lower(model, "ufixed<4,0>"), model, x)
     set_progress(model, HARD_FROM)
-    check_equal(flow.lower(model, "ufixed<4,0>"), model, x)
+    check_equal(bf.lower(model, "ufixed<4,0>"), model, x)
 
 
 def test_masks_hand_on_that_they_are_soft():
     x = keras.Input((12,))
     model = keras.Model(x, dense(3, kernel_quantizer=Masked(Binary("bnn++")), name="inner")(x))
-    with pytest.raises(flow.LoweringError, match="layer 'inner'.*harden"):
-        flow.lower(model, "ufixed<4,0>")
-    flow.lower(harden(model), "ufixed<4,0>")
+    with pytest.raises(bf.LoweringError, match="layer 'inner'.*harden"):
+        bf.lower(model, "ufixed<4,0>")
+    bf.lower(harden(model), "ufixed<4,0>")
 
 
 @pytest.mark.parametrize("kind", [Binary, Binarize])
 def test_unknown_gradients_are_refused(kind):
-    with pytest.raises(flow.InputError, match="gradient 'sigmoid'; use one of bc, pc"):
+    with pytest.raises(bf.InputError, match="gradient 'sigmoid'; use one of bc, pc"):
         kind("sigmoid")
 
 
@@ -273,5 +273,5 @@ def test_progress_is_saved_and_unfinished_before_building(tmp_path):
     for suffix in (".keras", ".h5"):
         model.save(tmp_path / f"net{suffix}")
         again = keras.models.load_model(tmp_path / f"net{suffix}", compile=False,
-                                        custom_objects=flow.lowering.reading.custom_objects())
+                                        custom_objects=bf.lowering.reading.custom_objects())
         assert float(again.get_layer("inner").kernel_quantizer_internal.progress) == 0.5

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flow.errors import InputError
-from flow.train import Masked
-from flow.train.prune import Prune, block, cubic, fan_in, magnitude, magnitude_global, n_of_m, zeros_of
+from bnnflow.errors import InputError
+from bnnflow.train import Masked
+from bnnflow.train.prune import Prune, block, cubic, fan_in, magnitude, magnitude_global, n_of_m, zeros_of
 
 import qkeras  # isort: skip
 import tf_keras as keras  # isort: skip

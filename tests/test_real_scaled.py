@@ -7,11 +7,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-import flow
-from flow.errors import InputError, LoweringError
-from flow.ir import Op, Steps
-from flow.ir.evaluate import doubtful, trace
-from flow.lowering.reference import check_equal, keras_activations, keras_codes
+import bnnflow as bf
+from bnnflow.errors import InputError, LoweringError
+from bnnflow.frontends.keras.reference import check_equal, keras_activations, keras_codes
+from bnnflow.ir import Op, Steps
+from bnnflow.ir.evaluate import ambiguous, trace
 
 import qkeras  # isort: skip
 import tf_keras as keras  # isort: skip
@@ -28,32 +28,32 @@ def network(kernel: str, activation: str = "binary(alpha=1)", inputs: int = 8, u
     return model
 
 
-def steps(graph: flow.ir.Graph) -> Steps:
+def steps(graph: bf.ir.Graph) -> Steps:
     return next(node.params for node in graph if node.op is Op.STEP)
 
 
 @pytest.mark.parametrize("kernel", ["binary(alpha='auto')", "ternary(alpha='auto')", "binary(alpha=.3)"])
 def test_the_sum_zero_is_a_tie_that_keras_may_get_wrong(kernel):
     model = network(kernel, units=2)
-    graph = flow.lower(model, "fixed<2,2>")
+    graph = bf.lower(model, "fixed<2,2>")
     codes = np.random.default_rng(1).integers(-2, 2, (2000, 8))
-    sums, doubt = trace(graph, codes)["d"], doubtful(graph, codes)
-    assert np.array_equal(doubt, (sums == 0).any(axis=1)) and 0.1 < doubt.mean() < 1
+    sums, unsure = trace(graph, codes)["d"], ambiguous(graph, codes)
+    assert np.array_equal(unsure, (sums == 0).any(axis=1)) and 0.1 < unsure.mean() < 1
     # The ideal meaning: scale * 0 = 0, which binary sends to +1, whatever float32 makes of it.
     assert np.array_equal(trace(graph, codes)["a"] == trace(graph, codes)["a"].max(), sums >= 0)
     theirs = keras_codes(graph, model, codes.astype(float))["a"]
     wrong = (theirs != trace(graph, codes)["a"]).any(axis=1)
-    assert not (wrong & ~doubt).any()
-    assert check_equal(graph, model, codes.astype(float)) == {"a": int((~doubt).sum()) * 2}
-    assert any("2 of 2 cuts lie within Keras' float32 noise" in note for note in graph.notes)
+    assert not (wrong & ~unsure).any()
+    assert check_equal(graph, model, codes.astype(float)) == {"a": int((~unsure).sum()) * 2}
+    assert any("2 of 2 thresholds lie within Keras' float32 noise" in note for note in graph.notes)
 
 
 def test_a_difference_outside_the_noise_still_raises():
     model = network("binary(alpha='auto')", "quantized_relu(4,2)")
-    graph = flow.lower(model, "fixed<4,4>")
+    graph = bf.lower(model, "fixed<4,4>")
     model.get_layer("d").kernel.assign(-model.get_layer("d").kernel)
     x = np.random.default_rng(0).integers(-8, 8, (100, 8)).astype(float)
-    with pytest.raises(flow.Mismatch, match="layer 'a'"):
+    with pytest.raises(bf.Mismatch, match="layer 'a'"):
         check_equal(graph, model, x)
 
 
@@ -64,9 +64,9 @@ def test_pixels_over_255_into_a_sum():
     h = keras.layers.BatchNormalization(name="bn")(dense(h))
     model = keras.Model(x, qkeras.QActivation("quantized_relu(4,1)", name="a")(h))
     dense.bias.assign(np.linspace(-1, 1, 8))
-    graph = flow.lower(model, "ufixed<8,8>")
+    graph = bf.lower(model, "ufixed<8,8>")
     codes = np.random.default_rng(0).integers(0, 256, (3000, 16))
-    assert graph["d"].domain.alpha == 1 and any("d: real-scaled" in note for note in graph.notes)
+    assert graph["d"].domain.scale == 1 and any("d: real-scaled" in note for note in graph.notes)
     compared = check_equal(graph, model, codes.astype(float))["a"]
     assert 0.9 * 3000 * 8 < compared <= 3000 * 8
 
@@ -74,11 +74,11 @@ def test_pixels_over_255_into_a_sum():
 def test_thresholds_are_the_numbers_that_were_meant():
     """ternary's threshold .2 is float32(.2), inclusive on both sides; quantized_relu's are halves, ties to even."""
     model = network("binary(alpha=.3)", "ternary(alpha=1, threshold=.2)", units=2)
-    cuts = steps(flow.lower(model, "fixed<12,2>")).cuts
+    thresholds = steps(bf.lower(model, "fixed<12,2>")).thresholds
     scale, t = Fraction(float(np.float32(0.3))) * Fraction(1, 2**10), Fraction(float(np.float32(0.2)))
-    assert cuts.tolist() == [[-(t // scale), -(-t // scale)]] * 2
+    assert thresholds.tolist() == [[-(t // scale), -(-t // scale)]] * 2
     model = network("binary(alpha=.25)", "quantized_relu(2,2)", units=2)  # dyadic: the same numbers by evaluation
-    assert steps(flow.lower(model, "fixed<6,4>")).slack is None
+    assert steps(bf.lower(model, "fixed<6,4>")).margin is None
 
 
 def test_a_negative_and_a_zero_gamma():
@@ -87,17 +87,17 @@ def test_a_negative_and_a_zero_gamma():
     norm = keras.layers.BatchNormalization(name="bn")
     model = keras.Model(x, model.get_layer("a")(norm(model.get_layer("d")(x))))
     norm.set_weights(np.array([[-1, 0, 1], [0.1, -0.9, 0.2], [0.5] * 3, [1] * 3]))
-    graph = flow.lower(model, "fixed<4,4>")
+    graph = bf.lower(model, "fixed<4,4>")
     codes = np.random.default_rng(0).integers(-8, 8, (1000, 8))
     check_equal(graph, model, codes.astype(float))
     assert steps(graph).sign.tolist()[0] == -1 and set(trace(graph, codes)["a"][:, 1]) == {-1}
 
 
 def test_slack_is_saved_and_counts_in_the_digest(tmp_path):
-    graph = flow.lower(network("binary(alpha='auto')"), "fixed<2,2>")
-    flow.save(graph, tmp_path / "g.npz")
-    loaded = flow.load(tmp_path / "g.npz")
-    assert np.array_equal(steps(loaded).slack, steps(graph).slack) and loaded.digest == graph.digest
+    graph = bf.lower(network("binary(alpha='auto')"), "fixed<2,2>")
+    bf.save(graph, tmp_path / "g.npz")
+    loaded = bf.load(tmp_path / "g.npz")
+    assert np.array_equal(steps(loaded).margin, steps(graph).margin) and loaded.digest == graph.digest
 
 
 @pytest.mark.parametrize(("layers", "message"), [
@@ -121,16 +121,16 @@ def test_what_may_stand_on_a_real_scaled_sum(layers, message):
     model = keras.Model(x, h)
     if message is None:
         codes = np.random.default_rng(0).integers(-8, 8, (200, 8))
-        assert check_equal(flow.lower(model, "fixed<4,4>"), model, codes.astype(float))
+        assert check_equal(bf.lower(model, "fixed<4,4>"), model, codes.astype(float))
         return
     with pytest.raises(LoweringError, match=message):
-        flow.lower(model, "fixed<4,4>")
+        bf.lower(model, "fixed<4,4>")
 
 
 def equal_or_all_in_doubt(model: keras.Model, input_type: str, x: np.ndarray) -> None:
-    """Keras = graph at the samples that are not in doubt; where all are, that is an error, never silence."""
-    graph = flow.lower(model, input_type)
-    if doubtful(graph, graph.encode(x)).all():
+    """Keras = graph at the samples that are not in unsure; where all are, that is an error, never silence."""
+    graph = bf.lower(model, input_type)
+    if ambiguous(graph, graph.encode(x)).all():
         with pytest.raises(InputError, match="none of 500 samples can be compared with Keras: at layer 'q_activation"):
             check_equal(graph, model, x)
     else:
@@ -162,7 +162,7 @@ def test_values_past_float32_are_refused():
     h = qkeras.QDense(6, kernel_quantizer="ternary(alpha=1)", use_bias=False)(keras.layers.Rescaling(1e37)(x))
     model = keras.Model(x, qkeras.QActivation("quantized_relu(2,2)", name="a")(keras.layers.ReLU(6.0)(h)))
     with pytest.raises(LoweringError, match="layer 'a': values up to .* past what float32 holds safely"):
-        flow.lower(model, "ufixed<8,8>")
+        bf.lower(model, "ufixed<8,8>")
 
 
 def test_elements_with_fewer_codes_than_others():
@@ -173,14 +173,14 @@ def test_elements_with_fewer_codes_than_others():
     model = keras.Model(x, qkeras.QActivation("quantized_relu(4,2)")(h))
     norm.beta.assign([0.0, 0.5, -0.5])
     codes = np.random.default_rng(0).integers(-8, 8, (400, 8))
-    assert check_equal(flow.lower(model, "fixed<4,4>"), model, codes.astype(float))
+    assert check_equal(bf.lower(model, "fixed<4,4>"), model, codes.astype(float))
 
 
 def test_a_kernel_on_no_grid_is_refused():
     x = keras.Input((8,))
     dense = keras.layers.Dense(3, name="plain")
     with pytest.raises(LoweringError, match=r"layer 'plain': its weights \(no kernel_quantizer\) are not small"):
-        flow.lower(keras.Model(x, dense(x)), "fixed<4,4>")
+        bf.lower(keras.Model(x, dense(x)), "fixed<4,4>")
 
 
 def cancelling(large: float, rank: int) -> keras.Model:
@@ -201,9 +201,9 @@ def cancelling(large: float, rank: int) -> keras.Model:
 def test_the_noise_of_a_bias_and_a_mean_that_cancel(large, rank, most):
     """Keras differs at flagged samples only, and these are few where Keras' own rounding is small."""
     model = cancelling(large, rank)
-    graph = flow.lower(model, "fixed<6,2>")
+    graph = bf.lower(model, "fixed<6,2>")
     codes = np.random.default_rng(1).integers(-32, 32, (400, *model.input_shape[1:]))
-    assert doubtful(graph, codes).mean() <= most and check_equal(graph, model, codes / 16)
+    assert ambiguous(graph, codes).mean() <= most and check_equal(graph, model, codes / 16)
     real = rational.evaluate(model, codes[:40].astype(object) * Fraction(1, 16), {"a": "quantized_relu(4,2)"})["bn"]
     theirs = keras_activations(model, ["bn"], codes[:40] / 16)["bn"]
     off = np.abs(theirs.astype(np.float64) - real.astype(np.float64)).reshape(-1, 24).max(axis=0)
@@ -215,19 +215,19 @@ def test_nothing_to_compare_is_an_error():
     model = cancelling(1e7, 1)
     x = np.random.default_rng(1).integers(-32, 32, (50, 16)) / 16
     with pytest.raises(InputError, match="none of 50 samples .* at layer 'a' 50 of them .* a smaller bias and mean"):
-        check_equal(flow.lower(model, "fixed<6,2>"), model, x)
+        check_equal(bf.lower(model, "fixed<6,2>"), model, x)
 
 
 @pytest.mark.hls
 def test_compare_says_which_samples_are_not_compared(tmp_path):
     model = network("binary(alpha='auto')", units=2)
-    graph = flow.lower(model, "fixed<2,2>")
-    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj"))
+    graph = bf.lower(model, "fixed<2,2>")
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj"))
     x = np.random.default_rng(1).choice([-1.0, 1.0], (300, 8))
-    result = flow.compare(model, tmp_path / "prj", x)
-    assert result.equal and "samples bring a real-scaled sum within float32 noise of a cut" in result.notes[0]
+    result = bf.compare(model, tmp_path / "prj", x)
+    assert result.equal and "samples bring a real-scaled sum within float32 noise of a threshold" in result.notes[0]
     assert 0 < result.left_out < 300
     assert str(result) == f"equal; {result.left_out} of 300 samples were not compared with Keras"
-    zero = flow.compare(model, tmp_path / "prj", np.tile([1.0, -1.0], (5, 4)) * 0)
+    zero = bf.compare(model, tmp_path / "prj", np.tile([1.0, -1.0], (5, 4)) * 0)
     assert zero.left_out == zero.samples == 5 and zero.notes[0].startswith("none of 5 samples can be compared")
     assert {row.node: row.keras_differ for row in zero.rows}["a"] is None

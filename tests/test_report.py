@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flow
-from flow.backends.project import Project
-from flow.comparison import Comparison, Row
-from flow.errors import InputError
-from flow.ir import BIPOLAR, Graph, Index, Node, Op, fixed
-from flow.reports import document
-from flow.reports.document import _picture
-from flow.reports.drawings import _labels, dataflow, pareto
-from flow.reports.facts import Facts, save_facts
-from flow.reports.render import cycles, number
-from flow.train.run import Result
+import bnnflow as bf
+from bnnflow.backends.project import Project
+from bnnflow.comparison import Comparison, NodeComparison
+from bnnflow.errors import InputError
+from bnnflow.facts.facts import Facts, save_facts
+from bnnflow.ir import BIPOLAR, Graph, Index, Node, Op, fixed
+from bnnflow.reports import document
+from bnnflow.reports.document import _picture
+from bnnflow.reports.drawings import _labels, dataflow, pareto
+from bnnflow.reports.render import cycles, number
+from bnnflow.train.run import Result
 from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
 from tests.test_estimate import conv, dense
@@ -47,11 +47,11 @@ def hostile(graph: Graph) -> Graph:
 def projects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three projects: arrays, streams and one whose every text is hostile and that tools have said something of."""
     folder = tmp_path_factory.mktemp("projects")
-    config = flow.BuildConfig(part="xc7z020clg400-1")
-    flow.build(net(), replace(config, output_dir=folder / "arrays"))
-    flow.build(conv(8, 4), replace(config, output_dir=folder / "streams", io_type="io_stream"))
+    config = bf.BuildConfig(part="xc7z020clg400-1")
+    bf.build(net(), replace(config, output_dir=folder / "arrays"))
+    bf.build(conv(8, 4), replace(config, output_dir=folder / "streams", io_type="io_stream"))
     evil = folder / HOSTILE.replace("/", "")
-    flow.build(hostile(dense(40, 3)), replace(config, output_dir=evil, part="xc9nothing"))
+    bf.build(hostile(dense(40, 3)), replace(config, output_dir=evil, part="xc9nothing"))
     runs = Project.open(evil).runs
     (runs / "vitis").mkdir(parents=True)
     facts = Facts(HOSTILE, "routed", HOSTILE, "=1+1", HOSTILE, 1234567, 89, 5, 7, latency=(11, 13),
@@ -63,7 +63,7 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def page(projects, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("report") / "report.html"
-    flow.report(projects, target)
+    bf.report(projects, target)
     return target
 
 
@@ -119,7 +119,7 @@ def unknown(words: list[str], data: object) -> list[str]:
 
 
 def test_html_has_no_number_that_json_lacks(projects, page):
-    data = json.loads(json.dumps(flow.report(projects)))
+    data = json.loads(json.dumps(bf.report(projects)))
     text = Text(page.read_text())
     assert len(re.findall(r"\d+", " ".join(text.words))) > 300
     # Words of the page that hold numbers and are no facts: the unit of a block.
@@ -139,33 +139,33 @@ def test_html_with_labels_and_kernels(projects, tmp_path, monkeypatch):
     (runs / "kernels").mkdir(parents=True)
     kernel = Facts("act", "kernel synthesis", "bnnflow and yosys", "pyosys 9.9", lut=4321, notes=("2 of 7 outputs",))
     save_facts([replace(kernel, name="all", modules=(kernel,))], runs / "kernels/facts-synthesis.json")
-    data = flow.report(tmp_path / "copy", tmp_path / "page.html", codes, np.arange(20) % 5)
+    data = bf.report(tmp_path / "copy", tmp_path / "page.html", codes, np.arange(20) % 5)
     words = [word.replace("18 Kbit", "") for word in Text((tmp_path / "page.html").read_text()).words]
     assert unknown(words, json.loads(json.dumps(data))) == []
     text = " ".join(" ".join(words).split())
     assert "Confusion" in text and "kernel synthesis; 2 of 7 outputs" in text and "4,321 LUT" in text
     assert data["projects"][0]["summary"]["size"]["source"] == "kernel synthesis" and "left out" not in text
     monkeypatch.setattr(document, "CLASSES", 4)
-    assert flow.report(tmp_path / "copy", tmp_path / "page.html", codes, np.arange(20) % 5
+    assert bf.report(tmp_path / "copy", tmp_path / "page.html", codes, np.arange(20) % 5
                        )["projects"][0]["accuracy"]["confusion"] is None
     assert "The matrix of so many classes is left out" in (tmp_path / "page.html").read_text()
-    flow.report(tmp_path / "copy", tmp_path / "page.csv")
+    bf.report(tmp_path / "copy", tmp_path / "page.csv")
     assert "kernel synthesis,bnnflow and yosys,pyosys 9.9,,act,4321" in (tmp_path / "page.csv").read_text()
-    flow.report(tmp_path / "copy", tmp_path / "page.md")
+    bf.report(tmp_path / "copy", tmp_path / "page.md")
     assert "kernel synthesis; 2 of 7 outputs" in (tmp_path / "page.md").read_text()
 
 
 def test_markdown_has_no_number_that_json_lacks(projects, tmp_path):
-    data = flow.report(projects, tmp_path / "report.md")
+    data = bf.report(projects, tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text().replace("18 Kbit", "")
     assert unknown([text], json.loads(json.dumps(data))) == []
     assert "<img" not in text.replace("\\<", "") and "not simulated yet" in text
 
 
 def test_csv_and_json(projects, tmp_path):
-    data = flow.report(projects, tmp_path / "report.json")
+    data = bf.report(projects, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(data))
-    flow.report(projects, tmp_path / "report.csv")
+    bf.report(projects, tmp_path / "report.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text())))
     assert {row["project"] for row in rows} == {p.name for p in projects}
     routed = next(row for row in rows if row["source"] == "routed")
@@ -190,11 +190,11 @@ def test_nothing_is_executed_or_fetched(page):
 def test_what_the_report_says(projects, page):
     text = " ".join(" ".join(Text(page.read_text()).words).split())
     for words in ("Side by side", "fits", "unknown part", "not simulated yet", "Dataflow", "Kernels", "tone curve",
-                  "Where the numbers come from", "not yet measured with vendor tools", "cuts",
+                  "Where the numbers come from", "not yet measured with vendor tools", "thresholds",
                   "C synthesis as Vitis HLS 2023.1"):
         assert words in text, words
     assert "Vitis, io_stream, strategy Latency, reuse_factor 1, clock 5 ns" in text and "encoder" not in text
-    data = flow.report(projects)
+    data = bf.report(projects)
     evil = data["projects"][2]
     assert evil["summary"]["size"]["source"] == "routed" and evil["summary"]["speed"]["latency_ns"] == 65
     assert data["projects"][1]["facts"][0]["buffer_bits"] > 0
@@ -204,8 +204,8 @@ def test_what_the_report_says(projects, page):
 def test_options_are_told_apart(tmp_path):
     """Also those that an older manifest does not have."""
     own = {"NULL": {"reuse_factor": 5, "strategy": "Resource"}}
-    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj", layers=own, encoder="outside"))
-    data = flow.report(tmp_path / "prj", tmp_path / "report.md")
+    bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj", layers=own, encoder="outside"))
+    data = bf.report(tmp_path / "prj", tmp_path / "report.md")
     assert data["projects"][0]["options"]["layers"] == own
     words = "clock 5 ns, encoder outside; NULL: reuse\\_factor 5, strategy Resource"
     assert words in (tmp_path / "report.md").read_text()
@@ -213,23 +213,23 @@ def test_options_are_told_apart(tmp_path):
     text = json.loads(manifest.read_text())
     del text["options"]["encoder"], text["options"]["pipelined"], text["options"]["layers"]
     manifest.write_text(json.dumps(text))
-    assert flow.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]["options"]["pipelined"] is True
+    assert bf.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]["options"]["pipelined"] is True
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path):
     for folder in ("a/prj", "b/prj"):
-        flow.build(net(), flow.BuildConfig(output_dir=tmp_path / folder))
-    found = flow.report([tmp_path / "a/prj", tmp_path / "b/prj", tmp_path / "b/prj"])
+        bf.build(net(), bf.BuildConfig(output_dir=tmp_path / folder))
+    found = bf.report([tmp_path / "a/prj", tmp_path / "b/prj", tmp_path / "b/prj"])
     assert [p["name"] for p in found["projects"]] == ["a/prj", "b/prj", "b/prj"]
     long = [{"name": f"{'x' * 30}/{k}", "lut": 1, "other": 1, "best": True} for k in "ab"]
     assert all(f"…{'x' * 21}/{k}</text>" in pareto({"points": long, "against": ""}) for k in "ab")
-    assert flow.report(tmp_path / "a/prj")["projects"][0]["name"] == "prj"
+    assert bf.report(tmp_path / "a/prj")["projects"][0]["name"] == "prj"
 
 
 def test_ends_of_the_plot(projects, page):
     """The least and the most of both axes are named, and a long name does not run into its op."""
     text = page.read_text()
-    points = flow.report(projects)["pareto"]["points"]
+    points = bf.report(projects)["pareto"]["points"]
     for key in ("lut", "other"):
         for end in (min, max):
             assert f">{number(end(point[key] for point in points))}</text>" in text
@@ -249,8 +249,8 @@ def test_names_in_the_plot_lie_side_by_side():
 
 def test_projects_that_are_as_accurate_are_compared_by_latency(projects, tmp_path):
     x, y = random_codes(net(), 0, 20)[0], np.zeros(20, int)
-    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "slow", clock_period=50.0))
-    pareto = flow.report([projects[0], tmp_path / "slow"], data=x, labels=y)["pareto"]
+    bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "slow", clock_period=50.0))
+    pareto = bf.report([projects[0], tmp_path / "slow"], data=x, labels=y)["pareto"]
     assert pareto["against"] == "latency in ns" and [p["best"] for p in pareto["points"]][0]
 
 
@@ -260,7 +260,7 @@ def test_weights_as_a_picture(projects):
 
     from matplotlib import image
 
-    data = flow.report(projects[0])
+    data = bf.report(projects[0])
     node = next(n for n in data["projects"][0]["nodes"] if n["weights"])
     pixels = image.imread(io.BytesIO(base64.b64decode(node["weights"]["picture"].split(",")[1])))
     levels = net()["NULL"].params.effective
@@ -280,37 +280,37 @@ def test_accuracy(projects):
     chosen = graph.decode(graph(x)).argmax(axis=1)
     labels = chosen.copy()
     labels[:10] = (labels[:10] + 1) % 5
-    found = flow.report(projects[0], data=x, labels=labels)["projects"][0]["accuracy"]
+    found = bf.report(projects[0], data=x, labels=labels)["projects"][0]["accuracy"]
     assert (found["samples"], found["right"], found["percent"]) == (50, 40, 80.0)
     assert np.trace(found["confusion"]) == 40 and np.sum(found["confusion"]) == 50
     one_hot = np.eye(5, dtype=int)[labels]
-    assert flow.report(projects[0], data=x.astype(float), labels=one_hot)["projects"][0]["accuracy"] == found
+    assert bf.report(projects[0], data=x.astype(float), labels=one_hot)["projects"][0]["accuracy"] == found
     for bad, message in ((labels[:5], "5 for 50 samples"), (labels + 1, "whole numbers from 0 to 4"),
                          (labels + 0.5, "whole numbers")):
         with pytest.raises(InputError, match=message):
-            flow.report(projects[0], data=x, labels=bad)
+            bf.report(projects[0], data=x, labels=bad)
     for half in ({"labels": labels}, {"data": x}):
         with pytest.raises(InputError, match=f"{next(iter(half))} without .*: give both, or neither"):
-            flow.report(projects[0], **half)
+            bf.report(projects[0], **half)
     with pytest.raises(InputError, match="data: no samples"):
-        flow.report(projects[0], data=x[:0], labels=labels[:0])
+        bf.report(projects[0], data=x[:0], labels=labels[:0])
     with pytest.raises(InputError, match=r"streams: input 'x': codes have shape \(50, 6\)"):  # which of several
-        flow.report(projects[:2], data=x, labels=labels)
+        bf.report(projects[:2], data=x, labels=labels)
     with pytest.raises(InputError):
-        flow.report(projects[0], data=x + 99, labels=labels)
+        bf.report(projects[0], data=x + 99, labels=labels)
 
 
 def test_accuracy_of_classes(projects, tmp_path):
     """A graph that gives classes is as accurate as the one whose logits are compared here."""
     x, labels = random_codes(net(), 0, 50)[0], np.arange(50) % 5
-    logits = flow.report(projects[0], data=x, labels=labels)["projects"][0]["accuracy"]
-    flow.build(flow.argmax(net()), flow.BuildConfig(output_dir=tmp_path / "prj"))
-    assert flow.report(tmp_path / "prj", data=x, labels=labels)["projects"][0]["accuracy"] == logits
+    logits = bf.report(projects[0], data=x, labels=labels)["projects"][0]["accuracy"]
+    bf.build(bf.argmax(net()), bf.BuildConfig(output_dir=tmp_path / "prj"))
+    assert bf.report(tmp_path / "prj", data=x, labels=labels)["projects"][0]["accuracy"] == logits
     with pytest.raises(InputError, match="whole numbers from 0 to 4"):
-        flow.report(tmp_path / "prj", data=x, labels=labels + 1)
-    flow.build(flow.argmax(conv(8, 4)), flow.BuildConfig(output_dir=tmp_path / "image", io_type="io_stream"))
+        bf.report(tmp_path / "prj", data=x, labels=labels + 1)
+    bf.build(bf.argmax(conv(8, 4)), bf.BuildConfig(output_dir=tmp_path / "image", io_type="io_stream"))
     with pytest.raises(InputError, match="decides 64 positions of a sample"):
-        flow.report(tmp_path / "image", data=random_codes(conv(8, 4), 0, 5)[0], labels=labels[:5])
+        bf.report(tmp_path / "image", data=random_codes(conv(8, 4), 0, 5)[0], labels=labels[:5])
 
 
 def test_accuracy_of_several_inputs(tmp_path):
@@ -318,34 +318,34 @@ def test_accuracy_of_several_inputs(tmp_path):
     both = union({"a": dense(6, 4), "b": dense(3, 2, fixed("ufixed<8,0>"))})
     wires = Node("y", Op.GATHER, both.outputs, (6,), BIPOLAR, Index(np.arange(6)))
     graph = Graph((*both, wires), ("y",))
-    project = flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
+    project = bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))
     codes = random_codes(graph, 0, 30)
     labels = graph(codes).argmax(axis=1)
-    mixed = [codes[0], codes[1] * float(graph["b__x"].domain.alpha)]
+    mixed = [codes[0], codes[1] * float(graph["b__x"].domain.scale)]
     for data in (codes, mixed, {"a__x": mixed[0], "b__x": mixed[1]}):
-        assert flow.report(project, data=data, labels=labels)["projects"][0]["accuracy"]["right"] == 30
+        assert bf.report(project, data=data, labels=labels)["projects"][0]["accuracy"]["right"] == 30
     with pytest.raises(InputError, match=r"2 inputs \(a__x, b__x\); give a list"):
-        flow.report(project, data=codes[0], labels=labels)
+        bf.report(project, data=codes[0], labels=labels)
 
 
 def test_any_network_and_options(tmp_path):
     for seed in range(6):
         for io_type in ("io_parallel", "io_stream"):
             path = tmp_path / f"{seed}{io_type}"
-            flow.build(random_graph(seed), flow.BuildConfig(output_dir=path, io_type=io_type, part="ice40hx1k"))
-            flow.report(path, tmp_path / "report.html")
+            bf.build(random_graph(seed), bf.BuildConfig(output_dir=path, io_type=io_type, part="ice40hx1k"))
+            bf.report(path, tmp_path / "report.html")
     assert "does not fit" in (tmp_path / "report.html").read_text() or seed
 
 
 def test_bad_input(projects, tmp_path):
     with pytest.raises(InputError, match=r"\.pdf: use one of \.html, \.md, \.csv, \.json"):
-        flow.report(projects, tmp_path / "report.pdf")
+        bf.report(projects, tmp_path / "report.pdf")
     with pytest.raises(InputError, match="not a bnnflow project"):
-        flow.report(tmp_path)
+        bf.report(tmp_path)
     with pytest.raises(InputError, match="no project"):
-        flow.report([])
+        bf.report([])
     with pytest.raises(InputError, match="cannot write"):
-        flow.report(projects[0], tmp_path / "no/report.html")
+        bf.report(projects[0], tmp_path / "no/report.html")
     copy = tmp_path / "copy"
     shutil.copytree(projects[0], copy)
     runs = Project.open(copy).runs
@@ -354,52 +354,52 @@ def test_bad_input(projects, tmp_path):
     for text in ("{", "[]", '{"tool": 1}', record % -1.5, record % -1):
         (runs / "sim-gxx.json").write_text(text)
         with pytest.raises(InputError, match="damaged record of a simulation.*; remove it, or simulate again"):
-            flow.report(copy)
+            bf.report(copy)
     (runs / "sim-gxx.json").unlink()
     (runs / "vitis").mkdir()
     for text in ("{", "[]", '{"bnnflow_facts": 1, "facts": []}', '{"bnnflow_facts": 1, "facts": [{}]}'):
         (runs / "vitis/facts-csynth.json").write_text(text)
-        for verb in (flow.report, flow.synthesize):
+        for verb in (bf.report, bf.synthesize):
             with pytest.raises(InputError, match=r"^\S*/facts-csynth.json: [^/]*; remove the file, and run again what"):
                 verb(copy)
     assert not list(tmp_path.glob("*.html"))
 
 
 @pytest.mark.hls
-def test_simulations_are_reported(tmp_path, bnnflow):
-    flow.build(net(), flow.BuildConfig(output_dir=tmp_path / "prj"))
-    flow.simulate(tmp_path / "prj")
-    (found,) = flow.report(tmp_path / "prj")["projects"][0]["exact"]
+def test_simulations_are_reported(tmp_path, cli):
+    bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj"))
+    bf.simulate(tmp_path / "prj")
+    (found,) = bf.report(tmp_path / "prj")["projects"][0]["exact"]
     assert (found["tool"], found["samples"], found["outputs"], found["differ"]) == ("gxx", 256, 1280, 0)
-    done = bnnflow("report", "prj", "-o", "a.html")
+    done = cli("report", "prj", "-o", "a.html")
     assert done.returncode == 0 and "0 differ" in (tmp_path / "a.html").read_text()
     # One bit of a ROM flipped by hand: other sources, of which nothing is known until they are simulated.
     rom = tmp_path / "prj/firmware/weights/flow_NULL.h"
     text = rom.read_text()
     rom.write_text(re.sub(r"(flow_NULL_offset\[5\] = \{)(-?\d+)", lambda m: f"{m[1]}{int(m[2]) + 2}", text))
-    assert flow.report(tmp_path / "prj")["projects"][0]["exact"] == []
-    with pytest.raises(flow.Mismatch):
-        flow.simulate(tmp_path / "prj")
-    assert flow.report(tmp_path / "prj")["projects"][0]["exact"][0]["differ"] > 0
+    assert bf.report(tmp_path / "prj")["projects"][0]["exact"] == []
+    with pytest.raises(bf.Mismatch):
+        bf.simulate(tmp_path / "prj")
+    assert bf.report(tmp_path / "prj")["projects"][0]["exact"][0]["differ"] > 0
     for arguments in (["report", "."], ["report", "prj", "-o", "x.pdf"], ["report", "prj", "--labels", "no.npy"]):
-        assert bnnflow(*arguments).returncode == 2
+        assert cli(*arguments).returncode == 2
 
 
 @pytest.mark.rtl
 @needs_yosys
 def test_synthesis_is_reported(tmp_path):
     """Of a Verilog project, by yosys: the most certain size there is, on the project's part."""
-    config = flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", part="xc7a15t-cpg236-1")
-    flow.build(dense(16, 4), config)
-    facts = flow.synthesize(tmp_path / "prj", family="xc7")
-    found = flow.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]
+    config = bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", part="xc7a15t-cpg236-1")
+    bf.build(dense(16, 4), config)
+    facts = bf.synthesize(tmp_path / "prj", family="xc7")
+    found = bf.report(tmp_path / "prj", tmp_path / "report.html")["projects"][0]
     size = found["summary"]["size"]
     assert (size["lut"], size["source"], size["tool"]) == (facts.lut, "logic synthesis", "yosys")
     assert found["summary"]["fits"] is True and size["available"]["lut"] == 10400
     speed = found["summary"]["speed"]  # cycles as the Verilog has them, at the clock asked for
     assert (speed["source"], speed["latency"]) == ("logic synthesis", list(facts.latency)) and facts.latency[0] > 0
-    flow.synthesize(tmp_path / "prj", family="ecp5")  # another family than the part's: no totals
-    found = flow.report(tmp_path / "prj")["projects"][0]
+    bf.synthesize(tmp_path / "prj", family="ecp5")  # another family than the part's: no totals
+    found = bf.report(tmp_path / "prj")["projects"][0]
     assert [f["fits"] for f in found["facts"]][1:3] == [None, True]
     assert (found["summary"]["size"]["part"], found["summary"]["size"]["lut"]) == ("xc7", facts.lut)
 
@@ -434,7 +434,7 @@ def test_numbers_for_people():
 def test_notebooks_show_text_as_text(projects):
     graph = hostile(dense(8, 2))
     shown = [graph, Facts(HOSTILE, "routed", notes=(HOSTILE,)), Project.open(projects[2]),
-             Comparison((Row("a", HOSTILE, 3, 0, None),), "", (HOSTILE,)), Result(0.5, 3, Path(HOSTILE))]
+             Comparison((NodeComparison("a", HOSTILE, 3, 0, None),), "", (HOSTILE,)), Result(0.5, 3, Path(HOSTILE))]
     for value in shown:
         html = value._repr_html_()
         assert html.startswith("<table>") and not any(evil in html for evil in EVIL)

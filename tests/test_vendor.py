@@ -15,22 +15,23 @@ from pathlib import Path
 
 import pytest
 
-import flow
-from flow import tools, vendor
-from flow.backends.project import Project
-from flow.errors import InputError, Mismatch, ToolError
+import bnnflow as bf
+from bnnflow.backends.project import Project
+from bnnflow.errors import InputError, Mismatch, ToolError
+from bnnflow.toolchains import process as tools
+from bnnflow.toolchains import vitis as vendor
 from tests.conftest import plain_environment
 from tests.test_facts import COSIM, CSYNTH_XML, TIMING, UTILISATION
 from tests.test_hls import net
 
 PART = "xc7a35t-cpg236-1"
 STANDARD = "-std=c++0x"
-CONFIG = flow.BuildConfig(part=PART, clock_period=4.0, project_name="toy")
+CONFIG = bf.BuildConfig(part=PART, clock_period=4.0, project_name="toy")
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    flow.build(net(), replace(CONFIG, output_dir=tmp_path / "prj"))
+    bf.build(net(), replace(CONFIG, output_dir=tmp_path / "prj"))
     return tmp_path / "prj"
 
 
@@ -77,7 +78,7 @@ class Recorder:
 def test_hls_scripts_under_tcl(backend, words, step, tmp_path, monkeypatch):
     """`words`: where the switches come as one word each, and not as the one argument that they were."""
     prj = tmp_path / "a folder"
-    flow.build(net(), replace(CONFIG, output_dir=prj, backend=backend))
+    bf.build(net(), replace(CONFIG, output_dir=prj, backend=backend))
     tool = backend.lower()
     monkeypatch.setattr(tools, "find", lambda name, via="": {"vitis": "/x/vitis_hls", "vivado": "/x/vivado_hls"}[name])
     _, *arguments = vendor._hls(tool, step, prj, "")
@@ -180,16 +181,16 @@ def test_every_step(tool, name, arguments, project, install, tmp_path):
     calls = install(name)
     install("vivado")
     lines: list[str] = []
-    facts = flow.synthesize(project, tool, say=lines.append)
+    facts = bf.synthesize(project, tool, say=lines.append)
     assert (facts.lut, facts.source, facts.version) == (300, "C synthesis", "2023.2")
     assert (facts.part, facts.name) == (PART, "toy")
     assert calls.read_text().startswith(f"{tmp_path}/bin/{name} {arguments}")
     runs = Project.open(project).runs / tool
     assert lines == [f"bnnflow: csynth, step 1 of 1, log {runs}/csynth.log", "INFO: [HLS 200-10] starting reset synth"]
-    facts = flow.synthesize(project, tool, steps=["logic", "cosim", "export"])
+    facts = bf.synthesize(project, tool, steps=["logic", "cosim", "export"])
     assert (facts.lut, facts.source, facts.clock_estimated) == (211, "logic synthesis", 4.25)
     assert len(calls.read_text().splitlines()) == 4  # C synthesis was done
-    again = flow.synthesize(Project.open(project), tool, steps="cosim")
+    again = bf.synthesize(Project.open(project), tool, steps="cosim")
     assert again.latency == (7, 9) and again.source == "co-simulation"
     assert len(calls.read_text().splitlines()) == 4  # and so was all else
     assert {f.name for f in runs.glob("*.log")} == {"csynth.log", "cosim.log", "export.log", "logic.log"}
@@ -198,14 +199,14 @@ def test_every_step(tool, name, arguments, project, install, tmp_path):
 
 def test_a_rebuilt_project_keeps_its_runs(project, install):
     calls = install("vitis-run")
-    flow.synthesize(project)
-    flow.build(net(), replace(CONFIG, output_dir=project))
-    flow.synthesize(project)
+    bf.synthesize(project)
+    bf.build(net(), replace(CONFIG, output_dir=project))
+    bf.synthesize(project)
     assert len(calls.read_text().splitlines()) == 1
-    flow.build(net(), replace(CONFIG, output_dir=project, clock_period=5.0))
-    flow.synthesize(project)  # another clock
+    bf.build(net(), replace(CONFIG, output_dir=project, clock_period=5.0))
+    bf.synthesize(project)  # another clock
     (project / "firmware/toy.cpp").open("a").write("// other sources\n")
-    flow.synthesize(project)
+    bf.synthesize(project)
     assert len(calls.read_text().splitlines()) == 3
 
 
@@ -226,7 +227,7 @@ def test_a_rebuilt_project_keeps_its_runs(project, install):
 def test_failures_say_what_matters(body, message, project, install):
     install("vitis_hls", body)
     with pytest.raises(ToolError, match=message):
-        flow.synthesize(project, hours=0.0006)
+        bf.synthesize(project, hours=0.0006)
     log = Project.open(project).runs / "vitis/csynth.log"
     assert log.exists() and not list(log.parent.glob("facts-*.json"))
 
@@ -244,15 +245,15 @@ def test_bad_reports(name, text, message, project, install):
     for program in ("vitis-run", "vivado"):
         install(program, reports=reports)
     with pytest.raises(ToolError, match=message):
-        flow.synthesize(project, steps=["export", "logic"])
+        bf.synthesize(project, steps=["export", "logic"])
 
 
 def test_a_step_that_failed_goes_on(project, install):
     calls = install("vitis-run", "if 'cosim' in on: print('ERROR: interrupted'); raise SystemExit(1)")
     with pytest.raises(ToolError, match="goes on with cosim"):
-        flow.synthesize(project, steps=["cosim"])
+        bf.synthesize(project, steps=["cosim"])
     install("vitis-run")
-    assert flow.synthesize(project, steps=["cosim"]).latency == (7, 9)
+    assert bf.synthesize(project, steps=["cosim"]).latency == (7, 9)
     assert len(calls.read_text().splitlines()) == 3  # C synthesis ran once
 
 
@@ -260,28 +261,28 @@ def test_cosimulation_that_differs_is_a_mismatch(project, install):
     failed = {"cosim:toy_prj/solution1/sim/report/toy_cosim.rpt": COSIM.format(status="Fail")}
     install("vitis-run", reports={**REPORTS, **failed})
     with pytest.raises(Mismatch, match=r"Verilog: Fail[^$]*try another version"):
-        flow.synthesize(project, steps=["cosim"])
+        bf.synthesize(project, steps=["cosim"])
 
 
 def test_missing_tools_and_bad_options(project, install, monkeypatch, tmp_path):
     with pytest.raises(ToolError, match=r"vitis-run or vitis_hls not found .*source settings64\.sh"):
-        flow.synthesize(project)
+        bf.synthesize(project)
     with pytest.raises(InputError, match="tool 'quartus': use one of yosys, nextpnr, vitis, vivado"):
-        flow.synthesize(project, "quartus")
+        bf.synthesize(project, "quartus")
     with pytest.raises(InputError, match="steps place: use some of csynth, cosim, export, logic"):
-        flow.synthesize(project, steps=["place"])
+        bf.synthesize(project, steps=["place"])
     with pytest.raises(InputError, match="hours=0"):
-        flow.synthesize(project, hours=0)
+        bf.synthesize(project, hours=0)
     install("vitis-run")
     with pytest.raises(ToolError, match="vivado not found"):
-        flow.synthesize(project, steps=["logic"])
+        bf.synthesize(project, steps=["logic"])
     monkeypatch.setenv("BNNFLOW_VITIS", "/nowhere/vitis_hls")
     with pytest.raises(ToolError, match="is not an executable file; name one, or unset it"):
-        flow.synthesize(project, steps=["cosim"])
+        bf.synthesize(project, steps=["cosim"])
     monkeypatch.delenv("BNNFLOW_VITIS")
     (tmp_path / "bin/vitis-run").write_text("\x7fELF, or so")
     with pytest.raises(ToolError, match="cannot run .*Exec format error; it must be a program that this system starts"):
-        flow.simulate(project, tool="vitis")
+        bf.simulate(project, tool="vitis")
 
 
 # --- behind a prefix ------------------------------------------------------------------------------------------------
@@ -305,22 +306,22 @@ def test_a_prefix(via, name, text, project, install, tmp_path):
     install("vivado")
     (folder / name).write_text(text.format())
     (folder / name).chmod(0o755)
-    facts = flow.synthesize(project, via=via.format(bin=folder), steps=["csynth", "logic"])
+    facts = bf.synthesize(project, via=via.format(bin=folder), steps=["csynth", "logic"])
     assert facts.lut == 211
     assert [line.split()[0] for line in calls.read_text().splitlines()] == [f"{folder}/vitis_hls", f"{folder}/vivado"]
     if name == "ssh":
         with pytest.raises(ToolError, match="exit code 255: ssh: connect to host down"):
-            flow.synthesize(project, "vivado", via=f"{folder}/ssh down")
+            bf.synthesize(project, "vivado", via=f"{folder}/ssh down")
     with pytest.raises(ToolError, match=r"vivado_hls not found behind "):
-        flow.synthesize(project, "vivado", via=via.format(bin=folder))
+        bf.synthesize(project, "vivado", via=via.format(bin=folder))
     with pytest.raises(ToolError, match="cannot run '/nowhere/ssh x'"):
-        flow.synthesize(project, "vivado", via="/nowhere/ssh x")
+        bf.synthesize(project, "vivado", via="/nowhere/ssh x")
     with pytest.raises(InputError, match="No closing quotation"):
-        flow.synthesize(project, "vivado", via='ssh "x')
+        bf.synthesize(project, "vivado", via='ssh "x')
     with pytest.raises(InputError, match="via=' ': name a command"):
-        flow.synthesize(project, "vivado", via=" ")
+        bf.synthesize(project, "vivado", via=" ")
     with pytest.raises(InputError, match="a prefix is for vitis and vivado"):
-        flow.simulate(project, via="ssh up")
+        bf.simulate(project, via="ssh up")
 
 
 def test_a_prefix_that_does_not_answer(project, install, tmp_path, monkeypatch):
@@ -329,7 +330,7 @@ def test_a_prefix_that_does_not_answer(project, install, tmp_path, monkeypatch):
     silent.write_text("#!/bin/sh\nsleep 30\n")
     silent.chmod(0o755)
     start = time.monotonic()
-    for verb in (flow.synthesize, flow.simulate):
+    for verb in (bf.synthesize, bf.simulate):
         with pytest.raises(ToolError, match=r"'ssh up' did not answer in 0\.3 s: try `ssh up true`"):
             verb(project, tool="vitis", via="ssh up")
     assert time.monotonic() - start < 20
@@ -338,17 +339,17 @@ def test_a_prefix_that_does_not_answer(project, install, tmp_path, monkeypatch):
 def test_one_run_of_a_tool_at_a_time(project, install, tmp_path):
     """A second one would begin by throwing away what the first has done."""
     install("vitis-run", f"import pathlib; pathlib.Path({str(tmp_path / 'runs')!r}).touch(); time.sleep(60)")
-    first = subprocess.Popen([sys.executable, "-m", "flow.cli", "synth", str(project)], stdout=subprocess.DEVNULL,
+    first = subprocess.Popen([sys.executable, "-m", "bnnflow.cli", "synth", str(project)], stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL, env=plain_environment())
     try:
         wait_for((tmp_path / "runs").exists)
         with pytest.raises(ToolError, match="vitis: another bnnflow runs the tool there; wait until it is done"):
-            flow.synthesize(project)
+            bf.synthesize(project)
     finally:
         first.kill()
         first.wait()
     install("vitis-run")
-    assert flow.synthesize(project).lut == 300  # one that was killed holds nothing
+    assert bf.synthesize(project).lut == 300  # one that was killed holds nothing
 
 
 def test_a_project_that_cannot_be_written_to(project, install, monkeypatch):
@@ -356,11 +357,11 @@ def test_a_project_that_cannot_be_written_to(project, install, monkeypatch):
     (project / "runs").touch()
     install("vitis-run")
     with pytest.raises(InputError, match=r"cannot write \S*/vitis: .*; runs are kept in the project: free some room"):
-        flow.synthesize(project)
-    monkeypatch.setattr("flow.builder.synthesized_cost", lambda *_: None)  # the table's
-    facts = flow.estimate(project, synthesize=True)
+        bf.synthesize(project)
+    monkeypatch.setattr("bnnflow.builder.synthesized_cost", lambda *_: None)  # the table's
+    facts = bf.estimate(project, synthesize=True)
     assert facts.lut is not None and facts.notes[-1].startswith("not kept for the report: ")
-    assert len(flow.report(project)["projects"][0]["facts"]) == 2
+    assert len(bf.report(project)["projects"][0]["facts"]) == 2
 
 
 def test_copies_can_be_written_to(project, install, tmp_path):
@@ -384,7 +385,7 @@ def test_lines_are_passed_on_as_they_come(tmp_path):
 def test_a_signal_ends_the_tool_too(number, project, install, tmp_path):
     install("vitis-run", f"import os; print(os.getpid(), file=open({str(tmp_path / 'pid')!r}, 'w'), flush=True); "
                          "time.sleep(60)")
-    command = [sys.executable, "-m", "flow.cli", "synth", str(project)]
+    command = [sys.executable, "-m", "bnnflow.cli", "synth", str(project)]
     # Under nohup this process ignores SIGHUP, and what it starts would, too.
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=plain_environment(),
                            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
@@ -397,7 +398,7 @@ def test_a_signal_ends_the_tool_too(number, project, install, tmp_path):
         run.kill()
     wait_for(lambda: not Path(f"/proc/{tool}").exists())
     install("vitis-run")
-    assert flow.synthesize(project).lut == 300  # and what was cut off starts again
+    assert bf.synthesize(project).lut == 300  # and what was cut off starts again
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
@@ -418,17 +419,17 @@ def test_handlers_of_others_are_left_alone(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_command_line(bnnflow, project, install, tmp_path):
+def test_command_line(cli, project, install, tmp_path):
     install("vitis-run")
-    done = bnnflow("synth", "prj")
+    done = cli("synth", "prj")
     assert done.returncode == 0 and "C synthesis, Vitis HLS 2023.2" in done.stdout and "300" in done.stdout
     assert "starting" in done.stderr
-    assert bnnflow("synth", "prj", "--tool", "vivado").returncode == 3
-    assert bnnflow("synth", "prj", "--steps", "fly").returncode == 2
+    assert cli("synth", "prj", "--tool", "vivado").returncode == 3
+    assert cli("synth", "prj", "--steps", "fly").returncode == 2
     state = Project.open(project).runs / "vitis/facts-csynth.json"
     assert json.loads(state.read_text())["facts"][0]["lut"] == 300
     state.write_text("{")
-    assert bnnflow("synth", "prj").returncode == 2
+    assert cli("synth", "prj").returncode == 2
 
 
 def test_the_first_that_fails_of_several(tmp_path, monkeypatch):

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-import flow
+import bnnflow as bf
 
-import flow.train  # isort: skip
+import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
 import tf_keras as keras
 
-from flow.lowering.levels import dyadic
-from flow.lowering.reading import read_model
-from flow.lowering.reference import check_equal
-from flow.train import (
+from bnnflow.exact.levels import dyadic
+from bnnflow.frontends.keras.reading import read_model
+from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.train import (
     RBNN,
     TTQ,
     TWN,
@@ -33,7 +33,7 @@ from flow.train import (
     SiMaN,
     harden,
 )
-from flow.train.schedules import HARD_FROM
+from bnnflow.train.schedules import HARD_FROM
 from tests.contracts import KERNELS, dense, half_mask, shake
 from tests.test_proximal import FORMULAS, violation
 
@@ -57,7 +57,7 @@ def as_kernel(rows: Float, shape: tuple[int, ...]) -> Float:
 
 
 def run(quantizer: Any, w: Float, arriving: Float | None = None) -> tuple[Float, Float]:
-    """Value and gradient for what arrives."""
+    """FloatTensor and gradient for what arrives."""
     variable = tf.Variable(w)
     with tf.GradientTape() as tape:
         y = quantizer(variable)
@@ -211,7 +211,7 @@ def test_rotations_are_orthogonal_and_bring_weights_to_their_signs(shape):
 
 def test_one_polar_step_is_the_best_rotation():
     """Against 2,000 random orthogonal matrices and small turns of the solution."""
-    from flow.train.weight_sets import _polar
+    from bnnflow.train.weight_sets import _polar
 
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(4, 4))
@@ -246,8 +246,8 @@ def test_rotations_are_solved_every_so_many_steps_and_stay_exact():
     assert [k + 1 for k, changed in enumerate(changes) if changed] == [4, 8]
     assert not np.array_equal(plain.left, np.eye(plain.left.shape[0]))
     assert {v.name for v in model.trainable_weights}.isdisjoint({plain.left.name, plain.right.name})
-    check_equal(flow.lower(harden(model), "ufixed<4,0>"), model, x)
-    with pytest.raises(flow.InputError, match="1 or more"):
+    check_equal(bf.lower(harden(model), "ufixed<4,0>"), model, x)
+    with pytest.raises(bf.InputError, match="1 or more"):
         Rotations(0)
 
 
@@ -277,15 +277,15 @@ def test_biper_is_refused_while_soft_and_adds_its_loss_only_then():
     x = keras.Input((12,))
     model = shake(keras.Model(x, dense(3, kernel_quantizer=BiPer(tau=0.5), name="inner")(x)))
     w = model.get_layer("inner").kernel.numpy().astype(float)
-    with pytest.raises(flow.LoweringError, match="layer 'inner'.*'biper'.*flow.train.harden"):
-        flow.lower(model, "ufixed<4,0>")
+    with pytest.raises(bf.LoweringError, match="layer 'inner'.*'biper'.*bnnflow.train.harden"):
+        bf.lower(model, "ufixed<4,0>")
     inputs = np.random.default_rng(0).integers(0, 16, (64, 12)) / 16
     model.compile("sgd", "mse")
     targets = model.predict(inputs, verbose=0)
     assert model.evaluate(inputs, targets, verbose=0) == pytest.approx(0.5 * np.mean(np.sin(20 * w) ** 2), rel=1e-4)
     harden(model)
     assert model.evaluate(inputs, model.predict(inputs, verbose=0), verbose=0) == 0
-    check_equal(flow.lower(model, "ufixed<4,0>"), model, inputs)
+    check_equal(bf.lower(model, "ufixed<4,0>"), model, inputs)
 
 
 @pytest.mark.parametrize(("shape", "axes"), SHAPES)
@@ -407,12 +407,12 @@ def test_images_lower_exactly_and_survive_files(kind, tmp_path):
     axes = {"axes": 2} if kind in PER_FILTER else {}
     model = harden(image_network(kind(), kind(**axes)))
     x = np.random.default_rng(0).integers(0, 16, (60, 6, 5, 3)) / 16
-    graph = flow.lower(model, "ufixed<4,0>")
+    graph = bf.lower(model, "ufixed<4,0>")
     check_equal(graph, model, x)
     for suffix in (".keras", ".h5"):
         model.save(tmp_path / f"net{suffix}")
         again = read_model(tmp_path / f"net{suffix}")
-        assert flow.lower(again, "ufixed<4,0>").digest == graph.digest
+        assert bf.lower(again, "ufixed<4,0>").digest == graph.digest
         configs = [m.get_layer("deep").depthwise_quantizer_internal.get_config() for m in (model, again)]
         assert configs[0] == configs[1]
 
@@ -443,5 +443,5 @@ def test_masks_cut_after_the_quantizer():
     (lambda: AdaBin(axes=2)(np.zeros((3, 4), np.float32)), "leaves no weights"),
 ])
 def test_bad_arguments(make, message):
-    with pytest.raises(flow.InputError, match=message):
+    with pytest.raises(bf.InputError, match=message):
         make()

@@ -7,15 +7,15 @@ namespace nnet {
 
 struct flow_step_config : flow_config {
     static const int n_chan = 1; // channels are the last axis
-    static const int n_cut = 1;
+    static const int n_threshold = 1;
 };
 
-// code = start + sign * #{k : x >= cuts[k]}, per channel: what batch norm, bias and any quantised activation of Keras
+// code = start + sign * #{k : x >= thresholds[k]}, per channel: what batch norm, bias and any quantised activation of Keras
 // compute from the integer x, and what a thermometer's planes compute from an input.
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_step(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const int start[CONFIG_T::n_chan],
                const int sign[CONFIG_T::n_chan],
-               const typename CONFIG_T::cut_t cuts[CONFIG_T::n_chan * CONFIG_T::n_cut]) {
+               const typename CONFIG_T::threshold_t thresholds[CONFIG_T::n_chan * CONFIG_T::n_threshold]) {
 Fold:
     for (int f = 0; f < CONFIG_T::n_fold; f++) {
         #pragma HLS PIPELINE II=CONFIG_T::interval
@@ -27,10 +27,10 @@ Fold:
                 const int c = i % CONFIG_T::n_chan;
                 const typename flow_bits<data_T>::code_t x = flow_code(data[i]);
                 int count = 0;
-            Cut:
-                for (int cut = 0; cut < CONFIG_T::n_cut; cut++) {
+            Threshold:
+                for (int threshold = 0; threshold < CONFIG_T::n_threshold; threshold++) {
                     #pragma HLS UNROLL
-                    count += x >= cuts[c * CONFIG_T::n_cut + cut] ? 1 : 0;
+                    count += x >= thresholds[c * CONFIG_T::n_threshold + threshold] ? 1 : 0;
                 }
                 flow_set(res[i], ap_int<16>(start[c] + sign[c] * count));
             }
@@ -38,7 +38,7 @@ Fold:
     }
 }
 
-// No cut: every channel is constant.
+// No threshold: every channel is constant.
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_constant(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const int start[CONFIG_T::n_chan]) {
 Fold:

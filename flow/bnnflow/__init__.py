@@ -1,0 +1,143 @@
+"""bnnflow: binary, ternary and sparse-binary networks from QKeras to FPGAs, exactly.
+
+The verbs; each imports what it needs when it is called, so `import flow` is quick and needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from bnnflow.errors import BnnflowError, InputError, LoweringError, Mismatch, ToolError
+from bnnflow.version import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bnnflow.backends.project import BuildConfig, Project
+    from bnnflow.comparison import Comparison
+    from bnnflow.facts.facts import Facts
+    from bnnflow.ir import Graph
+
+__all__ = [
+    "__version__",
+    "BuildConfig", "BnnflowError", "InputError", "LoweringError", "Mismatch", "ToolError", "argmax", "build", "compare",
+    "estimate", "load", "lower", "report", "run", "save", "simulate", "split_encoder", "synthesize", "to_hls4ml",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BuildConfig":
+        from bnnflow.backends.project import BuildConfig
+
+        return BuildConfig
+    raise AttributeError(f"module 'bnnflow' has no attribute {name!r}")
+
+
+def lower(model: Any, input_type: str = "fixed<16,6>", output_type: str | None = None) -> Graph:
+    """Keras model or path -> integer graph that computes the same codes; see `bnnflow.frontends.keras.lower.lower`."""
+    from bnnflow.frontends.keras.lower import lower
+
+    return lower(model, input_type, output_type)
+
+
+def report(projects: Any, output: str | os.PathLike[str] | None = None, data: Any = None, labels: Any = None) -> Any:
+    """A report on one project or several, as .html, .md, .csv or .json; see `bnnflow.reports.reporting.report`."""
+    from bnnflow.reports.reporting import report
+
+    return report(projects, output, data, labels)
+
+
+def run(graph: Graph, codes: Any) -> Any:
+    """Exact outputs, int64 (n, *shape), for input codes (n, *shape); lists where there are several."""
+    from bnnflow.ir.evaluate import run
+
+    return run(graph, codes)
+
+
+def trace(graph: Graph, codes: Any) -> dict[str, NDArray[np.int64]]:
+    """Codes of every node by name."""
+    from bnnflow.ir.evaluate import trace
+
+    return trace(graph, codes)
+
+
+def save(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write a graph to one .npz file."""
+    from bnnflow.ir.store import save
+
+    save(graph, path)
+
+
+def argmax(graph: Graph) -> Graph:
+    """The graph whose outputs are classes: the place of the largest logit; see `bnnflow.ir.passes.argmax`."""
+    from bnnflow.ir.passes import argmax
+
+    return argmax(graph)
+
+
+def split_encoder(graph: Graph) -> tuple[Graph, Graph]:
+    """(front, core): the thermometer's comparators, and the network that takes their planes."""
+    from bnnflow.ir.passes import split_encoder
+
+    return split_encoder(graph)
+
+
+def load(path: str | os.PathLike[str]) -> Graph:
+    """Read a graph written by `save`; the file is checked, nothing in it is executed."""
+    from bnnflow.ir.store import load
+
+    return load(path)
+
+
+def to_hls4ml(graph: Graph, config: BuildConfig | None = None) -> Any:
+    """The hls4ml ModelGraph of a graph: `compile()`, `predict()` and `build()` equal the graph."""
+    from bnnflow.backends.hls.hls4ml_model import to_hls4ml
+    from bnnflow.backends.project import BuildConfig
+
+    return to_hls4ml(graph, config or BuildConfig())
+
+
+def build(graph: Graph, config: BuildConfig | None = None, vectors: Any = None) -> Project:
+    """Write the HLS or Verilog project of a graph, whole or not at all; see `bnnflow.builder.build`."""
+    from bnnflow.backends.project import BuildConfig
+    from bnnflow.builder import build
+
+    return build(graph, config or BuildConfig(), vectors)
+
+
+def compare(model: Any, project: str | os.PathLike[str], x: Any) -> Comparison:
+    """Keras, graph and C simulation layer by layer: the first divergence or "equal"; see `bnnflow.comparison.compare`."""
+    from bnnflow.comparison import compare
+
+    return compare(model, project, x)
+
+
+def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str | None = None, via: str = "",
+             say: Any = None) -> Any:
+    """Run the project's own sources and compare every output bit with the stored graph; see `bnnflow.builder.simulate`."""
+    from bnnflow.builder import simulate
+
+    return simulate(project, codes, tool, via, say)
+
+
+def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None = None, baseline: bool = False,
+             synthesize: bool = False) -> Facts:
+    """Resources and latency of a graph (with the options of a build) or a project, without any vendor's tool.
+
+    C++ from a table, Verilog counted in its netlist; with `synthesize` by logic synthesis of every kernel (yosys),
+    which is kept for the report of a project; with `baseline`, what stock hls4ml's kernels would cost. See
+    `bnnflow.builder.estimate`.
+    """
+    from bnnflow.builder import estimate
+
+    return estimate(design, config, baseline, synthesize)
+
+
+def synthesize(project: str | os.PathLike[str], tool: str | None = None, **options: Any) -> Facts:
+    """Resources, latency and clock as a synthesis tool gives them; see `bnnflow.builder.synthesize`."""
+    from bnnflow.builder import synthesize
+
+    return synthesize(project, tool, **options)

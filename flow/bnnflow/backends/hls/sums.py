@@ -1,0 +1,287 @@
+"""Sums and maxima over the taps of windows, or over the last axis: the kernels of nnet_flow_window.h."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnflow.backends.hls.kernel_call import (
+    WORD,
+    FusedKernel,
+    KernelCall,
+    Roms,
+    code_type,
+    int32,
+    ints,
+    pack_fields,
+    signed_bits,
+    wide,
+)
+from bnnflow.ir import Domain, Node, Op, Weights, Window
+from bnnflow.ir.nodes import Int
+from bnnflow.ir.verify import at_borders
+
+__all__ = ["border_classes", "dot", "image", "maximum", "passes", "positions"]
+
+WINDOWS = "nnet_flow_window.h"
+FEW = 2  # values besides the base that are counted each by itself
+
+
+def image(node: Node, source: Node, groups: int) -> dict[str, str]:
+    """Members that say which taps a sum or maximum reads: a WINDOW's, or the last axis of any tensor."""
+    rows, cols, outputs = 1, prod(source.shape[:-1]), node.shape[-1]
+    members: dict[str, int] = {"n_chan": source.shape[-1]}
+    if isinstance(source.params, Window):
+        w, rank = source.params, len(source.params.kernel)
+        rows, cols = (1, *w.size)[-2:]
+        values = (("k", w.kernel), ("s", w.strides), ("d", w.dilation), ("p", [pad[0] for pad in w.pads]),
+                  ("o", w.positions))
+        for key, value in values:
+            members |= {f"{key}_{axis}": n for axis, n in zip(("rows", "cols")[-rank:], value)}
+        members["n_chan"] //= w.taps
+    else:
+        members["o_cols"] = cols
+    members |= {"n_rows": rows, "n_cols": cols, "n_group": groups, "n_out": outputs, "field": source.domain.bits}
+    return {key: str(value) for key, value in members.items()}
+
+
+def _fields(levels: Int, source: Node, groups: int) -> tuple[Int, int]:
+    """(levels (outputs, taps of an output) in the kernel's order, groups).
+
+    Where the sum's groups are not the window's, every output reads all channels, with zeros for those of other groups.
+    """
+    window = source.params
+    if not isinstance(window, Window) or window.groups == groups:
+        return levels.T, groups
+    inputs, outputs = source.shape[-1], levels.shape[1]
+    whole = np.zeros((inputs, outputs), np.int64)
+    for j in range(outputs):
+        first = j * groups // outputs * len(levels)
+        whole[first : first + len(levels), j] = levels[:, j]
+    return whole.reshape(window.groups, window.taps, -1, outputs).transpose(3, 1, 0, 2).reshape(outputs, inputs), 1
+
+
+def _integer(domain: Domain) -> str:
+    return f"ap_{'' if domain.signed else 'u'}int<{domain.bits}>"
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """A sum for its kernels: `levels` (outputs, taps of an output), of `groups`; `members` of its configuration.
+
+    `constant` (classes of borders or 1, outputs) is what the domain's beta adds, `gain` its alpha, both in its unit.
+    """
+
+    node: Node
+    levels: Int
+    groups: int
+    members: dict[str, str]
+    gain: int
+    constant: Int
+
+    @property
+    def gains(self) -> int:
+        """Magnitudes of the levels that are not 0."""
+        return int(np.unique(np.abs(self.levels[self.levels != 0])).size)
+
+    @property
+    def all_bits(self) -> int:
+        """Bits of the popcounts that all outputs of a group have in common."""
+        return int(self.groups * self.levels.shape[1])
+
+
+def dot(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
+    """Codes of one bit are counted; anything else is multiplied and added."""
+    (source,), p = sources, node.params
+    assert isinstance(p, Weights)
+    levels, groups = _fields(p.effective, source, p.groups)
+    a, b = source.domain.numerator
+    present, border = p.effective.sum(axis=0)[None], "0"
+    borders: Roms = ()
+    if isinstance(source.params, Window) and source.params.padded and b:
+        present = at_borders(p.effective, p.groups, source.params)
+        border, borders = border_classes(node, source.params)
+    taps = _Taps(node, levels, groups, image(node, source, groups), a, b * present.astype(object))
+    one_bit = source.domain.lo >= 0 and source.domain.hi <= 1
+    core = _counted(taps) if one_bit else _multiplied(taps, source.domain)
+    return positions(node, core, border, borders)
+
+
+def _counted(taps: _Taps) -> KernelCall:
+    """The popcounts of codes of one bit: XNOR where the levels are -g, 0, g, else those of each value, or of each digit
+    where an output has many; by a codebook where that puts fewer bits into adders.
+    """
+    values, book = _values(taps.levels) or _digits(taps.levels), _codebook(taps)
+    plain = taps.gains <= 1
+    bits = np.count_nonzero(taps.levels) if plain else values.mask.sum() + taps.all_bits
+    if book is not None and book.bits < bits:
+        return _shared(taps, book)
+    return _xnor(taps) if plain else _valued(taps, values)
+
+
+def _xnor(taps: _Taps) -> KernelCall:
+    """sum g*s*(a*c + b) = g*a*(agreeing - negative taps) + b*(sum of g*s over the taps inside the image)."""
+    signs, domain = np.sign(taps.levels), taps.node.domain
+    gain = int(np.abs(taps.levels).max(initial=0) or 1) * taps.gain
+    offset = taps.constant - gain * (signs < 0).sum(axis=1).astype(object)
+    widest = signed_bits(min(domain.lo, int(offset.min())), max(domain.hi, int(offset.max())))
+    widest = max(widest, (gain * signs.shape[1]).bit_length() + 1)
+    return KernelCall("flow_count", WINDOWS, taps.members | {"gain": str(gain)}, {"sum_t": f"ap_int<{widest + 1}>"}, (
+        ("unsigned long long", "sign", pack_fields((signs > 0).astype(np.int64), 1)),
+        ("unsigned long long", "mask", pack_fields((signs != 0).astype(np.int64), 1)),
+        ("int", "offset", int32(offset, taps.node)),
+    ))
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Levels as `base` (owners,) and the sum of `value` (owners, values) where `mask` (outputs, values, taps) is True.
+
+    One owner for all outputs, or each output its own.
+    """
+
+    base: Int
+    value: Int
+    mask: NDArray[np.bool_]
+
+
+def _values(levels: Int, lowest: bool = False) -> _Values | None:
+    """Levels (outputs, taps) as the commonest, or the lowest, and few others; None where an output has more."""
+    owners = levels.reshape(1, -1) if np.unique(levels).size <= FEW + 1 else levels
+    found = [np.unique(owned, return_counts=True) for owned in owners]
+    if max(len(kinds) for kinds, _ in found) > FEW + 1:
+        return None
+    base = np.array([kinds[0 if lowest else counts.argmax()] for kinds, counts in found])
+    value = np.zeros((len(owners), max(1, *(len(kinds) - 1 for kinds, _ in found))), np.int64)
+    for k, (kinds, _) in enumerate(found):
+        value[k, : len(kinds) - 1] = kinds[kinds != base[k]] - base[k]
+    mask = (levels[:, None, :] == (base[:, None] + value)[:, :, None]) & (value != 0)[:, :, None]
+    return _Values(base, value, mask)
+
+
+def _digits(levels: Int) -> _Values:
+    """Levels (outputs, taps) in two's complement: a value is that of a digit."""
+    place = np.arange(signed_bits(int(levels.min()), int(levels.max())) - (levels.min() >= 0))
+    value = 1 << place
+    if levels.min() < 0:
+        value[-1] = -value[-1]
+    return _Values(np.zeros(1, np.int64), value[None], (levels[:, None, :] >> place[:, None] & 1).astype(bool))
+
+
+def _valued(taps: _Taps, values: _Values) -> KernelCall:
+    """sum l*(a*c + b) = a*base*#(c) + a*value*#(c where l = base + value), summed + b*(sum of l inside the image)."""
+    outputs, count, fields = values.mask.shape
+    members = taps.members | {"n_value": str(count), "n_gain": str(len(values.base))}
+    return KernelCall("flow_values", WINDOWS, members, {"sum_t": _sum_type(taps, values)}, (
+        ("unsigned long long", "mask", pack_fields(values.mask.reshape(outputs * count, fields).astype(np.int64), 1)),
+        *_weighed(taps, values),
+    ))
+
+
+@dataclass(frozen=True)
+class _Codebook:
+    """Two values by output, the `patterns` (int64, bit t for tap t) of a channel's taps that have the second, and each
+    output's `index` (outputs, channels) into them; `bits` that go into adders at a position.
+    """
+
+    values: _Values
+    patterns: Int
+    index: Int
+    bits: int
+
+
+def _codebook(taps: _Taps) -> _Codebook | None:
+    """The patterns of kernels over all outputs and channels; None where levels are more than two, or a pattern no word.
+
+    A popcount puts into adders the bits of its taps: with XNOR all, else those that have the second value. Shared,
+    those of every pattern at every channel, then for each output and channel a number as wide as the pattern's count.
+    """
+    values = _values(taps.levels, lowest=True)
+    size = int(taps.members.get("k_rows", 1)) * int(taps.members.get("k_cols", 1))
+    if values is None or values.mask.shape[1] > 1 or not 1 < size < WORD:
+        return None
+    outputs, fields = taps.levels.shape
+    second = values.mask.reshape(outputs, size, fields // size).astype(np.int64)
+    patterns, index = np.unique((second << np.arange(size)[:, None]).sum(axis=1), return_inverse=True)
+    index = index.reshape(outputs, -1)
+    ones = np.array([size if taps.levels.all() and taps.gains == 1 else int(p).bit_count() for p in patterns])
+    widths = np.array([int(n).bit_length() for n in ones])
+    counted = int(ones.sum()) * taps.groups * index.shape[1]
+    return _Codebook(values, patterns, index, counted + int(widths[index].sum()) + taps.all_bits)
+
+
+def _shared(taps: _Taps, book: _Codebook) -> KernelCall:
+    """The sum of `_valued`, its second popcount channel by channel from those of a codebook."""
+    width = max(1, (len(book.patterns) - 1).bit_length())
+    members = taps.members | {"n_pattern": str(len(book.patterns)), "n_gain": str(len(book.values.base)),
+                              "index_bits": str(width), "index_words": str(-(-book.index.shape[1] // (WORD // width)))}
+    return KernelCall("flow_shared", WINDOWS, members, {"sum_t": _sum_type(taps, book.values)}, (
+        ("unsigned long long", "pattern", [f"0x{int(pattern):x}ULL" for pattern in book.patterns]),
+        ("unsigned long long", "index", pack_fields(book.index, width)), *_weighed(taps, book.values),
+    ))
+
+
+def _sum_type(taps: _Taps, values: _Values) -> str:
+    """Holds every partial sum."""
+    base, value, ones = (np.abs(x).astype(object) for x in (values.base, values.value, values.mask.sum(axis=2)))
+    reach = taps.gain * int((base * taps.levels.shape[1] + (value * ones).sum(axis=1)).max())
+    return f"ap_int<{(reach + int(np.abs(taps.constant).max())).bit_length() + 1}>"
+
+
+def _weighed(taps: _Taps, values: _Values) -> Roms:
+    """What popcounts are multiplied with, and what is added."""
+    factors = (("base", values.base), ("value", values.value))
+    return (*(("long long", name, wide(taps.gain * factor)) for name, factor in factors),
+            ("int", "offset", int32(taps.constant, taps.node)))
+
+
+def _multiplied(taps: _Taps, domain: Domain) -> KernelCall:
+    """Level times code, tap by tap."""
+    width = signed_bits(int(taps.levels.min()), int(taps.levels.max()))
+    # Partial sums of level*code, of a*that, and the result all fit in this.
+    reach = max(abs(domain.lo), abs(domain.hi)) * int(np.abs(taps.levels).sum(axis=1).max()) * taps.gain
+    reach += int(np.abs(taps.constant).max())
+    words = -(-taps.levels.shape[1] // (WORD // width))
+    members = taps.members | {"gain": str(taps.gain), "level_bits": str(width), "level_words": str(words)}
+    types = {"sum_t": f"ap_int<{reach.bit_length() + 1}>", "code_t": _integer(domain)}
+    return KernelCall("flow_mac", WINDOWS, members, types, (
+        ("unsigned long long", "levels", pack_fields(taps.levels, width)),
+        ("int", "offset", int32(taps.constant, taps.node)),
+    ))
+
+
+def positions(node: Node, core: KernelCall, border: str = "0", borders: Roms = ()) -> list[KernelCall]:
+    """A kernel of the words of a position, at every position."""
+    cell = FusedKernel(node.name, core, code_type(node.domain), node.shape[-1], border, borders)
+    return [KernelCall("flow_positions", WINDOWS, fused=(cell,))]
+
+
+def border_classes(node: Node, window: Window) -> tuple[str, Roms]:
+    """The class of borders of a position, in the order of `Window.borders`: a C expression, and its ROMs."""
+    axes = [np.unique(inside, axis=0, return_inverse=True) for inside in window.inside]
+    names = ("rows", "cols")[-len(axes):]
+    roms = tuple(("int", f"border_{name}", ints(classes)) for name, (_, classes) in zip(names, axes))
+    parts = [f"flow_{node.name}_border_{name}[{name[:-1]}]" for name in names]
+    return f" * {len(axes[-1][0])} + ".join(parts), roms
+
+
+def maximum(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
+    """The largest code of every channel's taps."""
+    (source,) = sources
+    members = image(node, source, node.shape[-1]) | {"fill": f"{source.domain.lo}LL"}
+    return positions(node, KernelCall("flow_max", WINDOWS, members, {"code_t": _integer(source.domain)}))
+
+
+def passes(node: Node) -> list[int]:
+    """The reuse factors that a sum or maximum in a loop can have: they share its positions evenly, or then the outputs
+    of a position; empty for other ops, which take any.
+    """
+    if node.op not in (Op.DOT, Op.MAX):
+        return []
+    positions, outputs = prod(node.shape[:-1]), node.shape[-1]
+    return [n for n in range(1, positions + 1) if positions % n == 0] + [
+        positions * n for n in range(2, outputs + 1) if outputs % n == 0]

@@ -1,0 +1,572 @@
+"""The command line, one command a verb. Exit codes: 0 equal and done, 1 mismatch, 2 bad input, 3 tool trouble."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import bnnflow as bf
+from bnnflow.errors import BnnflowError, InputError, Mismatch, ToolError
+from bnnflow.facts.facts import Facts
+from bnnflow.files import existing, whole_file
+from bnnflow.ir import Graph, Weights
+from bnnflow.ir.evaluate import given_codes, per_input
+from bnnflow.toolchains import process as tools
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Binary, ternary and sparse-binary networks from QKeras to FPGAs, bit for bit.")
+# Tables that go into a file or a pipe are as wide as they are.
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
+err = Console(stderr=True)
+
+Model = Annotated[Path, typer.Argument(help="a Keras model (.keras, .h5) or a graph (.npz of `bnnflow lower`)")]
+InputType = Annotated[str, typer.Option(help="type of the inputs, hls4ml's notation; ufixed<8,0> for pixels/256")]
+OutputType = Annotated[str | None, typer.Option(help="type of logits that need rounding; 24 bits by default")]
+Argmax = Annotated[bool, typer.Option("--argmax", help="outputs are classes, the place of the largest logit")]
+Backend = Annotated[str, typer.Option(help="Vitis, Vivado or Verilog")]
+Part = Annotated[str, typer.Option(help="FPGA part")]
+Clock = Annotated[float, typer.Option(help="clock period in ns")]
+Encoder = Annotated[str, typer.Option(help="inside, or outside: the thermometer's planes are the project's input")]
+Reuse = Annotated[int, typer.Option(help="Latency: initiation interval in cycles; Resource: passes of every node")]
+IoType = Annotated[str, typer.Option(help="io_parallel (arrays) or io_stream (pixel by pixel)")]
+Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline), Resource (loops, DATAFLOW) or "
+                                                   "distributed_arithmetic (unrolled, a netlist: docs/logic.md)")]
+Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_factor=4,strategy=Resource for one node; "
+                                                                  "repeat it for others")]
+Combinational = Annotated[bool, typer.Option("--combinational", help="Verilog without registers")]
+Via = Annotated[str, typer.Option(help='prefix of the vendor\'s commands: "ssh host", "docker run -v /data:/data '
+                                       'IMAGE"; the project must have the same path there')]
+NETWORKS = ("digits", "mnist", "mnist_lut", "mnist_sbnn", "jets", "cnv", "glt")  # of bnnflow.models
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="print the version and leave")] = False) -> None:
+    if version:
+        print(f"bnnflow {bf.__version__}")
+        raise typer.Exit
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Show what runs and for how long: a spinner on a terminal, else a line when it takes over two seconds."""
+    start = time.monotonic()
+    if err.is_terminal:
+        with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err,
+                      transient=True) as bar:
+            bar.add_task(what, total=None)
+            yield
+    else:
+        yield
+    seconds = time.monotonic() - start
+    if seconds > 2:
+        err.print(f"{what}: {seconds:.1f} s", highlight=False)
+
+
+def _say(line: str) -> None:
+    """A line of a tool's output as it comes."""
+    err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _import_keras() -> None:
+    """Import TensorFlow without its banner; if that fails, the banner is shown."""
+    # QKeras' initializers and serialisation make Keras warn of what no user can change.
+    warnings.filterwarnings("ignore", category=UserWarning, module="tf_keras")
+    with doing("loading TensorFlow"), tempfile.TemporaryFile() as banner:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        os.dup2(banner.fileno(), 2)
+        try:
+            import bnnflow.train  # noqa: F401, I001  (before TensorFlow, for which it chooses the legacy Keras)
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            banner.seek(0)
+            os.write(saved, banner.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _graph(model: Path, input_type: str, output_type: str | None, argmax: bool = False) -> Graph:
+    """A graph from either kind of file."""
+    if model.suffix == ".npz":
+        graph = bf.load(model)
+    else:
+        existing(model, "model")
+        _import_keras()
+        with doing(f"lowering {model.name}"):
+            graph = bf.lower(model, input_type, output_type)
+    return bf.argmax(graph) if argmax else graph
+
+
+def _arrays(path: Path | None) -> Any:
+    """The array of an .npy file, or those of an .npz file by name."""
+    if path is None:
+        return None
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded.items())
+    except Exception as error:  # whatever a damaged file makes NumPy raise; the cause is kept
+        raise InputError(f"{path}: not a readable .npy array: {error!r:.200}") from error
+
+
+def _array(path: Path | None) -> Any:
+    array = _arrays(path)
+    if isinstance(array, dict):
+        raise InputError(f"{path}: holds several arrays; save one with numpy.save")
+    return array
+
+
+def _codes(graph: Graph, data: Path | None) -> Any:
+    """Codes from a file of codes (integers) or of real inputs (floats)."""
+    arrays = _arrays(data)
+    return None if arrays is None else given_codes(graph, arrays)
+
+
+def _layers(texts: list[str]) -> dict[str, dict[str, Any]]:
+    """NODE:key=value,key=value -> {node: {key: value}}."""
+    layers: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        node, _, options = text.partition(":")
+        pairs = [option.partition("=") for option in options.split(",")]
+        if not all(key and value for key, _, value in pairs):
+            raise InputError(f"--layer {text!r}: write NODE:reuse_factor=4 or NODE:strategy=Resource,reuse_factor=4")
+        layers.setdefault(node, {}).update({key: int(value) if value.isdigit() else value for key, _, value in pairs})
+    return layers
+
+
+def _describe(graph: Graph) -> Table:
+    table = Table("node", "op", "shape", "codes", "weights, non-zero", box=None, pad_edge=False)
+    for node in graph:
+        weights = node.params.effective if isinstance(node.params, Weights) else None
+        table.add_row(node.name, node.op.value, "x".join(map(str, node.shape)), f"{node.domain.lo}..{node.domain.hi}",
+                      "" if weights is None else f"{weights.size:,}, {int(np.count_nonzero(weights)):,}")
+    return table
+
+
+def _network(name: str) -> Any:
+    """A network of ours by its name, or that of a Python file."""
+    from importlib import import_module
+
+    from bnnflow.train.run import Network, network_of_file
+
+    if name in NETWORKS:
+        return Network.of(import_module(f"bnnflow.models.{name}"), name, "")
+    if not name.endswith(".py"):
+        raise InputError(f"network {name!r}; use one of {', '.join(NETWORKS)}, or the path of a Python file (.py)")
+    return network_of_file(name)
+
+
+@app.command()
+def train(network: Annotated[str, typer.Argument(help=f"{', '.join(NETWORKS)}, or the path of a Python file with "
+                                                      "build() and data(): the file is run")],
+          config: Annotated[Path | None, typer.Option(help="YAML file; docs/training.md has its keys")] = None,
+          output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="folder of the run")] = Path("run"),
+          resume: Annotated[bool, typer.Option("--resume", help="go on where the run in the folder was interrupted, "
+                                                                "or start one where there is none")] = False,
+          checkpoint_seconds: Annotated[float, typer.Option(help="most seconds between checkpoints")] = 60.0) -> None:
+    """Train a network; resumable, with the accuracy of what ships."""
+    if network not in NETWORKS and network.endswith(".py"):
+        existing(network, "Python")
+    _import_keras()
+    from bnnflow.frontends.keras.reading import read_model
+    from bnnflow.train.run import config_of
+    from bnnflow.train.run import train as run
+
+    found = _network(network)
+    checked = config_of(config, found.defaults)
+    teacher = read_model(checked.teacher) if checked.teacher else None
+    with Progress(TextColumn("training {task.fields[name]}"), BarColumn(), TextColumn("{task.description}"),
+                  TimeElapsedColumn(), console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=None, name=escape(found.name))
+
+        def report(step: int, steps: int, row: dict[str, Any] | None) -> None:
+            bar.update(task, completed=step, total=steps)
+            if row is not None:
+                line = f"epoch {row['epoch']}/{checked.recipe.epochs}: " + ", ".join(
+                    f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "val_accuracy", "zeros")
+                    if row.get(name) is not None and (name != "zeros" or row[name]))
+                bar.update(task, description=line)
+                if bar.disable:
+                    err.print(line, highlight=False)
+
+        try:
+            result = run(found, checked, output_dir, resume, teacher, checkpoint_seconds, report=report)
+        except KeyboardInterrupt:
+            err.print(f"{escape(str(output_dir))}: the same command with --resume goes on", highlight=False)
+            raise
+    out.print(f"test accuracy, hard-quantised: {result.accuracy:.4f} (weights of epoch {result.epoch} of "
+              f"{checked.recipe.epochs})", highlight=False)
+    out.print(f"next: bnnflow build {escape(str(result.model))} --input-type \"{found.input_type}\" -o prj",
+              highlight=False, soft_wrap=True)
+
+
+@app.command()
+def lower(model: Model,
+          output: Annotated[Path, typer.Option("--output", "-o", help="graph file to write")] = Path("net.npz"),
+          input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False) -> None:
+    """Turn a Keras model into the integer graph that computes the same codes."""
+    graph = _graph(model, input_type, output_type, argmax)
+    bf.save(graph, output)
+    out.print(_describe(graph))
+    for note in graph.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
+    out.print(f"{output}: digest {graph.digest[:16]}", highlight=False)
+
+
+@app.command()
+def quantize(model: Annotated[Path, typer.Argument(help="a trained Keras model (.keras, .h5) with float kernels")],
+             output: Annotated[Path, typer.Option("--output", "-o", help="model to write")] = Path("quantized.keras"),
+             domain: Annotated[str, typer.Option(help="alpha-beta: two values a layer")] = "alpha-beta",
+             zeros: Annotated[float | None, typer.Option(help="share of each layer's weights at alpha, 0 to 1; by "
+                                                              "default the one with the least error")] = None,
+             keep: Annotated[list[str] | None, typer.Option(help="layer to leave as it is; repeat it")] = None,
+             bits: Annotated[int, typer.Option(help="alpha and beta are integers to 2^bits times a power of two")] = 5
+             ) -> None:
+    """Turn float kernels into the nearest two-valued ones, in closed form and without training."""
+    if domain != "alpha-beta":
+        raise InputError(f"--domain {domain!r}; use alpha-beta")
+    if output.suffix not in (".keras", ".h5"):
+        raise InputError(f"{output}: write a .keras or .h5 file")
+    existing(model, "model")
+    _import_keras()
+    from bnnflow.frontends.keras.reading import read_model
+    from bnnflow.train.alphabeta import two_valued
+
+    with doing(f"quantizing {model.name}"):
+        source = read_model(model)
+        copy, found = two_valued(source, zeros, keep or (), bits)
+        with whole_file(output) as path:
+            copy.save(path)
+    table = Table("layer", "weights", "at beta", "alpha", "beta", "error, share of sum w^2", box=None, pad_edge=False)
+    for name, values in found.items():
+        power = float(np.sum(source.get_layer(name).kernel.numpy().astype(np.float64) ** 2)) or 1.0
+        table.add_row(escape(name), f"{values.ones.size:,}", f"{values.ones.mean():.2%}", f"{values.alpha:.6g}",
+                      f"{values.beta:.6g}", f"{values.error / power:.4f}")
+    out.print(table)
+    out.print(f"{output}: train it on, or `bnnflow build {output}`", highlight=False)
+
+
+@app.command()
+def build(model: Model,
+          output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="project folder")] = Path("prj"),
+          input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
+          backend: Backend = "Vitis", part: Part = bf.BuildConfig.part, clock_period: Clock = 5.0,
+          reuse_factor: Reuse = 1,
+          io_type: IoType = "io_parallel", strategy: Strategy = "Latency", layer: Layers = None,
+          encoder: Encoder = "inside",
+          combinational: Combinational = False,
+          vectors: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers) for the test "
+                                                            "bench")] = None) -> None:
+    """Write the HLS or Verilog project of a model or graph."""
+    config = bf.BuildConfig(output_dir=output_dir, backend=backend, part=part, clock_period=clock_period,
+                              io_type=io_type, reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
+                              pipelined=not combinational,
+                              layers=_layers(layer or []))
+    graph = _graph(model, input_type, output_type, argmax)
+    codes = _codes(graph, vectors)
+    with doing(f"writing {output_dir}"):
+        project = bf.build(graph, config, codes)
+    for note in graph.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
+    out.print(f"{project.path}: {backend} project, graph {project.graph_digest[:16]}", highlight=False)
+
+
+@app.command()
+def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
+        tool: Annotated[str | None, typer.Option(help="gxx, vitis or vivado; verilator for Verilog. By default gxx or "
+                                                      "verilator")] = None,
+        data: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers); by default the "
+                                                       "project's own vectors")] = None,
+        output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy, or .npz "
+                                                                           "where there are several)")] = None,
+        via: Via = "") -> None:
+    """Run the project's C++ or Verilog and compare every output bit with its graph."""
+    from bnnflow.backends.project import Project
+
+    opened = Project.open(project)
+    graph, tool = opened.graph(), tool or ("verilator" if opened.backend == "Verilog" else "gxx")
+    codes = _codes(graph, data)
+    kind = ".npy" if len(graph.outputs) == 1 else ".npz"
+    if output is not None and output.suffix != kind:
+        raise InputError(f"{output}: write an {kind} file, of {len(graph.outputs)} output(s)")
+    with doing(f"simulation ({tool})"):
+        got = bf.simulate(project, codes, tool, via, _say)
+    arrays = [got] if kind == ".npy" else got
+    if output is not None:
+        with whole_file(output) as path, path.open("wb") as file:
+            np.save(file, got) if kind == ".npy" else np.savez(file, **dict(zip(graph.outputs, arrays)))
+    out.print(f"equal: {len(arrays[0]):,} samples, {sum(array.size for array in arrays):,} outputs, 0 differ ({tool} "
+              f"against graph {graph.digest[:16]})", highlight=False)
+
+
+def _given(context: typer.Context, *allowed: str) -> str:
+    """The options of a command line beyond those allowed; a test of what would be ignored without a word."""
+    # By name: which of Click's copies Typer brings along is its own affair.
+    names = [name for name in context.params if name not in allowed
+             and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+@app.command()
+def estimate(context: typer.Context,
+             design: Annotated[Path, typer.Argument(help="a project folder, a graph (.npz) or a Keras model")],
+             input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
+             backend: Backend = "Vitis", part: Part = bf.BuildConfig.part, clock_period: Clock = 5.0,
+             reuse_factor: Reuse = 1, io_type: IoType = "io_parallel", strategy: Strategy = "Latency",
+             layer: Layers = None, encoder: Encoder = "inside", combinational: Combinational = False,
+             synth: Annotated[bool, typer.Option("--synth", help="by logic synthesis of every kernel (yosys) instead "
+                                                                 "of the table; kept with a project, for its report")
+                              ] = False) -> None:
+    """Estimate resources and latency, without any vendor's tool. A project has its own options."""
+    from bnnflow.backends.project import GRAPH, Project
+    from bnnflow.estimates.estimate import fitting
+
+    if design.is_dir():
+        project = Project.open(design)
+        if ignored := _given(context, "design", "synth"):
+            raise InputError(f"{ignored}: a project has its own options; for others estimate {design / GRAPH}")
+        graph, config = project.graph(), project.config
+        with doing("estimating"):
+            facts = bf.estimate(design, synthesize=synth)
+    else:
+        graph = _graph(design, input_type, output_type, argmax)
+        config = bf.BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
+                                  reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
+                                  pipelined=not combinational, layers=_layers(layer or []))
+        with doing("estimating"):
+            facts = bf.estimate(graph, config, synthesize=synth)
+        graph = bf.split_encoder(graph)[1] if encoder == "outside" else graph
+    out.print(_parts(facts))
+    out.print(f"{facts.part}: {_share(facts)}; {facts.latency_ns:g} ns, {facts.throughput:,.0f} inputs a second",
+              highlight=False)
+    for note in facts.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
+    if facts.fits is False:
+        options, devices = fitting(graph, config)
+        for fit in options[:1]:
+            flags = " ".join(f"--layer {name}:reuse_factor={row['reuse_factor']}" for name, row in fit.layers.items())
+            out.print(f"fits with: --strategy Resource --reuse-factor {fit.reuse_factor} {flags}", highlight=False)
+        out.print(f"fits as it is: {', '.join(devices) or 'none of the parts known'}", highlight=False)
+
+
+def _share(facts: Facts) -> str:
+    if facts.fits is None:
+        return "its totals are not known"
+    used = ", ".join(f"{name} {share:.1f} %" for name, share in facts.used.items())
+    return f"{'fits' if facts.fits else 'does not fit'} ({used})"
+
+
+@app.command()
+def report(projects: Annotated[list[Path], typer.Argument(help="project folders of `bnnflow build`")],
+           output: Annotated[Path, typer.Option("--output", "-o", help="file to write: .html, .md, .csv or .json")
+                             ] = Path("report.html"),
+           data: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers), for the "
+                                                          "accuracy")] = None,
+           labels: Annotated[Path | None, typer.Option(help=".npy of the classes of --data")] = None) -> None:
+    """Write a report on one project or several side by side: one self-contained file."""
+    with doing(f"writing {output}"):
+        bf.report(projects, output, _arrays(data), _array(labels))
+    out.print(f"{escape(str(output))}: {len(projects)} project{'s' if len(projects) > 1 else ''}", highlight=False,
+              soft_wrap=True)
+
+
+@app.command()
+def synth(context: typer.Context,
+          project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
+          tool: Annotated[str | None, typer.Option(help="vitis or vivado (HLS); yosys, or nextpnr (routed on an "
+                                                        "ECP5), for Verilog. By default that of the backend")] = None,
+          family: Annotated[str, typer.Option(help="yosys: xc7, xcup, ice40 or ecp5")] = "xcup",
+          layers: Annotated[bool, typer.Option("--layers", help="yosys: every layer alone, too")] = False,
+          device: Annotated[str, typer.Option(help="nextpnr: 25k, 45k or 85k")] = "85k",
+          steps: Annotated[str, typer.Option(help="csynth, cosim, export, logic (out of context); with "
+                                                  "commas")] = "csynth",
+          via: Via = "", hours: Annotated[float, typer.Option(help="most hours of a step")] = 4.0) -> None:
+    """Synthesise a project: resources, latency, clock. Goes on where a run stopped; the same again costs nothing."""
+    from bnnflow.backends.project import Project
+
+    verilog = Project.open(project).backend == "Verilog"
+    options: dict[str, Any] = {"device": device} if tool == "nextpnr" else {
+        "family": family, "layers": layers} if verilog else {
+        "steps": [step.strip() for step in steps.split(",")], "via": via, "hours": hours}
+    if ignored := _given(context, "project", "tool", *options):
+        raise InputError(f"{ignored}: not of this tool and project, which take --{', --'.join(options)}")
+    facts = bf.synthesize(project, tool, **options, say=_say)
+    if facts.modules:
+        out.print(_parts(facts))
+    out.print(_facts(facts))
+
+
+def _parts(facts: Facts) -> Table:
+    """The modules of a design, a row each, with what is known of any."""
+    rows = (*facts.modules, facts)
+    columns = [name for name in ("lut", "lut_packed", "lut_sites", "carry", "muxf", "ff", "dsp", "bram", "uram",
+                                 "weight_bits", "buffer_bits", "depth", "latency", "latency_ns", "interval")
+               if any(getattr(row, name) for row in rows)]
+    table = Table("", *columns, box=None, pad_edge=False)
+    for row in rows:
+        values = [getattr(row, name) for name in columns]
+        table.add_row("total" if row is facts else escape(row.name), *(
+            "" if v is None else str(v[1]) if isinstance(v, tuple) else f"{v:,}" for v in values))
+    return table
+
+
+def _facts(facts: Facts) -> Table:
+    table = Table("", "", title=f"{facts.name}: {facts.source}, {facts.tool} {facts.version}", box=None, pad_edge=False,
+                  show_header=False)
+    said = ("modules", "available", "used", "source", "tool", "version")
+    for name, value in facts.as_dict().items():
+        if value not in (None, "", [], {}) and name not in said:
+            share = facts.used.get(name)
+            table.add_row(name, escape(f"{value:,}" if isinstance(value, int) else str(value)),
+                          "" if share is None else f"{share:.1f} % of {facts.available[name]:,}")
+    return table
+
+
+@app.command()
+def compare(model: Annotated[Path, typer.Argument(help="the Keras model (.keras, .h5) the project was made from")],
+            project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
+            data: Annotated[Path, typer.Argument(help=".npy of real inputs (n, *shape); .npz of several")]) -> None:
+    """Compare Keras, graph and C simulation layer by layer: the first divergence, or "equal"."""
+    from bnnflow.backends.project import Project
+
+    x = _arrays(data)
+    if isinstance(x, dict):
+        x = per_input(Project.open(project).graph(), x)
+    _import_keras()
+    with doing("comparing"):
+        result = bf.compare(model, project, x)
+    table = Table("node", "Keras layer", "codes", "Keras differs", "C-sim differs", box=None, pad_edge=False)
+    for row in result.rows:
+        differ = ["" if n is None else f"{n:,}" for n in (row.keras_differ, row.csim_differ)]
+        table.add_row(row.node, escape(row.layer), f"{row.codes:,}", *differ)
+    out.print(table)
+    for note in result.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
+    if not result.equal:
+        raise Mismatch(result.first)
+    out.print(str(result), highlight=False)
+
+
+@app.command()
+def demo(output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="project folder")] = Path("demo"),
+         backend: Backend = "Vitis") -> None:
+    """Train the digits network, convert it, simulate its C++, and compare Keras, graph and C simulation."""
+    config = bf.BuildConfig(output_dir=output_dir, backend=backend)
+    _import_keras()
+    from bnnflow.frontends.keras.reference import check_equal
+    from bnnflow.models import digits
+    from bnnflow.train.fit import accuracy, fit
+
+    arrays = digits.data()
+    model = digits.build()
+    with Progress(TextColumn("training digits"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+                  console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=digits.TRAINING["epochs"])
+
+        def report(epoch: int, epochs: int, logs: dict[str, float]) -> None:
+            bar.update(task, completed=epoch, description=f"accuracy {logs['accuracy']:.3f}")
+
+        start = time.monotonic()
+        keras_accuracy = fit(model, arrays, report=report, **digits.TRAINING)
+    err.print(f"training digits: {time.monotonic() - start:.1f} s", highlight=False)
+    graph = bf.lower(model, digits.INPUT_TYPE)
+    codes = graph.encode(arrays[2])
+    compared = check_equal(graph, model, arrays[2])
+    with doing(f"writing {output_dir}"):
+        bf.build(graph, config, codes)
+    what = "RTL simulation" if backend == "Verilog" else "C simulation"
+    with doing(what):
+        simulated = bf.simulate(output_dir, codes)
+
+    out.print(_describe(graph))
+    result = Table("", "accuracy", "compared with", "codes", "differ", box=None, pad_edge=False)
+    result.add_row("Keras", f"{keras_accuracy:.4f}", "", "", "")
+    ours = graph.decode(bf.run(graph, codes))
+    result.add_row("graph", f"{accuracy(ours, arrays[3]):.4f}", "Keras, every activation",
+                   f"{sum(compared.values()):,}", "0")
+    result.add_row(what, f"{accuracy(graph.decode(simulated), arrays[3]):.4f}", "graph, every output",
+                   f"{simulated.size:,}", "0")
+    out.print()
+    out.print(result)
+    bits = sum(int(np.count_nonzero(node.params.effective)) for node in graph if isinstance(node.params, Weights))
+    out.print(f"\n{len(codes)} test images; {bits:,} one-bit weights; project in {output_dir}", highlight=False)
+    for note in graph.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
+
+
+@app.command()
+def ops() -> None:
+    """Print what the integer graph can express (docs/ir.md)."""
+    from bnnflow.ir.verify import specification
+
+    print(specification())
+
+
+@app.command()
+def doctor() -> None:
+    """Print the tools and packages found, and what each enables."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    table = Table("", "found", "enables", box=None, pad_edge=False)
+    missing = []
+    for tool in tools.TOOLS.values():
+        trouble = tool.remedy
+        try:
+            path = tools.find(tool.name)
+        except ToolError as error:  # a variable that names no program
+            path, trouble = None, str(error)
+        table.add_row(tool.name, escape(f"{path} ({tools.version(tool.name)})" if path else "not found"), tool.enables)
+        if path is None:
+            missing.append(f"{tool.name}: {trouble}")
+    for package, enables in (("hls4ml", "writing projects"), ("tensorflow", "lowering and training"),
+                             ("tf-keras", "lowering and training"), ("qkeras", "lowering and training"),
+                             ("numpy", "everything"), ("scikit-learn", "the demo's data"),
+                             ("matplotlib", "plots of a training")):
+        try:
+            table.add_row(package, installed(package), enables)
+        except PackageNotFoundError:
+            table.add_row(package, "not found", enables)
+            missing.append(f"{package}: pip install {package}")
+    out.print(table)
+    for line in missing:
+        out.print(f"missing {escape(line)}", highlight=False)
+    out.print("Vendor tools that this version has been run with: none yet.", highlight=False)
+
+
+def main() -> None:
+    """Entry point: errors as one message on stderr and the exit code of the error."""
+    try:
+        app()
+    except BnnflowError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except (OSError, MemoryError, RecursionError) as error:
+        err.print(f"[bold red]error:[/] {escape(f'{type(error).__name__}: {error}')}", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        err.print("interrupted", highlight=False)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Keras, graph and C simulation side by side, layer by layer: the first divergence, or "equal"."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import bnnflow.train  # noqa: F401  # isort: skip  (before TensorFlow, for which it chooses the legacy Keras)
+import numpy as np
+import tf_keras as keras
+
+from bnnflow.backends.project import Project
+from bnnflow.builder import trace_project
+from bnnflow.errors import InputError
+from bnnflow.frontends.keras.calls import Call, model_calls
+from bnnflow.frontends.keras.reading import read_model
+from bnnflow.frontends.keras.reference import keras_activations, keras_codes, nothing_compared
+from bnnflow.ir import Node
+from bnnflow.ir.evaluate import ambiguous, trace
+from bnnflow.tables import html_table
+
+__all__ = ["Comparison", "NodeComparison", "compare"]
+
+
+@dataclass(frozen=True)
+class NodeComparison:
+    """One node: how many codes were compared with Keras and with the C simulation, and how many differ.
+
+    `layer` is the Keras layer whose codes these are, empty where the node is none's output; None where a node was not
+    compared (no Keras layer has its codes, all samples are ambiguous, or a kernel computes it on the way to another).
+    """
+
+    node: str
+    layer: str
+    codes: int
+    keras_differ: int | None
+    csim_differ: int | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows in order of evaluation, `first` the first divergence in words (empty where all are equal), and notes.
+
+    `left_out` of `samples` were not compared with Keras, whose float32 sums are too near a threshold there.
+    """
+
+    rows: tuple[NodeComparison, ...]
+    first: str
+    notes: tuple[str, ...]
+    samples: int = 0
+    left_out: int = 0
+
+    @property
+    def equal(self) -> bool:
+        """True where nothing differs."""
+        return not self.first
+
+    def _repr_html_(self) -> str:
+        rows = [(row.node, row.layer, row.codes, row.keras_differ, row.csim_differ) for row in self.rows]
+        head = ("node", "Keras layer", "codes", "Keras differs", "C-sim differs")
+        return html_table(str(self), head, rows, self.notes)
+
+    def __str__(self) -> str:
+        left = f"; {self.left_out:,} of {self.samples:,} samples were not compared with Keras" if self.left_out else ""
+        return self.first or f"equal{left}"
+
+
+def compare(model: keras.Model | str | os.PathLike[str], project: str | os.PathLike[str], x: Any) -> Comparison:
+    """Compare a Keras model, the graph of a project and the project's own C++ on inputs `x` (n, *shape; real values).
+
+    At every quantised activation the codes of Keras and the graph are compared, at every node those of the graph and
+    the C simulation. `notes` says where the model's plain `predict` differs from its own layers, and why.
+
+    Raises InputError where the model is not the one the project was made from (another structure), ToolError as
+    `simulate` does.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        model = read_model(model)
+    graph = Project.open(project).graph()
+    codes = graph.encode(x)
+    try:
+        theirs = keras_codes(graph, model, x)
+    except KeyError as error:
+        raise InputError(f"the model has no layer {error}: it is not the one {project} was made from") from error
+    ours, hardware, unsure = trace(graph, codes), trace_project(project, codes), ambiguous(graph, codes)
+    rows: list[NodeComparison] = []
+    first = ""
+    for node in graph:
+        row, words = _row(node, ours[node.name], theirs.get(node.name), hardware.get(node.name), unsure)
+        rows.append(row)
+        first = first or words
+    notes = _predict_notes(model, x)
+    if len(unsure) and unsure.all():
+        notes.insert(0, nothing_compared(graph, codes))
+    elif unsure.any():
+        notes.insert(0, f"{int(unsure.sum())} of {len(unsure)} samples bring a real-scaled sum within float32 noise of a "
+                     "threshold; what Keras gives there depends on its order of addition and is not compared")
+    return Comparison(tuple(rows), first, tuple(notes), len(unsure), int(unsure.sum()))
+
+
+def _row(node: Node, ours: Any, theirs: Any, hardware: Any, unsure: Any) -> tuple[NodeComparison, str]:
+    words = ""
+    counts: list[int | None] = []
+    for name, other, sure in (("Keras", theirs, ~unsure), ("C simulation", hardware, np.ones(len(unsure), bool))):
+        if other is None or (len(sure) and not sure.any()):
+            counts.append(None)
+            continue
+        if other.shape != ours.shape:
+            raise InputError(f"layer {node.origin!r} gives {other.shape[1:]}, the graph {ours.shape[1:]}: the model is "
+                             "not the one the project was made from")
+        wrong = (ours != other) & sure.reshape(-1, *(1,) * (ours.ndim - 1))
+        counts.append(int(wrong.sum()))
+        if wrong.any() and not words:
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            layer = f" (layer {node.origin!r})" if node.origin else ""
+            words = (f"{name} and graph differ first at node {node.name!r}{layer}: sample {at[0]}, element {at[1:]}: "
+                     f"graph {ours[at]}, {name} {other[at]:g}; {int(wrong.sum())} of {wrong.size} codes")
+    return NodeComparison(node.name, node.origin, ours.size, counts[0], counts[1]), words
+
+
+def _predict_notes(model: keras.Model, x: Any) -> list[str]:
+    """Does the user's own `predict` give what the layers give one by one?"""
+    arrays = [np.asarray(a, np.float32) for a in (x if isinstance(x, (list, tuple)) else [x])]
+    plain = model.predict(arrays if len(arrays) > 1 else arrays[0], verbose=0)
+    plain = plain if isinstance(plain, list) else [plain]
+    keys = [call.key for call in _last_calls(model)]
+    layers = keras_activations(model, keys, x)
+    notes = []
+    for key, values in zip(keys, plain):
+        wrong = values != layers[key]
+        if wrong.any():
+            notes.append(
+                f"the model's plain predict differs from its own layers at {int(wrong.sum())} of {wrong.size} outputs "
+                f"of {key!r}: TensorFlow's graph optimiser reorders float32 arithmetic (an Add before a batch norm, "
+                "two batch norms in a row) or XLA is on (jit_compile=True); the layers one by one are the reference")
+    return notes
+
+
+def _last_calls(model: keras.Model) -> list[Call]:
+    walk = model_calls(model)
+    return [next(call for call in walk.calls if key in call.outputs) for key in walk.outputs]

@@ -1,0 +1,1 @@
+"""What FPGAs have: parts and their totals, delays, LUT packing."""

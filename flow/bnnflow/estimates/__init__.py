@@ -1,0 +1,1 @@
+"""Resources and latency without a vendor's tool."""

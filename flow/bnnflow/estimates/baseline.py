@@ -1,0 +1,43 @@
+"""What stock hls4ml's kernels would cost: so that a user can compare before switching, without a vendor's tool.
+
+LUTs of C synthesis only. Calibrated by relative least squares on 20 trained QKeras networks, binary and ternary, with
+ReLUs of 7 bits (Vitis HLS 2023.1, latency strategy, reuse factor 1, io_parallel, xcvu13p, 5 ns); docs/reports.md has
+the errors. Flip-flops and latency are not estimated: those results have 7,717 and 16,203 flip-flops for networks that
+differ in nothing but five outputs instead of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+
+from bnnflow.errors import InputError
+from bnnflow.facts.facts import Facts
+from bnnflow.ir import Graph, Op, Weights
+
+__all__ = ["LUT_PER_NONZERO", "LUT_PER_ACTIVATION", "estimate_baseline", "baseline_facts"]
+
+LUT_PER_NONZERO, LUT_PER_ACTIVATION = 13.646, 41.267
+
+
+def baseline_facts(nonzeros: Sequence[int], activations: Sequence[int], name: str = "stock hls4ml") -> Facts:
+    """Facts from the nonzero weights (times positions) of every sum and the elements of every activation between."""
+    lut = LUT_PER_NONZERO * sum(nonzeros) + LUT_PER_ACTIVATION * sum(activations)
+    return Facts(name, "table estimate", "bnnflow, model of stock hls4ml kernels", lut=round(lut),
+                 notes=("stock hls4ml, unrolled: C synthesis as Vitis HLS 2023.1 would estimate it",))
+
+
+def estimate_baseline(graph: Graph) -> Facts:
+    """Stock hls4ml's kernels for the same network, unrolled; raises InputError for a graph without sums."""
+    if not any(isinstance(node.params, Weights) for node in graph):
+        raise InputError("the graph has no sums, there is nothing to compare")
+    nonzeros = [int(np.count_nonzero(node.params.effective)) * prod(node.shape[:-1])
+                for node in graph if isinstance(node.params, Weights)]
+    raw = {node.name for node in graph.inputs}
+    for node in graph:  # a thermometer's comparators are ours; stock has none
+        if node.op is Op.GATHER and set(node.inputs) <= raw:
+            raw.add(node.name)
+    activations = [node.size for node in graph if node.op in (Op.STEP, Op.LUT) and not set(node.inputs) & raw]
+    return baseline_facts(nonzeros, activations)

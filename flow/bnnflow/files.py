@@ -1,0 +1,75 @@
+"""Files: looked up with a clear message, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bnnflow.errors import InputError
+
+__all__ = ["cache_folder", "existing", "remembered", "whole_file"]
+
+
+def existing(path: str | os.PathLike[str], what: str) -> Path:
+    """`path` as a Path; raises InputError where there is nothing, or where the system cannot even look."""
+    source = Path(path)
+    try:
+        if source.exists():
+            return source
+        reason = ""
+    except OSError as error:
+        reason = f": {error.strerror}"
+    raise InputError(f"no {what} file {str(source)[:200]}{reason}")
+
+
+@contextlib.contextmanager
+def whole_file(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `target`, of the same suffix, that is moved there when all went well and removed if not.
+
+    Raises InputError where the place is not writable.
+    """
+    place = Path(target)
+    partial = None
+    try:
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.stem}.", suffix=place.suffix)
+        os.close(handle)
+        partial = Path(name)
+        yield partial
+        partial.chmod(0o644)
+        os.replace(partial, place)
+    except OSError as error:
+        raise InputError(f"cannot write {place}: {error.strerror or error}") from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """The folder of what is kept for the user beside projects; it need not be there, or writable."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnflow"
+
+
+def remembered(name: str, parts: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` gave for the same `name` and `parts` (plain data), or gives now; kept as JSON in the user's cache."""
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    cache = cache_folder() / f"{name}-{digest}.json"
+    try:
+        known = json.loads(cache.read_text())
+        if isinstance(known, dict):
+            return known
+    except (OSError, ValueError):
+        pass  # not there, or damaged: made again
+    made = make()
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with whole_file(cache) as partial:
+            partial.write_text(json.dumps(made))
+    except (OSError, InputError):
+        pass  # no place to keep it
+    return made

@@ -1,0 +1,128 @@
+"""Lowering: a Keras model becomes the integer graph.
+
+Every tensor is an integer node plus a `epilogue`: the float32 stages (bias, batch norm, activation) that Keras applies
+before the next quantised activation. A quantised activation closes the epilogue: it is evaluated (epilogues.py) and becomes one
+STEP, the exact integer thresholds of what Keras computes, or a LUT.
+
+Where a layer goes: sums.py (dense, convolution), pools.py, merges.py, stages.py (batch norm, relu, what moves
+elements), activations.py (what closes a epilogue); each registers its layers in LOWERINGS.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from bnnflow.errors import InputError, LoweringError
+from bnnflow.exact.builder_state import GraphBuilder
+from bnnflow.exact.epilogues import FloatTensor
+from bnnflow.exact.levels import Refusal
+from bnnflow.exact.outputs import output
+from bnnflow.frontends.keras.calls import Call, model_calls
+from bnnflow.frontends.keras.layers import LOWERINGS
+from bnnflow.frontends.keras.reading import read_model, unsupported_layer
+from bnnflow.ir import Domain, Graph, Op, fixed
+from bnnflow.ir.passes import optimise
+
+__all__ = ["lower"]
+
+
+def lower(model: keras.Model | str | os.PathLike[str], input_type: str | Mapping[str, str] = "fixed<16,6>",
+          output_type: str | None = None) -> Graph:
+    """A Keras model, live or from a `.keras` or `.h5` file -> the integer graph that computes the same codes.
+
+    `input_type`: the inputs' type in hls4ml's notation, such as "ufixed<8,0>" for pixels/256, or {input layer: type}.
+    `output_type`: that of outputs that need rounding; by default 24 bits with as many fraction bits as their range
+    leaves. `graph.notes` tells the exactness class and bound of every sum, dropped heads, rounding, merged planes.
+
+    Raises LoweringError with all problems of the model at once, InputError for an unusable file or type.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        model = read_model(model)
+    head = fixed(output_type) if output_type is not None else None
+    calls = model_calls(model)
+    domains = _input_domains([c.layer.name for c in calls.calls if c.is_input], input_type)
+    problems = [*_not_finite(model), *_unknown(calls.calls)]
+    if problems:
+        raise LoweringError(problems)
+    state = GraphBuilder()
+    values: dict[str, FloatTensor | None] = {}
+    for call in calls.calls:
+        given = [values[key] for key in call.inputs]
+        value = None
+        try:
+            if call.is_input:
+                value = _input(state, call, domains[call.layer.name])
+            # A None is a value that an earlier layer refused to give: that layer is reported, this one is not.
+            elif all(v is not None for v in given):
+                value = LOWERINGS[type(call.layer)](state, call, [v for v in given if v is not None])
+        except Refusal as refusal:
+            problems.append(str(refusal))
+        for key in call.outputs:
+            values[key] = value
+    outputs: list[str] = []
+    for key in calls.outputs:
+        final = values[key]
+        try:
+            if final is not None:
+                outputs.append(output(state, final, head, outputs))
+        except Refusal as refusal:
+            problems.append(str(refusal))
+    if problems:
+        raise LoweringError(problems)
+    order = {key: k for k, key in enumerate(calls.inputs)}
+    ins = sorted((n for n in state.nodes if n.op is Op.INPUT), key=lambda n: order[n.origin])
+    nodes = [*(replace(n, origin="") for n in ins), *(n for n in state.nodes if n.op is not Op.INPUT)]
+    return optimise(Graph(tuple(nodes), tuple(outputs), tuple(state.notes)))
+
+
+def _input_domains(names: list[str], types: str | Mapping[str, str]) -> dict[str, Domain]:
+    if isinstance(types, str):
+        return {name: fixed(types) for name in names}
+    if set(types) != set(names):
+        raise InputError(f"input_type names {', '.join(map(repr, types))}; the model's inputs are "
+                         f"{', '.join(map(repr, names))}")
+    return {name: fixed(text) for name, text in types.items()}
+
+
+def _unknown(calls: Sequence[Call]) -> list[str]:
+    problems = []
+    for call in calls:
+        layer = call.layer
+        if call.is_input:
+            continue
+        if type(layer) not in LOWERINGS:
+            problems.append(unsupported_layer(call.key, type(layer).__name__))
+        elif call.trouble:
+            problems.append(f"layer {call.key!r} {call.trouble}")
+        elif layer.compute_dtype != "float32":
+            problems.append(f"layer {call.key!r}: computes in {layer.compute_dtype}; exactness needs float32")
+    return list(dict.fromkeys(problems))
+
+
+def _not_finite(model: keras.Model) -> list[str]:
+    problems = []
+    for layer in model._flatten_layers(include_self=False):
+        for weight in () if isinstance(layer, keras.Model) else layer.weights:
+            array = weight.numpy()
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+                problems.append(f"layer {layer.name!r}: weight {weight.name!r} holds {array[at]} at index {at}; "
+                                "train again from a finite checkpoint")
+    return list(dict.fromkeys(problems))
+
+
+def _input(state: GraphBuilder, call: Call, domain: Domain) -> FloatTensor:
+    if call.layer.dtype != "float32":
+        raise Refusal(f"layer {call.key!r}: takes {call.layer.dtype}, which Keras rounds inputs to; use float32")
+    shape = tuple(tf.nest.flatten(call.layer.output)[0].shape[1:])
+    if not shape or any(n is None for n in shape):
+        raise Refusal(f"layer {call.key!r}: input shape {shape} has open dimensions; give every dimension a size")
+    return FloatTensor(state.add(call.key, Op.INPUT, [], shape, domain, origin=call.outputs[0]), shape)
+
+

@@ -1,0 +1,156 @@
+"""Pools and zero padding: sums and maxima over the taps of a window, channel by channel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+import numpy as np
+import qkeras
+import tensorflow as tf
+import tf_keras as keras
+
+from bnnflow.exact.builder_state import GraphBuilder, Pads
+from bnnflow.exact.epilogues import FloatTensor, Line, Stage
+from bnnflow.exact.levels import Refusal, levels_of
+from bnnflow.frontends.keras.activations import activate
+from bnnflow.frontends.keras.calls import Call
+from bnnflow.frontends.keras.registry import lowers
+from bnnflow.frontends.keras.sums import QuantizedKernel, as_keras, channels_last, check_steady, weighted_sum, window_of
+from bnnflow.ir import Domain, Node, Op, Weights, Window
+from bnnflow.ir.verify import dot_domain
+
+_AVERAGE = (keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, qkeras.QAveragePooling2D)
+_GLOBAL_AVERAGE = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D,
+                   qkeras.QGlobalAveragePooling2D)
+_MAX = (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D)
+_GLOBAL_MAX = (keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D)
+
+
+def _no_pads(x: Node) -> Pads:
+    return ((0, 0),) * (len(x.shape) - 1)
+
+
+def _pool_window(call: Call, x: Node) -> Window:
+    """The taps of one pool per channel; of a global one all of them."""
+    layer, rank = call.layer, len(x.shape) - 1
+    channels_last(call)
+    wanted = 1 if type(layer).__name__.endswith("1D") else 2
+    if rank != wanted:
+        raise Refusal(f"layer {call.key!r}: pools shape {x.shape}; it takes "
+                      f"{'(length, channels)' if wanted == 1 else '(rows, columns, channels)'}; use a Reshape")
+    one = (1,) * rank
+    if isinstance(layer, _GLOBAL_AVERAGE + _GLOBAL_MAX):
+        return window_of(call.key, x, _no_pads(x), x.shape[:-1], one, one, "valid", x.shape[-1])
+    size, strides = (tuple(np.broadcast_to(part, (rank,)).tolist()) for part in (layer.pool_size, layer.strides))
+    return window_of(call.key, x, _no_pads(x), size, strides, one, layer.padding, x.shape[-1])
+
+
+def _shaped(state: GraphBuilder, call: Call, value: FloatTensor) -> FloatTensor:
+    """A global pool loses its spatial axes unless it keeps them."""
+    if not isinstance(call.layer, _GLOBAL_AVERAGE + _GLOBAL_MAX) or call.layer.keepdims:
+        return value
+    shape, index = value.shape[-1:], np.arange(value.node.size)
+    if value.epilogue:  # it keeps its rank, and the axes are lost behind it
+        flat = Stage(call.key, lambda t: tf.reshape(t, (-1, *shape)), index=index)
+        return value.then(flat, shape)
+    return FloatTensor(state.gathered(value.node, index, shape, f"{call.key}_flat"), shape)
+
+
+@lowers(*_AVERAGE, *_GLOBAL_AVERAGE)
+def _average(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+    """Keras' average is float32(sum) / float32(taps in the image): an integer sum, and a division in the next epilogue."""
+    key = call.key
+    x, affine = state.summand(values[0], key, groups=values[0].shape[-1], pool=True)
+    window, quantizer = _pool_window(call, x), getattr(call.layer, "average_quantizer_internal", None)
+    ones = np.ones((window.taps, x.shape[-1]), np.int64)
+    kernel = QuantizedKernel(Weights(ones, ones > 0, x.shape[-1]), Fraction(1), None, ones.astype(np.float64))
+    counts = window.valid.sum(axis=1)
+    area = int(counts[0])
+    # A power of two, the same at all positions, is exact: the sum counts smaller units.
+    exact = quantizer is None and (counts == area).all() and area & (area - 1) == 0
+    activation = getattr(call.layer, "activation", None)
+    closed = activation is not None and levels_of(key, activation) is not None
+    out = weighted_sum(state, key, f"{key}_sum" if closed else key, x, affine, kernel, window, area if exact else 1)
+    if not exact:
+        out = out.then(_division(call, counts, out.shape, quantizer))
+    return activate(state, key, activation, as_keras(call, values[0], _shaped(state, call, out)))
+
+
+def _division(call: Call, counts: np.ndarray, shape: tuple[int, ...], quantizer: Any) -> Stage:
+    """Divide by the taps in the image; QKeras' pools then multiply by the area and by the quantised 1/area."""
+    few, which = np.unique(counts, return_inverse=True)
+    factor = Fraction(1)
+    area = _area(call, counts)
+    if quantizer is not None:
+        check_steady(call.key, "average_quantizer", quantizer, tf.constant(1.0 / area))
+        times = np.float32(quantizer(1.0 / area))
+        if not np.isfinite(times):
+            raise Refusal(f"layer {call.key!r}: its quantised average is {times}; use another average_quantizer")
+        factor = Fraction(area) * Fraction(float(times))
+    lines = [Line(factor / int(n), Fraction(0), Fraction(0)) for n in few]
+    one = len(few) == 1
+    divisor = np.float32(few[0]) if one else counts.reshape(1, *shape[:-1], 1).astype(np.float32)
+
+    def apply(t: tf.Tensor) -> tf.Tensor:
+        mean = t / divisor
+        return mean if quantizer is None else mean * np.float32(area) * times
+
+    return Stage(call.key, apply, lines, None if one else np.repeat(which, shape[-1]), sums=True, alike=one,
+                 rising=factor >= 0)
+
+
+def _area(call: Call, counts: np.ndarray) -> int:
+    """The taps of the pool as QKeras counts them, also those outside the image."""
+    size = getattr(call.layer, "pool_size", None)
+    return int(counts.max()) if size is None else prod(size)
+
+
+@lowers(*_MAX, *_GLOBAL_MAX)
+def _maximum(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+    """The largest code. What may stand between a sum and its maximum are stages that never fall: they come after it."""
+    (value,) = values
+    if value.epilogue and all(stage.alike and stage.rising for stage in value.epilogue):
+        node, epilogue = value.node, value.epilogue
+    else:
+        try:
+            node, epilogue = state.codes(value, call.key), ()
+        except Refusal as refusal:
+            floats = ", ".join(map(repr, value.floats))
+            raise Refusal(f"layer {call.key!r}: takes the maximum of floats ({floats}) that do not rise with the "
+                          "sum in every channel; put the QActivation before the pool") from refusal
+    window = _pool_window(call, node)
+    taps = state.add(f"{call.key}_window", Op.WINDOW, [node], (*window.positions, window.taps * node.shape[-1]),
+                     node.domain, window)
+    shape = (*window.positions, node.shape[-1])
+    flat = isinstance(call.layer, _GLOBAL_MAX) and not call.layer.keepdims
+    origin = "" if epilogue or flat else call.key
+    largest = state.add(call.key, Op.MAX, [taps], shape, node.domain, origin=origin)
+    return as_keras(call, value, _shaped(state, call, FloatTensor(largest, shape, epilogue)))
+
+
+@lowers(keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D)
+def _zero_padding(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+    """Absent taps around the image, which a convolution right behind takes for its own; else a sum of one tap each,
+    whose value is 0 where it is absent.
+    """
+    (value,), layer = values, call.layer
+    channels_last(call)
+    zero_stays = all(s.alike and s.affine is not None and not any(line.offset for line in s.affine) for s in value.epilogue)
+    node, epilogue = (value.node, value.epilogue) if zero_stays else (state.codes(value, call.key), ())
+    pads = tuple((int(before), int(after)) for before, after in np.reshape(layer.padding, (-1, 2)))
+    one = (1,) * len(pads)
+    if len(node.shape) != len(pads) + 1:
+        raise Refusal(f"layer {call.key!r}: pads shape {node.shape}; use a Reshape")
+    window = Window(one, one, one, pads, node.shape[-1], node.shape[:-1])
+    shape = (*window.positions, node.shape[-1])
+    ones = np.ones((1, node.shape[-1]), np.int64)
+    weights = Weights(ones, ones > 0, node.shape[-1])
+    domain = dot_domain(node.domain, weights, window)
+    taps = state.add(f"{call.key}_window", Op.WINDOW, [node], shape, node.domain, window)
+    padded = state.add(call.key, Op.DOT, [taps], shape, Domain(domain.lo, domain.hi, node.domain.unit), weights)
+    source, inner = state.padded.get(node.name, (node, _no_pads(node)))
+    state.padded[padded.name] = (source, tuple((a + c, b + d) for (a, b), (c, d) in zip(inner, pads)))
+    return FloatTensor(padded, shape, epilogue)

@@ -1,0 +1,284 @@
+"""EVAL: what each op computes, exactly, on int64 codes; and the way from real values to codes and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnflow.errors import InputError
+from bnnflow.ir.domain import Domain
+from bnnflow.ir.nodes import Affine, Dataflow, Index, Int, Node, Op, Steps, Sum, Table, Weights, Window
+
+__all__ = ["EVAL", "check_codes", "decode", "ambiguous", "ambiguities", "encode", "given_codes", "per_input", "run",
+           "trace"]
+
+CHUNK = 2**22  # elements of the largest tensor per evaluation, to bound memory
+
+
+def _gather(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    assert isinstance(node.params, Index)
+    flat = [x.reshape(len(x), source.size) for x, source in zip(xs, sources)]
+    together = flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
+    return together[:, node.params.flat].reshape(len(together), *node.shape)
+
+
+def _window(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    (x,), (source,), p = xs, sources, node.params
+    assert isinstance(p, Window)
+    outside = [(0, 0), *p.pads, (0, 0)]
+    image = np.pad(x, outside, constant_values=source.domain.nearest_zero) if p.padded or np.any(p.pads) else x
+    channels = source.shape[-1] // p.groups
+    taps = np.empty((len(x), *p.positions, p.groups, p.taps, channels), np.int64)
+    for tap, place in enumerate(np.ndindex(p.kernel)):
+        first = [k * dilation for k, dilation in zip(place, p.dilation)]
+        part = tuple(slice(f, f + (n - 1) * s + 1, s) for f, n, s in zip(first, p.positions, p.strides))
+        taps[..., tap, :] = image[(slice(None), *part)].reshape(len(x), *p.positions, p.groups, channels)
+    return taps.reshape(len(x), *node.shape)
+
+
+def _dot(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    (x,), (source,), p = xs, sources, node.params
+    assert isinstance(p, Weights)
+    a, b = source.domain.numerator
+    levels = p.effective
+    # Products of integers in floats are exact, in any order, while every partial sum stays below 2^24 or 2^53.
+    largest = max(abs(a * source.domain.lo + b), abs(a * source.domain.hi + b))
+    reach = max(largest, 1) * max(p.l1_bound, 1)
+    kind: Any = np.float32 if reach < 2**24 else np.float64 if reach < 2**53 else np.int64
+    value, levels = (a * x + b).astype(kind), levels.astype(kind)
+    if isinstance(source.params, Window) and source.params.padded:
+        value *= source.params.present(source.shape[-1]).reshape(source.shape)
+    if p.groups > 1:  # (groups, rows, inputs of one) @ (groups, inputs of one, outputs of one)
+        value = np.ascontiguousarray(value.reshape(-1, p.groups, len(levels)).transpose(1, 0, 2))
+        levels = np.ascontiguousarray(levels.reshape(len(levels), p.groups, -1).transpose(1, 0, 2))
+        return (value @ levels).transpose(1, 0, 2).reshape(len(x), *node.shape).astype(np.int64)
+    # One product: a stack of them is one call a row of the image, and threads that wait for each other.
+    return (value.reshape(-1, len(levels)) @ levels).reshape(len(x), *node.shape).astype(np.int64)
+
+
+def _max(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    (x,), (source,) = xs, sources
+    window = source.params
+    assert isinstance(window, Window)
+    x = x.reshape(len(x), -1, window.groups, window.taps)
+    largest: Int = np.where(window.valid[:, None, :], x, source.domain.lo).max(axis=-1)
+    return largest.reshape(len(x), *node.shape)
+
+
+def _add(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    p = node.params
+    assert isinstance(p, Sum)
+    total = np.full(xs[0].shape, p.constant, np.int64)
+    for scale, x in zip(p.scale, xs):
+        total += scale * x
+    return total
+
+
+def _step(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    (x,), p = xs, node.params
+    assert isinstance(p, Steps)
+    count = np.zeros(x.shape, np.int64)
+    for k in range(p.thresholds.shape[1]):
+        count += x >= p.thresholds[:, k]
+    return p.start + p.sign * count
+
+
+def _lut(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    (x,), (source,), p = xs, sources, node.params
+    assert isinstance(p, Table)
+    channel = np.arange(x.shape[-1]) if len(p.codes) > 1 else 0
+    picked: Int = p.codes[channel, x - source.domain.lo]
+    return picked
+
+
+def _affine(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    (x,), p = xs, node.params
+    assert isinstance(p, Affine)
+    return (p.mul * x + p.add) >> p.shift
+
+
+def _argmax(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    place: Int = xs[0].argmax(axis=-1)[..., None]
+    return place
+
+
+def _input(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
+    return xs[0]
+
+
+EVAL: dict[Op, Callable[[Node, Sequence[Int], Sequence[Node]], Int]] = {
+    Op.INPUT: _input, Op.GATHER: _gather, Op.WINDOW: _window, Op.DOT: _dot, Op.ADD: _add, Op.MAX: _max, Op.STEP: _step,
+    Op.LUT: _lut, Op.AFFINE: _affine, Op.ARGMAX: _argmax,
+}
+
+
+def per_input(graph: Dataflow, arrays: Any) -> list[NDArray[Any]]:
+    """One array for one input, a list, tuple or {name: array} for several -> arrays in the order of the inputs.
+
+    Raises InputError where the number, the names or the numbers of samples do not fit.
+    """
+    names = [node.name for node in graph.inputs]
+    if isinstance(arrays, dict):
+        if set(arrays) != set(names):
+            raise InputError(f"the graph's inputs are {', '.join(names)}; got {', '.join(map(str, arrays)) or 'none'}")
+        arrays = [arrays[name] for name in names]
+    elif len(names) == 1 and not (isinstance(arrays, (list, tuple)) and len(arrays) == 1 and np.ndim(arrays[0]) > 1
+                                  and np.ndim(arrays[0]) == len(graph.input.shape) + 1):
+        arrays = [arrays]
+    if not isinstance(arrays, (list, tuple)) or len(arrays) != len(names):
+        raise InputError(f"the graph has {len(names)} inputs ({', '.join(names)}); give a list of that many arrays")
+    result = [np.asarray(a) for a in arrays]
+    lengths = {len(a) for a in result if a.ndim}
+    if len(lengths) > 1:
+        raise InputError(f"inputs have different numbers of samples: {[len(a) for a in result]}")
+    return result
+
+
+def check_codes(graph: Dataflow, codes: Any) -> list[Int]:
+    """Input codes as int64 (n, *shape), one array an input; raises InputError with the first index and value."""
+    checked = []
+    for node, array in zip(graph.inputs, per_input(graph, codes)):
+        if array.dtype.kind not in "iub":
+            raise InputError(f"input {node.name!r}: codes must be integers, got {array.dtype}; "
+                             "use g.encode(x) for values")
+        if array.shape[1:] != node.shape or array.ndim != len(node.shape) + 1:
+            raise InputError(f"input {node.name!r}: codes have shape {array.shape}, expected (n, {_dims(node.shape)})")
+        _first_bad((array < node.domain.lo) | (array > node.domain.hi), array, node,
+                   f"is outside {node.domain.lo}..{node.domain.hi}")
+        checked.append(array.astype(np.int64))
+    return checked
+
+
+def given_codes(graph: Dataflow, x: Any) -> list[Int]:
+    """Checked input codes of arrays that are codes where they hold integers, else real values."""
+    given = zip(graph.inputs, per_input(graph, x))
+    return check_codes(graph, {node.name: array if array.dtype.kind in "iub" else _encode(node, array, False)
+                               for node, array in given})
+
+
+def encode(graph: Dataflow, x: Any, round: bool = False) -> Any:
+    """Real inputs (n, *shape), a list for several -> int64 codes of the graph's inputs, in the same form.
+
+    A value between two codes raises InputError with its index unless `round` (half to even); a value outside the
+    range always raises. NaN and infinities raise.
+    """
+    codes = [_encode(node, array, round) for node, array in zip(graph.inputs, per_input(graph, x))]
+    return codes[0] if len(codes) == 1 else codes
+
+
+def _encode(node: Node, x: NDArray[Any], round: bool) -> Int:
+    if x.dtype.kind not in "fiub":
+        raise InputError(f"input {node.name!r}: expected numbers, got {x.dtype}")
+    if x.shape[1:] != node.shape or x.ndim != len(node.shape) + 1:
+        raise InputError(f"input {node.name!r}: got shape {x.shape}, expected (n, {_dims(node.shape)})")
+    real = x.astype(np.float64)
+    _first_bad(~np.isfinite(real), x, node, "is not finite")
+    scale, offset = node.domain.scale, node.domain.offset
+    # scale is a power of two for every input type, so this division is exact.
+    scaled = (real - float(offset)) / float(scale)
+    codes = np.rint(scaled)
+    if not round:
+        _first_bad(codes != scaled, x, node, f"is not a multiple of {scale}; pass round=True to round to the grid")
+    outside = (codes < node.domain.lo) | (codes > node.domain.hi)
+    low, high = (float(scale * c + offset) for c in (node.domain.lo, node.domain.hi))
+    _first_bad(outside, x, node, f"is outside {node.domain.type_name}, which holds {low} to {high}")
+    return codes.astype(np.int64)
+
+
+def _first_bad(bad: NDArray[np.bool_], x: NDArray[Any], node: Node, why: str) -> None:
+    if bad.any():
+        at = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise InputError(f"input {node.name!r}: value {x[at]} at index {at} {why} ({int(bad.sum())} such values)")
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def decode(domain: Domain, codes: Int) -> NDArray[np.float64]:
+    """Codes -> the float64 values scale*code + offset."""
+    return np.asarray(codes, np.float64) * float(domain.scale) + float(domain.offset)
+
+
+def _walk(graph: Dataflow, codes: Sequence[Int]) -> Iterator[tuple[Node, Int]]:
+    """Evaluate node by node, forgetting a tensor when its last reader has run."""
+    last = {name: node.name for node in graph.nodes for name in node.inputs}
+    given = iter(codes)
+    live: dict[str, Int] = {}
+    for node in graph.nodes:
+        xs = [next(given)] if node.traits.outside else [live[name] for name in node.inputs]
+        live[node.name] = EVAL[node.op](node, xs, [graph[name] for name in node.inputs])
+        yield node, live[node.name]
+        for name in set(node.inputs):
+            if last[name] == node.name:
+                del live[name]
+
+
+def _batches(graph: Dataflow, codes: Sequence[Int]) -> Iterator[list[Int]]:
+    step = max(1, CHUNK // max(node.size for node in graph))
+    for start in range(0, max(len(codes[0]), 1), step):
+        yield [c[start : start + step] for c in codes]
+
+
+def _collect(graph: Dataflow, codes: Any, names: Sequence[str]) -> dict[str, Int]:
+    checked = check_codes(graph, codes)
+    parts: dict[str, list[Int]] = {name: [] for name in names}
+    for batch in _batches(graph, checked):
+        for node, value in _walk(graph, batch):
+            if node.name in parts:
+                parts[node.name].append(value)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def run(graph: Dataflow, codes: Any) -> Any:
+    """Exact outputs, int64 (n, *shape), of a graph for input codes (n, *shape); lists where there are several.
+
+    Raises InputError for bad codes.
+    """
+    results = _collect(graph, codes, graph.outputs)
+    return results[graph.outputs[0]] if len(graph.outputs) == 1 else [results[name] for name in graph.outputs]
+
+
+def trace(graph: Dataflow, codes: Any, names: Iterable[str] | None = None) -> dict[str, Int]:
+    """Codes of every node, or of those named, by name; int64 (n, *shape) each."""
+    return _collect(graph, codes, [node.name for node in graph] if names is None else list(dict.fromkeys(names)))
+
+
+def ambiguous(graph: Dataflow, codes: Any) -> NDArray[np.bool_]:
+    """Samples (n,) where a real-scaled sum lies within the Keras model's float32 noise of a threshold (`Steps.margin`).
+
+    Elsewhere Keras computes the graph's codes; there it may or may not, by the order in which it adds.
+    """
+    near = np.zeros(len(check_codes(graph, codes)[0]), bool)
+    for found in ambiguities(graph, codes).values():
+        near |= found
+    return near
+
+
+def ambiguities(graph: Dataflow, codes: Any) -> dict[str, NDArray[np.bool_]]:
+    """For every node with thresholds of a real-scaled sum its ambiguous samples (n,)."""
+    checked = check_codes(graph, codes)
+    flagged = [node for node in graph if isinstance(node.params, Steps) and node.params.margin is not None]
+    wanted = {node.inputs[0] for node in flagged}
+    found: dict[str, list[NDArray[np.bool_]]] = {node.name: [] for node in flagged}
+    for batch in _batches(graph, checked) if flagged else ():
+        values: dict[str, Int] = {}
+        for node, value in _walk(graph, batch):
+            if node.name in wanted:
+                values[node.name] = value
+            if node.name in found:
+                found[node.name].append(_near(node, values[node.inputs[0]]))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _near(node: Node, x: Int) -> NDArray[np.bool_]:
+    """Samples of the input `x` of a STEP with a value in the margin of a threshold."""
+    p = node.params
+    assert isinstance(p, Steps) and p.margin is not None
+    near = np.zeros(len(x), bool)
+    for threshold, margin in zip(p.thresholds.T, p.margin.transpose(1, 2, 0)):
+        near |= ((x >= threshold - margin[0]) & (x < threshold + margin[1])).reshape(len(x), -1).any(axis=1)
+    return near

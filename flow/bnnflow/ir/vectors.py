@@ -1,0 +1,65 @@
+"""Input vectors that exercise a graph: edges of the range, ties at the thresholds, and random ones; always the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnflow.ir.evaluate import trace
+from bnnflow.ir.graph import Graph
+from bnnflow.ir.nodes import Int, Node, Steps
+
+__all__ = ["default_vectors", "near_thresholds"]
+
+EFFORT = 2**30  # elements to evaluate at most in search of ties
+BATCH = 2**26  # elements at a time
+
+
+def near_thresholds(graph: Graph, codes: Any) -> dict[str, NDArray[np.bool_]]:
+    """{STEP node: bool (n, *shape)}: where its input lies within 1 of one of its thresholds (ties and their neighbours)."""
+    steps = [node for node in graph if isinstance(node.params, Steps)]
+    values, result = trace(graph, codes, [node.inputs[0] for node in steps]), {}
+    for node in steps:
+        assert isinstance(node.params, Steps)
+        x = values[node.inputs[0]]
+        near = np.zeros(x.shape, bool)
+        for k in range(node.params.thresholds.shape[1]):
+            near |= np.abs(x - node.params.thresholds[:, k]) <= 1
+        result[node.name] = near
+    return result
+
+
+def default_vectors(graph: Graph, count: int = 256, seed: int = 0) -> list[Int]:
+    """`count` input codes (count, *shape), int64, per input, for a project's test bench; the same for the same graph.
+
+    Constant and alternating extremes, then those of a larger random pool in which most sums lie at a threshold, then random.
+    A very large graph has no larger pool.
+    """
+    rng = np.random.default_rng(seed)
+    elements = sum(node.size for node in graph)
+    size = max(count, min(1024, EFFORT // elements))
+    edges, pools = zip(*(_edges_and_pool(node, size, rng) for node in graph.inputs))
+    score = np.zeros(size)
+    step = max(1, BATCH // elements)  # of a large graph only the scores are kept
+    for first in range(0, size if size > count else 0, step):
+        part = slice(first, first + step)
+        for near in near_thresholds(graph, [pool[part] for pool in pools]).values():
+            score[part] += near.reshape(len(near), -1).mean(axis=1)
+    order = np.argsort(-score, kind="stable")
+    ties = (count - len(edges[0])) // 2
+    rest = np.sort(order[ties : count - len(edges[0])])
+    return [np.concatenate([e, p[order[:ties]], p[rest]]).astype(np.int64) for e, p in zip(edges, pools)]
+
+
+def _edges_and_pool(node: Node, size: int, rng: np.random.Generator) -> tuple[Int, Int]:
+    d, shape = node.domain, node.shape
+    middle, zero = (d.lo + d.hi) // 2, min(max(0, d.lo), d.hi)
+    alternate = np.where(np.indices(shape).sum(axis=0) % 2, d.lo, d.hi)
+    edges = [np.full(shape, v) for v in (d.lo, d.hi, middle, min(middle + 1, d.hi), zero)]
+    # Few-valued and sparse inputs reach sums that independent uniform ones never do.
+    pool = rng.integers(d.lo, d.hi, (size, *shape), endpoint=True)
+    pool[1::4] = rng.choice([d.lo, d.hi], pool[1::4].shape)
+    pool[2::4][rng.random(pool[2::4].shape) < 0.8] = zero
+    return np.stack([*edges, alternate, d.lo + d.hi - alternate]), pool

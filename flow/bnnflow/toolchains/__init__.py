@@ -1,0 +1,1 @@
+"""External tools: found, run and read, one file a tool."""

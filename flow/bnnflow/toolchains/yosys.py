@@ -1,0 +1,136 @@
+"""Logic synthesis of Verilog by yosys: what a design costs on a family of FPGAs, without the vendor's tools."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from bnnflow.devices.cells import KINDS, LUTS, count_cells
+from bnnflow.devices.lut_packing import lut_positions
+from bnnflow.devices.timing import longest_path
+from bnnflow.errors import InputError, ToolError
+from bnnflow.files import remembered
+from bnnflow.toolchains import process as tools
+
+__all__ = ["FAMILIES", "Size", "run_script", "synthesize"]
+
+SECONDS = 3600.0
+
+# The family's synthesis command, and the names of its cells: LUTs, carry, multiplexers behind LUTs, registers.
+FAMILIES: dict[str, tuple[str, str]] = {
+    "xc7": ("synth_xilinx -family xc7 -noiopad -flatten", "xilinx"),
+    "xcup": ("synth_xilinx -family xcup -noiopad -flatten", "xilinx"),
+    "ice40": ("synth_ice40 -abc9 -device hx", ""),
+    "ecp5": ("synth_ecp5", ""),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What yosys makes of a design: `luts[k]` of k inputs, carry blocks, multiplexers, registers.
+
+    `packed` is yosys' estimate of logic cells with small LUTs in pairs, `sites` the LUT positions taken on the chip
+    (`bnnflow.devices.lut_packing`; both xilinx only, else None); `depth` is the longest path in LUTs and carry blocks' elements
+    as `ltp` counts them, registers ending a path, `delay` that in ns (`bnnflow.devices.timing`; xcup only, else None);
+    `seconds` what the run took.
+    `layers` are the sizes of the modules alone where they were asked for.
+    """
+
+    family: str
+    tool: str
+    luts: dict[int, int]
+    carry: int
+    muxf: int
+    ff: int
+    packed: int | None
+    sites: int | None
+    depth: int
+    seconds: float
+    delay: float | None = None
+    layers: dict[str, Size] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> int:
+        """All LUTs, whatever their inputs."""
+        return sum(self.luts.values())
+
+    def __str__(self) -> str:
+        packed = "" if self.packed is None else f", packed {self.packed:,}, sites {self.sites:,}"
+        return (f"{self.family}: {self.raw:,} LUTs{packed}, {self.carry:,} carry, {self.muxf:,} muxf, {self.ff:,} FF, "
+                f"depth {self.depth}")
+
+
+def synthesize(files: Mapping[str, str], top: str, family: str = "xcup", layers: Sequence[str] = (),
+               carry: bool = True, seconds: float = SECONDS) -> Size:
+    """Synthesize Verilog `files` (name: text) with the top module `top`; results are kept by the digest of all of it.
+
+    `layers` are modules to be synthesized alone as well; without `carry` no carry chains are used (xilinx only).
+    `seconds` is how long a run may take.
+    Raises InputError for an unknown family, ToolError where yosys is missing or fails.
+    """
+    if family not in FAMILIES:
+        raise InputError(f"family {family!r}: use one of {', '.join(FAMILIES)}")
+    parts = {name: _one(files, _script(list(files), name, family, carry), family, seconds) for name in layers}
+    return replace(_one(files, _script(list(files), top, family, carry), family, seconds), layers=parts)
+
+
+def _one(files: Mapping[str, str], script: str, family: str, seconds: float) -> Size:
+    program, version = tools.command("yosys"), tools.version("yosys")
+
+    def run() -> dict[str, Any]:
+        return asdict(_run(program, version, files, script, family, seconds))
+
+    data = remembered("yosys", [version, script, dict(files), LUTS, KINDS, [f.name for f in fields(Size)]], run)
+    return Size(**{**data, "luts": {int(k): int(v) for k, v in data["luts"].items()}})
+
+
+def _run(program: Sequence[str], version: str, files: Mapping[str, str], script: str, family: str, seconds: float
+         ) -> Size:
+    with tempfile.TemporaryDirectory(prefix="bnnflow-yosys-") as name:
+        folder = Path(name)
+        start = time.monotonic()
+        run_script(program, script, files, folder, seconds)
+        return _parse(folder, family, version, time.monotonic() - start)
+
+
+def run_script(program: Sequence[str], script: str, files: Mapping[str, str], folder: Path, seconds: float) -> None:
+    """Run a script of yosys (`program`, see `tools.command`) in a folder, beside `files` (name: text)."""
+    for file, text in {**files, "run.ys": script}.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text)
+    tools.call([*program, "-q", "run.ys"] if len(program) == 1 else [*program, "run.ys"], folder, folder / "yosys.log",
+               seconds)
+
+
+def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
+    command, technology = FAMILIES[family]
+    command += " -nocarry" if technology and not carry else ""
+    define = " -DFLOW_XILINX" if technology and carry else ""
+    return "\n".join([
+        "scratchpad -set abc9.verify 0",  # it can take minutes; the netlists are proven equal in the tests
+        f"read_verilog{define} {' '.join(files)}", f"{command} -top {top}",
+        f"tee -q -o stat.json stat -json{' -tech xilinx' if technology else ''}",
+        f"select {top}; write_json -selected netlist.json; select -clear",
+        "delete t:FD* t:SRL* t:SB_DFF* t:TRELLIS_FF",  # a path ends at a register; ltp does not know the mapped ones
+        "tee -q -o ltp.txt ltp", ""])
+
+
+def _parse(folder: Path, family: str, version: str, seconds: float) -> Size:
+    try:
+        module = json.loads((folder / "stat.json").read_text())["design"]
+        netlist = json.loads((folder / "netlist.json").read_text()) if FAMILIES[family][1] else None
+        sites = None if netlist is None else lut_positions(netlist)
+        delay = longest_path(netlist) if netlist is not None and family == "xcup" else None
+        path = re.search(r"length=(\d+)", (folder / "ltp.txt").read_text())
+        cells: dict[str, int] = module["num_cells_by_type"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ToolError(f"yosys gave no statistics: {error}; pyosys 0.70 is what this version was run with") from error
+    luts, found = count_cells(cells)
+    return Size(family, version, luts, found["carry"], found["muxf"], found["ff"],
+                module.get("estimated_num_lc"), sites, int(path[1]) if path else 0, round(seconds, 1), delay)

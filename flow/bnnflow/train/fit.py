@@ -1,0 +1,289 @@
+"""A training run in memory: seeded, stepwise, with a state that can be saved and restored at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from numpy.typing import NDArray
+
+from bnnflow.errors import InputError
+from bnnflow.train.alphabeta import Budget
+from bnnflow.train.distill import Distiller, ends_in_softmax
+from bnnflow.train.optimizers import Bop, Bop2ndOrder
+from bnnflow.train.prune import Prune, zeros_of
+from bnnflow.train.schedules import Progress, annealed_of, harden
+from bnnflow.train.weight_sets import RBNN, Rotations
+
+__all__ = ["OPTIMIZERS", "Arrays", "Recipe", "Row", "Training", "accuracy", "fit"]
+
+Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]  # x_train, y_train, x_test, y_test
+Row = dict[str, Any]
+PREDICT = 1024  # samples a batch where nothing is learned
+
+# name: (model, learning rate or schedule, options) -> optimizer.
+OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
+    "adam": lambda model, rate, **options: keras.optimizers.Adam(rate, **options),
+    "bop": lambda model, rate, **options: Bop.of(model, learning_rate=rate, **options),
+    "bop2": lambda model, rate, **options: Bop2ndOrder.of(model, learning_rate=rate, **options),
+}
+
+# Operations whose numbers come from a state that TensorFlow keeps to itself, or from Python.
+HIDDEN = frozenset("""EagerPyFunc Multinomial ParameterizedTruncatedNormal PyFunc RandomGamma RandomPoisson
+RandomPoissonV2 RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt TruncatedNormal""".split())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: cross-entropy, a cosine schedule from `learning_rate` to 0 over all steps, shuffled by the seed.
+
+    `validation` is the share (0..1) of the training samples that are held back to choose the best epoch by. `prune` and
+    `distill` are the arguments of `Prune` and, besides the models, of `Distiller`; `budget` the target and gamma of
+    `Budget`; `optimizer_options` arguments of the optimizer, say Bop's threshold.
+    """
+
+    epochs: int = 40
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    seed: int = 0
+    validation: float = 0.0
+    optimizer: str = "adam"
+    prune: Mapping[str, Any] | None = None
+    distill: Mapping[str, Any] | None = None
+    budget: Mapping[str, Any] | None = None
+    optimizer_options: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that cannot be used."""
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}; give a whole number from 1 on")
+        if not 0 < self.learning_rate < float("inf"):
+            raise InputError(f"learning_rate={self.learning_rate}; give a number above 0")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed={self.seed}; give a whole number from 0 to 2^32 - 1")
+        if not 0 <= self.validation < 1:
+            raise InputError(f"validation={self.validation}; give a share from 0 to below 1")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer {self.optimizer!r}; use one of {', '.join(OPTIMIZERS)}")
+
+
+class Training:
+    """A training under way: a classifier, its arrays and recipe, and where it is.
+
+    The next step depends on `state()` and nothing else, as long as `hidden()` is empty: the order of samples comes from
+    (seed, epoch), schedules from the optimizer's steps, and every variable of the step is in the state.
+    """
+
+    def __init__(self, model: keras.Model, arrays: Arrays, recipe: Recipe, teacher: keras.Model | None = None):
+        """Raises InputError for arrays that are no classification of the model's inputs, and for a recipe that does not
+        fit the model.
+        """
+        _check(model, arrays)
+        self.model, self.recipe, self.rows = model, recipe, list[Row]()
+        self.best: tuple[int, list[NDArray[Any]]] | None = None  # epoch and weights of the best one
+        self._shuffled: tuple[int, NDArray[np.int64]] = -1, np.empty(0, np.int64)
+        x, y, *self.test = arrays
+        self.train, self.held = _split(x, y, recipe)
+        self.steps_per_epoch = -(-len(self.train[0]) // recipe.batch_size)
+        self.steps = recipe.epochs * self.steps_per_epoch
+        schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, self.steps)
+        self.trained = Distiller(model, teacher, **(recipe.distill or {})) if teacher is not None else model
+        self.trained.compile(_optimizer(model, recipe, schedule), _loss(model, recipe), metrics=["accuracy"],
+                             jit_compile=False)
+        self.trained.optimizer.build(self.trained.trainable_variables)
+        self.prune = Prune(self.steps, **recipe.prune) if recipe.prune else None
+        progress = [Progress(self.steps)] if any(annealed_of(model)) else []
+        turns = [Rotations(self.steps_per_epoch)] if any(isinstance(p, RBNN) for p in annealed_of(model)) else []
+        self.callbacks = keras.callbacks.CallbackList([*progress, *turns, *([self.prune] if self.prune else [])],
+                                                      model=self.trained)
+        self.callbacks.on_train_begin()
+        self._step = tf.function(lambda x, y: self.trained.train_step((x, y)), reduce_retracing=True)
+        self._outputs = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+        shape = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32), tf.TensorSpec((None,), tf.int64)
+        self._step = self._step.get_concrete_function(*shape)
+
+    @property
+    def step(self) -> int:
+        """Steps made."""
+        return int(self.trained.optimizer.iterations)
+
+    @property
+    def done(self) -> bool:
+        """All epochs are in `rows`."""
+        return len(self.rows) == self.recipe.epochs
+
+    def advance(self) -> Row | None:
+        """Make a step; at the end of an epoch also its row of `rows`, which is returned."""
+        first = len(self.rows) * self.steps_per_epoch
+        if self.step == first:
+            self.trained.reset_metrics()
+        if self.step < first + self.steps_per_epoch:
+            self._make_step(self.step - first)
+        return self._end_epoch() if self.step == first + self.steps_per_epoch else None
+
+    def _make_step(self, number: int) -> None:
+        chosen = self._order()[number * self.recipe.batch_size : (number + 1) * self.recipe.batch_size]
+        self.callbacks.on_train_batch_begin(number)
+        self._step(*(tf.constant(part[chosen]) for part in self.train))
+
+    def _order(self) -> NDArray[np.int64]:
+        """The samples of this epoch, in order."""
+        epoch = len(self.rows)
+        if self._shuffled[0] != epoch:
+            self._shuffled = epoch, np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.train[0]))
+        return self._shuffled[1]
+
+    def _end_epoch(self) -> Row:
+        """Measure; the best epoch is one in which nothing was soft and no mask was still to change."""
+        row: Row = {"epoch": len(self.rows) + 1, "step": self.step,
+                    **{m.name: float(m.result()) for m in self.trained.metrics},
+                    "zeros": zeros_of(self.model), "ships": self.ships}
+        if len(self.held[0]):
+            row["val_loss"], row["val_accuracy"] = self.measure(*self.held)
+            score = (row["val_accuracy"], -row["val_loss"])
+            if row["ships"] and (self.best is None or score > self._score(self.rows[self.best[0] - 1])):
+                self.best = (row["epoch"], self.model.get_weights())
+        self.rows.append(row)
+        return row
+
+    @staticmethod
+    def _score(row: Row) -> tuple[float, float]:
+        return row["val_accuracy"], -row["val_loss"]
+
+    @property
+    def ships(self) -> bool:
+        """The network is of the kind that ships: every forward is hard, and masks are frozen."""
+        parts = self.model._flatten_layers(include_self=False)
+        return not any(getattr(part, "unfinished", "") for part in parts) and (self.prune is None or self.prune.frozen)
+
+    def measure(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[float, float]:
+        """(cross-entropy in nats, accuracy 0..1) of the model as it is, over x (n, ...) and labels (n,)."""
+        batches = (x[k : k + PREDICT].astype(np.float32) for k in range(0, len(x), PREDICT))
+        outputs = np.concatenate([self._outputs(tf.constant(batch)).numpy() for batch in batches]).astype(np.float64)
+        if ends_in_softmax(self.model):
+            outputs = np.log(np.maximum(outputs, 1e-7))
+        top = outputs.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(outputs - top).sum(axis=1)) + top[:, 0] - outputs[np.arange(len(y)), y]
+        return float(losses.mean()), accuracy(outputs, y)
+
+    def finish(self) -> float:
+        """Take the weights of the best epoch, the last ones without any, harden them; returns the test accuracy."""
+        self.callbacks.on_train_end()
+        if self.best is not None:
+            self.model.set_weights(self.best[1])
+        harden(self.model)
+        return self.measure(*self.test)[1]
+
+    def variables(self) -> list[Any]:
+        """Every variable that a step reads or writes, without a teacher's."""
+        metrics = [v for metric in self.trained.metrics for v in metric.variables]
+        generators = [getattr(getattr(part, "_random_generator", None), "_generator", None)
+                      for part in self.model._flatten_layers(include_self=False)]
+        return [*self.model.weights, *self.trained.optimizer.variables, *metrics,
+                *(generator.state for generator in generators if generator is not None)]
+
+    def hidden(self, teacher: keras.Model | None = None) -> Iterator[str]:
+        """What a step depends on besides `variables`: variables of nobody, random numbers with a hidden state."""
+        rate = self.trained.optimizer._current_learning_rate  # follows from the steps
+        known = {v.ref() for v in [*self.variables(), rate, *(teacher.weights if teacher is not None else [])]}
+        graph = self._step.graph
+        yield from (f"variable {v.name!r}" for v in graph.variables if v.ref() not in known)
+        definition = graph.as_graph_def()
+        nodes = [*definition.node, *(node for f in definition.library.function for node in f.node_def)]
+        yield from (f"{node.op} in {node.name!r}" for node in nodes if node.op in HIDDEN)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The variables and the best weights by number; `rows` and the best epoch are the caller's to keep."""
+        best = self.best[1] if self.best else []
+        return {**{f"variable{k}": v.numpy() for k, v in enumerate(self.variables())},
+                **{f"best{k}": w for k, w in enumerate(best)}}
+
+    def restore(self, state: Mapping[str, NDArray[Any]], rows: list[Row], best_epoch: int | None) -> None:
+        """Go to a state; raises InputError where it is of another network."""
+        variables = self.variables()
+        missing = [k for k, v in enumerate(variables)
+                   if state.get(f"variable{k}", np.empty(0)).shape != tuple(v.shape)]
+        if missing or f"variable{len(variables)}" in state:
+            raise InputError("this state is of another network or version; start the training anew")
+        for k, variable in enumerate(variables):
+            variable.assign(state[f"variable{k}"])
+        self.rows = list(rows)
+        weights = [state[f"best{k}"] for k in range(len(self.model.weights))] if best_epoch is not None else []
+        self.best = (best_epoch, weights) if best_epoch is not None else None
+
+
+def fit(model: keras.Model, arrays: Arrays, epochs: int, batch_size: int = 64, learning_rate: float = 2e-3,
+        seed: int = 0, report: Callable[[int, int, dict[str, float]], None] = lambda *_: None,
+        teacher: keras.Model | None = None) -> float:
+    """Train a classifier with cross-entropy, Adam and a cosine schedule; returns its test accuracy (0..1).
+
+    With a `teacher` its outputs are learned instead of the labels (`Distiller`). `report(epoch, epochs, {"loss",
+    "accuracy", ...})` is called after every epoch.
+    """
+    keras.utils.set_random_seed(seed)
+    training = Training(model, arrays, Recipe(epochs, batch_size, learning_rate, seed), teacher)
+    while not training.done:
+        row = training.advance()
+        if row is not None:
+            report(row["epoch"], epochs, row)
+    return training.finish()
+
+
+def accuracy(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Share of rows whose largest output is at the label."""
+    return float(np.mean(np.argmax(outputs, axis=-1) == labels))
+
+
+def _optimizer(model: keras.Model, recipe: Recipe, schedule: Any) -> keras.optimizers.Optimizer:
+    options = dict(recipe.optimizer_options or {})
+    try:
+        return OPTIMIZERS[recipe.optimizer](model, schedule, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer {recipe.optimizer!r} cannot be made with {options}: {error}") from error
+
+
+def _loss(model: keras.Model, recipe: Recipe) -> keras.losses.Loss:
+    """Cross-entropy, within a budget of ones where there is one."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not ends_in_softmax(model))
+    if not recipe.budget:
+        return loss
+    if set(recipe.budget) != {"target", "gamma"}:
+        raise InputError(f"budget: {dict(recipe.budget)}; give target (share of weights at beta) and gamma")
+    return Budget(loss, model, **recipe.budget)
+
+
+def _split(x: NDArray[Any], y: NDArray[Any], recipe: Recipe) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """(to train with, held back for validation), each [x float32, y int64]; which ones follows from the seed."""
+    count = round(recipe.validation * len(x))
+    if count >= len(x) or (recipe.validation and not count):
+        raise InputError(f"validation={recipe.validation}: holds back {count} of {len(x)} training samples; "
+                         "some must remain on either side")
+    order = np.random.default_rng([recipe.seed, 2**32]).permutation(len(x)) if count else np.arange(len(x))
+    parts = [np.sort(order[count:]), order[:count]]
+    train, held = ([x[part].astype(np.float32, copy=False), y[part].astype(np.int64)] for part in parts)
+    return train, held
+
+
+def _check(model: keras.Model, arrays: Arrays) -> None:
+    """Raise InputError unless this is a classifier of one input with labels in its range."""
+    if not isinstance(model, keras.Model) or not model.built or isinstance(model.input_shape, list) \
+            or len(model.outputs) != 1 or len(model.output_shape) != 2 or (model.output_shape[1] or 0) < 2:
+        raise InputError("build() must give a built Keras model (tf_keras) of one input and one output of two or more "
+                         f"classes, got {getattr(model, 'output_shape', type(model).__name__)}")
+    if not isinstance(arrays, (tuple, list)) or len(arrays) != 4 or not all(hasattr(a, "shape") for a in arrays):
+        raise InputError("data() must give four arrays: x_train, y_train, x_test, y_test")
+    classes = model.output_shape[1]
+    for what, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
+        if x.shape[1:] != model.input_shape[1:] or y.shape != (len(x),) or not len(x):
+            raise InputError(f"x_{what} {x.shape} and y_{what} {y.shape}: the model needs (n, "
+                             f"{', '.join(map(str, model.input_shape[1:]))}) and labels (n,)")
+        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classes:
+            raise InputError(f"y_{what}: {y.dtype} labels from {y.min()} to {y.max()}; the model has {classes} "
+                             f"classes, so integers from 0 to {classes - 1}")
+        if not np.isfinite(x).all():
+            raise InputError(f"x_{what} holds values that are not finite")

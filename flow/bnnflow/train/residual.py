@@ -1,0 +1,117 @@
+"""Pruning of whole residual blocks: the least harmful one goes, until the weights fit a budget of bits.
+
+Nguyen and Guicquero (arXiv 2505.13462) prune blocks and distil; their criterion and order are not in the text that we
+have. What is here is ours: blocks are ranked by how much the validation loss rises when only their shortcut is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import qkeras
+import tensorflow as tf
+import tf_keras as keras
+
+from bnnflow.errors import InputError
+from bnnflow.train.layers import ChannelSelect, LogicAnd, LogicOr
+from bnnflow.train.quantizers import Masked, kernels_of
+
+__all__ = ["prune_blocks", "rank_blocks", "remove_block", "residual_blocks", "weight_bits"]
+
+MERGES = (LogicOr, LogicAnd, ChannelSelect, keras.layers.Add)
+
+
+def weight_bits(model: keras.Model) -> int:
+    """Bits of all quantised kernels, pruned connections included: weights times the bits that tell apart the values
+    which a filter takes.
+    """
+    total = 0
+    for _, weights, quantizer in kernels_of(model):
+        unmasked = quantizer.quantizer if isinstance(quantizer, Masked) else quantizer
+        filters = np.asarray(unmasked(weights)).reshape(-1, weights.shape[-1]).T
+        levels = max(len(np.unique(values)) for values in filters)
+        total += filters.size * max((levels - 1).bit_length(), 1)
+    return total
+
+
+def residual_blocks(model: keras.Model) -> dict[str, Any]:
+    """The residual blocks of a functional model, in order: name of the merge -> its shortcut, a Keras tensor.
+
+    A block is a merge (LogicOr, LogicAnd, ChannelSelect, Add) used once, one of whose inputs all others come from.
+    """
+    before: dict[int, set[int]] = {}  # tensor: itself and what it is computed from
+    found: dict[str, Any] = {}
+    for node in _nodes(model):
+        given = tf.nest.flatten(node.keras_inputs)
+        past = set().union(*(before[id(t)] for t in given))
+        before.update({id(t): past | {id(t)} for t in tf.nest.flatten(node.outputs)})
+        shortcuts = [t for t in given if all(id(t) in before[id(other)] for other in given)]
+        if isinstance(node.layer, MERGES) and len(node.layer.inbound_nodes) == 1 and shortcuts:
+            found[node.layer.name] = shortcuts[0]
+    return found
+
+
+def remove_block(model: keras.Model, name: str) -> keras.Model:
+    """A copy of a model, its trained weights included, in which the merge `name` is its shortcut.
+
+    What only the block used is gone; the model itself stays as it is. Raises InputError where there is no such block.
+    """
+    blocks = residual_blocks(model)
+    if name not in blocks:
+        raise InputError(f"model {model.name!r} has no residual block {name!r}; it has {', '.join(blocks) or 'none'}")
+    known: dict[str, Any] = {}
+    qkeras.utils._add_supported_quantized_objects(known)
+    made: dict[int, Any] = {}  # tensor of the model -> that of the copy
+    copies: dict[int, Any] = {}
+    with keras.utils.custom_object_scope(known):
+        for node in _nodes(model):
+            layer = node.layer
+            if layer.name == name:
+                made[id(node.outputs)] = made[id(blocks[name])]
+                continue
+            if id(layer) not in copies:
+                copies[id(layer)] = type(layer).from_config(layer.get_config())
+            copy = copies[id(layer)]
+            args, kwargs = tf.nest.map_structure(lambda t: made.get(id(t), t), (node.call_args, node.call_kwargs))
+            outputs = copy.output if node.is_input else copy(*args, **kwargs)
+            made.update({id(t): new for t, new in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs))})
+    ends = [[made[id(t)] for t in tensors] for tensors in (model.inputs, model.outputs)]
+    smaller = keras.Model(*(tensors[0] if len(tensors) == 1 else tensors for tensors in ends), name=model.name)
+    for layer in smaller.layers:
+        layer.set_weights(model.get_layer(layer.name).get_weights())
+    return smaller
+
+
+def rank_blocks(model: keras.Model, loss: Callable[[keras.Model], float]) -> list[tuple[str, float]]:
+    """(block, rise of the loss when it is removed), the least harmful first; `loss` measures on validation samples."""
+    whole = loss(model)
+    rises = [(name, loss(remove_block(model, name)) - whole) for name in residual_blocks(model)]
+    return sorted(rises, key=lambda rise: rise[1])
+
+
+def prune_blocks(model: keras.Model, bits: int, loss: Callable[[keras.Model], float],
+                 tune: Callable[[keras.Model], Any] = lambda model: None) -> keras.Model:
+    """Remove the least harmful residual block, `tune` the rest, and so on until `weight_bits` is at most `bits`.
+
+    `tune` trains a model in place; with the unpruned network, or a float one, as a teacher:
+    `lambda m: fit(m, arrays, epochs=5, teacher=teacher)`. Raises InputError where the budget does not hold without any.
+    """
+    while weight_bits(model) > bits:
+        ranked = rank_blocks(model, loss)
+        if not ranked:
+            raise InputError(f"model {model.name!r}: {weight_bits(model)} bits of weights are left without any "
+                             f"residual block, more than the budget of {bits}; make the network smaller or the budget "
+                             "larger")
+        model = remove_block(model, ranked[0][0])
+        tune(model)
+    return model
+
+
+def _nodes(model: keras.Model) -> Iterator[Any]:
+    """The calls of a functional model, each behind those it needs."""
+    by_depth = getattr(model, "_nodes_by_depth", None)
+    if not by_depth:
+        raise InputError(f"model {getattr(model, 'name', model)!r} is not a built functional model")
+    return (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth])

@@ -1,3 +1,0 @@
-"""From a Keras model to the integer graph: a model is read, every sum and every tail between two sums becomes exact."""
-
-import flow.train  # noqa: F401  (asks TensorFlow for the legacy Keras before QKeras imports it)
