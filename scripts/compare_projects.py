@@ -1,13 +1,13 @@
 """Does a change of the code change what it writes? Sixty graphs as projects of every backend, before and after.
 
-    python scripts/compare_projects.py record BEFORE       # in a checkout of the commit before
-    python scripts/compare_projects.py record AFTER        # in this one
+    python scripts/compare_projects.py record BEFORE           # in a checkout of the commit before
+    python scripts/compare_projects.py record AFTER [GRAPH...] # in this one; graphs whose names begin so
     python scripts/compare_projects.py diff BEFORE AFTER
 
-`record` lowers models, makes random graphs, and writes each of them with every backend, `io_type` and strategy. Of every
-project it keeps all files, of every graph the digest and the estimates, and of what is refused the message. `diff` lists
-what is not the same byte for byte once the intended renames (RENAMES) are made in what was before; its exit code is 1
-where anything is left.
+`record` lowers models, makes random graphs, and writes each of them with every backend, `io_type` and strategy. It keeps
+all files of every project, the digest and the estimates of every graph, and the message where a project is refused.
+`diff` lists what is not the same byte for byte once the intended renames (RENAMES) are made in what was before; its
+exit code is 1 where anything is left.
 """
 
 from __future__ import annotations
@@ -29,12 +29,18 @@ import bnnflow.train  # isort: skip
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the tests' graphs
 
+from tests.contracts import shake
 from tests.random_graphs import random_graph
 from tests.test_contracts import INPUT_TYPE, NETWORKS
 from tests.test_kernel_calls import GRAPHS
 
 # (pattern in the text of a file before, what it is now): words that a commit has changed on purpose.
-RENAMES: tuple[tuple[str, str], ...] = ()
+RENAMES: tuple[tuple[str, str], ...] = (
+    (r"(flow_\w+_)cuts\b", r"\1thresholds"), (r"\bcuts\b", "thresholds"), (r"\bn_cut\b", "n_threshold"),
+    (r"\bcut_t\b", "threshold_t"), (r"\bCut:", "Threshold:"), (r"\b([Nn]o|int|\+|<|;|the|a) cut\b", r"\1 threshold"),
+    (r"\bcut(\+\+|\])", r"threshold\1"),
+)
+STAMP = re.compile(rb"(Stamp: |LIB_STAMP=)[0-9a-f]+")  # hls4ml's, random
 ROWS = (
     "kernel-ternary_auto_po2", "kernel-quantized_bits", "kernel-masked_alpha_beta", "kernel-multi_branch_4",
     "activation-quantized_relu", "activation-quantized_po2", "activation-quantized_hswish", "argument-binary_use_01",
@@ -59,7 +65,7 @@ def graphs() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "emissions", lambda: GRAPHS
     yield "digits", lambda: bf.lower(digits.build(), digits.INPUT_TYPE)
     yield "digits-class", lambda: bf.argmax(bf.lower(digits.build(width=16), digits.INPUT_TYPE))
-    yield "jets", lambda: bf.lower(jets.build(), jets.INPUT_TYPE)
+    yield "jets", lambda: bf.lower(shake(jets.build()), jets.INPUT_TYPE)
 
 
 def configs(name: str, graph: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -75,13 +81,15 @@ def configs(name: str, graph: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "Verilog-outside", {"backend": "Verilog", "encoder": "outside"}
 
 
-def record(folder: Path) -> None:
-    """Write all projects, keep their files by digest under `folder`."""
+def record(folder: Path, wanted: tuple[str, ...] = ()) -> None:
+    """Write all projects, or those of the graphs wanted, and keep their files by digest under `folder`."""
     store = folder / "files"
     store.mkdir(parents=True, exist_ok=True)
     project = folder / "project"
     known: dict[str, Any] = {}
     for name, make in graphs():
+        if wanted and not name.startswith(wanted):
+            continue
         graph = make()
         row: dict[str, Any] = {"digest": graph.digest, "notes": list(graph.notes), "projects": {}, "estimates": {}}
         for key, options in configs(name, graph):
@@ -109,7 +117,7 @@ def _files(graph: Any, config: Any, project: Path, store: Path) -> Any:
     found = {}
     for file in sorted(project.rglob("*")):
         if file.is_file() and file.suffix != ".npz":  # the graph has a digest of its own
-            data = file.read_bytes().replace(str(project).encode(), b"PROJECT")
+            data = STAMP.sub(rb"\1", file.read_bytes().replace(str(project).encode(), b"PROJECT"))
             digest = hashlib.sha256(data).hexdigest()
             found[file.relative_to(project).as_posix()] = digest
             if not (store / digest).exists():
@@ -123,8 +131,8 @@ def diff(before: Path, after: Path) -> int:
     old, new = (json.loads((folder / "record.json").read_text()) for folder in (before, after))
     seen: dict[tuple[str, str], list[str]] = {}
     count = files = 0
-    for name in sorted({*old, *new}):
-        a, b = old.get(name, {}), new.get(name, {})
+    for name in new:
+        a, b = old.get(name, {}), new[name]
         for key in ("digest", "notes"):
             if renamed(json.dumps(a.get(key))) != json.dumps(b.get(key)):
                 count += 1
@@ -150,7 +158,7 @@ def diff(before: Path, after: Path) -> int:
             print(f"{len(places)} files, the first {places[0]}")
             lines = difflib.unified_diff(renamed(texts[0]).splitlines(), texts[1].splitlines(), lineterm="", n=0)
             print("\n".join(f"    {line[:200]}" for line in list(lines)[:12]))
-    print(f"{len(old)} graphs, {files} files, {count} differ")
+    print(f"{len(new)} of {len(old)} graphs, {files} files, {count} differ")
     return count
 
 
@@ -167,9 +175,9 @@ def renamed(text: str) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["record"] and len(sys.argv) == 3:
+    if sys.argv[1:2] == ["record"] and len(sys.argv) > 2:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        record(Path(sys.argv[2]).absolute())
+        record(Path(sys.argv[2]).absolute(), tuple(sys.argv[3:]))
     elif sys.argv[1:2] == ["diff"] and len(sys.argv) == 4:
         raise SystemExit(diff(Path(sys.argv[2]), Path(sys.argv[3])) > 0)
     else:

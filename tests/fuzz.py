@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import bnnflow as bf
-from bnnflow.backends.project import STRATEGIES
+from bnnflow.backends.backend import STRATEGIES
 from bnnflow.errors import BnnflowError, InputError, LoweringError
 from bnnflow.ir import Graph, Op
 from bnnflow.ir.evaluate import ambiguous, trace

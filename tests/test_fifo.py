@@ -9,7 +9,7 @@ import pytest
 
 import bnnflow as bf
 from bnnflow.backends.hls.fifo import check_depths, depths
-from bnnflow.backends.hls.fusion import FUSION_GROUPS
+from bnnflow.backends.hls.fusion import fusion_groups
 from bnnflow.backends.hls.hls4ml_model import _layers
 from bnnflow.errors import InputError
 from bnnflow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Sum, Weights, Window
@@ -44,7 +44,7 @@ def residual() -> Graph:
 
 
 def layers(graph: Graph) -> list[dict]:
-    return _layers(graph, STREAM, FUSION_GROUPS["io_stream"](graph, STREAM), forks=True)[0]
+    return _layers(graph, STREAM, fusion_groups(graph, STREAM), forks=True)[0]
 
 
 def test_every_random_design_finishes():

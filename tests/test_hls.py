@@ -20,7 +20,7 @@ import pytest
 
 import bnnflow as bf
 from bnnflow import builder
-from bnnflow.backends.hls.fusion import FUSION_GROUPS
+from bnnflow.backends.hls.fusion import fusion_groups
 from bnnflow.backends.hls.kernel_call import pack_fields
 from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.hls.sums import passes
@@ -99,7 +99,7 @@ def test_loops_of_any_reuse_factor_in_c(first, tmp_path):
     """The same with every node in a loop, each sum and maximum with one of the reuse factors that it can have."""
     graphs = {f"seed{seed}": random_graph(seed) for seed in range(first, first + 20)}
     graph, rng = union(graphs), np.random.default_rng(first)
-    units = [unit for unit in FUSION_GROUPS["io_parallel"](graph, bf.BuildConfig()) if unit.calls]
+    units = [unit for unit in fusion_groups(graph, bf.BuildConfig()) if unit.calls]
     layers = {unit.result.name: {"reuse_factor": int(rng.choice(passes(unit.result) or range(1, 9)))}
               for unit in units if unit.result.name in graph.by_name}
     bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", layers=layers))

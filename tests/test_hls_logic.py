@@ -10,7 +10,7 @@ import pytest
 
 import bnnflow as bf
 from bnnflow.backends.hls import netlist_kernel as hls_logic
-from bnnflow.backends.hls.fusion import CHAINS
+from bnnflow.backends.hls.fusion import kernels
 from bnnflow.backends.hls.netlist_kernel import to_cpp
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.builder import trace_project
@@ -129,7 +129,7 @@ def test_parts_hand_on_what_is_read_and_no_more(part, monkeypatch):
 def test_chains_begin_where_another_strategy_is_asked_for():
     def chains(**options: object) -> list[list[str]]:
         config = bf.BuildConfig(**options)
-        return [[node.name for node in nodes] for nodes, _ in CHAINS["io_parallel"](image(), config)]
+        return [[node.name for node in nodes] for nodes, _ in kernels(image(), config)]
 
     assert chains() == [["x"], ["conv"], ["codes"], ["dense"], ["y"]]
     assert chains(strategy=DA) == [["x"], ["conv", "codes"], ["dense", "y"]]

@@ -17,6 +17,7 @@ import bnnflow.train  # isort: skip
 import tensorflow as tf
 import tf_keras as keras
 
+from bnnflow.frontends.keras.reading import custom_objects
 from bnnflow.frontends.keras.reference import check_equal
 from bnnflow.train import Binarize, Binary, Masked, harden
 from bnnflow.train.proximal import PAIRS, Pair, Scheduled, sign_swish, sign_swish_slope
@@ -273,5 +274,5 @@ def test_progress_is_saved_and_unfinished_before_building(tmp_path):
     for suffix in (".keras", ".h5"):
         model.save(tmp_path / f"net{suffix}")
         again = keras.models.load_model(tmp_path / f"net{suffix}", compile=False,
-                                        custom_objects=bf.lowering.reading.custom_objects())
+                                        custom_objects=custom_objects())
         assert float(again.get_layer("inner").kernel_quantizer_internal.progress) == 0.5

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bnnflow.backends.project import BuildConfig, Project
+    from bnnflow.backends.backend import BuildConfig
+    from bnnflow.backends.project import Project
     from bnnflow.comparison import Comparison
     from bnnflow.facts.facts import Facts
     from bnnflow.ir import Graph
@@ -30,7 +31,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "BuildConfig":
-        from bnnflow.backends.project import BuildConfig
+        from bnnflow.backends.backend import BuildConfig
 
         return BuildConfig
     raise AttributeError(f"module 'bnnflow' has no attribute {name!r}")
@@ -94,15 +95,15 @@ def load(path: str | os.PathLike[str]) -> Graph:
 
 def to_hls4ml(graph: Graph, config: BuildConfig | None = None) -> Any:
     """The hls4ml ModelGraph of a graph: `compile()`, `predict()` and `build()` equal the graph."""
+    from bnnflow.backends.backend import BuildConfig
     from bnnflow.backends.hls.hls4ml_model import to_hls4ml
-    from bnnflow.backends.project import BuildConfig
 
     return to_hls4ml(graph, config or BuildConfig())
 
 
 def build(graph: Graph, config: BuildConfig | None = None, vectors: Any = None) -> Project:
     """Write the HLS or Verilog project of a graph, whole or not at all; see `bnnflow.builder.build`."""
-    from bnnflow.backends.project import BuildConfig
+    from bnnflow.backends.backend import BuildConfig
     from bnnflow.builder import build
 
     return build(graph, config or BuildConfig(), vectors)

@@ -20,13 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnflow.backends.hls import fusion as units
-from bnnflow.backends.netlist import lower as logic
+from bnnflow.backends.backend import BuildConfig
 from bnnflow.backends.project import (
     GRAPH,
     INPUTS,
     RUNS,
-    BuildConfig,
     Project,
     read_vectors,
     thermometer_table,
@@ -42,7 +40,6 @@ from bnnflow.ir import Graph, Op
 from bnnflow.ir.evaluate import check_codes
 from bnnflow.ir.passes import split_encoder
 from bnnflow.ir.store import save
-from bnnflow.ir.vectors import default_vectors
 from bnnflow.toolchains import process as tools
 from bnnflow.toolchains import vitis as vendor
 from bnnflow.toolchains.nextpnr import place
@@ -88,8 +85,7 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
     work = _work_folder(target)
     try:
         inside = work / "new"
-        write = _write_verilog if config.backend == "Verilog" else _write_hls
-        arrays = write(graph, replace(config, output_dir=inside), codes, target)
+        arrays = config.target.write(graph, replace(config, output_dir=inside), codes, target)
         save(graph, inside / GRAPH)
         if front is not None:
             (inside / "thermometer.csv").write_text(thermometer_table(front))
@@ -101,39 +97,6 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
     finally:
         _settle(work, target)
     return Project.open(target)
-
-
-def _write_hls(graph: Graph, config: BuildConfig, codes: Any, target: Path) -> dict[str, str]:
-    """Write the C++ of a project that will be moved to `target`; returns the C array of each node."""
-    from bnnflow.backends.hls.hls4ml_model import to_hls4ml
-
-    model = to_hls4ml(graph, config, codes)
-    _quietly(model.write)
-    model.relocate(target)
-    arrays: dict[str, str] = model.arrays
-    return arrays
-
-
-def _write_verilog(graph: Graph, config: BuildConfig, codes: Any, target: Path) -> dict[str, str]:
-    """Write the Verilog of a project; there are no C arrays."""
-    from bnnflow.backends.netlist.lower import to_logic
-    from bnnflow.backends.verilog import to_verilog
-
-    folder = Path(config.output_dir)
-    rtl = to_verilog(to_logic(graph), config.project_name, config.clock_period if config.pipelined else None)
-    for name, text in rtl.files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    write_vectors(folder, graph, default_vectors(graph) if codes is None else codes)
-    return {}
-
-
-def _quietly(function: Callable[[], Any]) -> None:
-    """hls4ml prints as it goes; say nothing unless it fails."""
-    import io
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        function()
 
 
 def _check_target(target: Path) -> None:
@@ -206,11 +169,11 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str | None
     Raises Mismatch with the first differing sample and output, ToolError where the tool is missing or fails.
     """
     project = Project.open(folder)
-    verilog = project.backend == "Verilog"
-    tool = tool or ("verilator" if verilog else "gxx")
+    target = project.target
+    tool = tool or target.simulator
     if tool not in SIMULATORS:
         raise InputError(f"tool {tool!r}: use one of {', '.join(SIMULATORS)}")
-    if verilog != (tool == "verilator"):
+    if (target.language == "Verilog") != (tool == "verilator"):
         raise InputError(f"{project.path} is a {project.backend} project; tool {tool!r} cannot simulate it")
     graph = project.graph()
     if codes is None:
@@ -223,7 +186,7 @@ def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str | None
         expected = write_vectors(run, graph, codes)
         log, bench_failed = SIMULATORS[tool](project, run, via, say)
         got = read_vectors(log, [graph[name] for name in graph.outputs])
-    what = "RTL simulation" if verilog else "C simulation"
+    what = target.simulation
     if len(got[0]) != len(codes[0]):
         raise ToolError(f"{tool}: the simulation gave {len(got[0])} samples of {len(codes[0])}; it stopped early: "
                         "run it again, and if it stays so build the project again")
@@ -265,8 +228,8 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
     Raises as `simulate` does, but does not compare.
     """
     project = Project.open(folder)
-    if project.backend == "Verilog":
-        raise InputError(f"{project.path} is a Verilog project; layers are compared in C++: use backend='Vitis'")
+    if project.target.language != "C++":
+        raise InputError(f"{project.path} is a {project.backend} project; layers are compared in C++: use backend='Vitis'")
     graph = project.graph()
     codes = check_codes(graph, codes)
     with tempfile.TemporaryDirectory(prefix="bnnflow-trace-") as name:
@@ -444,10 +407,7 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
     options = config or (project.config if project else BuildConfig())
     if options.encoder == "outside" and not (project and project.config.encoder == "outside"):
         graph = split_encoder(graph)[1]
-    if options.backend == "Verilog":
-        logic.check(graph)
-    else:
-        units.check(graph, options)
+    options.target.check(graph, options)
     cycles = project.cycles if project and config is None else 0
     facts = table_estimate(graph, options, synthesized_cost(graph, options) if synthesize else None, cycles)
     if synthesize and project and config is None:
@@ -483,11 +443,11 @@ def synthesize(folder: str | os.PathLike[str], tool: str | None = None, **option
     Mismatch where co-simulation differs.
     """
     project = Project.open(folder)
-    tool = tool or {"Verilog": "yosys", "Vivado": "vivado"}.get(project.backend, "vitis")
+    tool = tool or project.target.synthesizer
     if tool not in SYNTHESIZERS:
         raise InputError(f"tool {tool!r}: use one of {', '.join(SYNTHESIZERS)}")
-    if (tool in ("yosys", "nextpnr")) != (project.backend == "Verilog"):
-        need = "backend='Vitis' or 'Vivado'" if project.backend == "Verilog" else "backend='Verilog'"
+    if (tool in ("yosys", "nextpnr")) != (project.target.language == "Verilog"):
+        need = "backend='Vitis' or 'Vivado'" if project.target.language == "Verilog" else "backend='Verilog'"
         raise InputError(f"{tool}: {project.path} is a {project.backend} project; build it with {need}")
     return SYNTHESIZERS[tool](project, **options)
 

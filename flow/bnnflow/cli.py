@@ -303,7 +303,7 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
     from bnnflow.backends.project import Project
 
     opened = Project.open(project)
-    graph, tool = opened.graph(), tool or ("verilator" if opened.backend == "Verilog" else "gxx")
+    graph, tool = opened.graph(), tool or opened.target.simulator
     codes = _codes(graph, data)
     kind = ".npy" if len(graph.outputs) == 1 else ".npz"
     if output is not None and output.suffix != kind:
@@ -403,7 +403,7 @@ def synth(context: typer.Context,
     """Synthesise a project: resources, latency, clock. Goes on where a run stopped; the same again costs nothing."""
     from bnnflow.backends.project import Project
 
-    verilog = Project.open(project).backend == "Verilog"
+    verilog = Project.open(project).target.language == "Verilog"
     options: dict[str, Any] = {"device": device} if tool == "nextpnr" else {
         "family": family, "layers": layers} if verilog else {
         "steps": [step.strip() for step in steps.split(",")], "via": via, "hours": hours}
@@ -493,7 +493,7 @@ def demo(output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="pr
     compared = check_equal(graph, model, arrays[2])
     with doing(f"writing {output_dir}"):
         bf.build(graph, config, codes)
-    what = "RTL simulation" if backend == "Verilog" else "C simulation"
+    what = config.target.simulation
     with doing(what):
         simulated = bf.simulate(output_dir, codes)
 

@@ -1,1 +1,8 @@
-"""From the integer graph to projects. hls4ml is imported in hls*.py only."""
+"""Backends: how a graph becomes a project. Importing any part of them fills the table of `backends.backend`."""
+
+from bnnflow.backends.backend import register
+from bnnflow.backends.hls.backend import VITIS, VIVADO
+from bnnflow.backends.verilog import VERILOG
+
+for backend in (VITIS, VIVADO, VERILOG):
+    register(backend)

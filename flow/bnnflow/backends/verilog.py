@@ -5,19 +5,27 @@ Text is deterministic, and only clean names of nodes and the project reach it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import ceil
+from pathlib import Path
 
+from bnnflow.backends.backend import Backend, BuildConfig
+from bnnflow.backends.hls.fusion import chained
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
-from bnnflow.backends.netlist.lower import Logic
+from bnnflow.backends.netlist.lower import Logic, check, to_logic
 from bnnflow.backends.netlist.netlist import INPUTS, TRUE, Bit, Chain, Gate, Given, Lut, sources
+from bnnflow.backends.project import write_vectors
 from bnnflow.devices.timing import ALONG, CLOCK_TO_Q, LUT, NET, OFF, ONTO, SETUP, position
+from bnnflow.errors import InputError
 from bnnflow.ir import Graph, Op
+from bnnflow.ir.nodes import Int
+from bnnflow.ir.vectors import default_vectors
 
-__all__ = ["Count", "Rtl", "netlist_counts", "to_verilog"]
+__all__ = ["Count", "Rtl", "VERILOG", "netlist_counts", "to_verilog"]
 
 # Where registers go: ns of a LUT and of a carry chain behind its LUTs, each with the nets to it, and of a register.
 # Nets are as before placement (bnnflow.devices.timing): timing closes in the vendor's tools, not here.
@@ -449,3 +457,38 @@ def _bench(graph: Graph, top: str, latency: int | None, clock_period: float | No
               '        $display("samples %0d, errors %0d", samples, errors);', "        $fclose(results);",
               "        $finish;", "    end", "endmodule", ""]
     return "\n".join(lines)
+
+
+# --- backend --------------------------------------------------------------------------------------------------------
+
+
+def write(graph: Graph, config: BuildConfig, codes: Sequence[Int] | None, target: Path) -> dict[str, str]:
+    """Write the Verilog of a project, and its vectors; there are no arrays of nodes."""
+    folder = Path(config.output_dir)
+    rtl = to_verilog(to_logic(graph), config.project_name, config.clock_period if config.pipelined else None)
+    for name, text in rtl.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    write_vectors(folder, graph, default_vectors(graph) if codes is None else codes)
+    return {}
+
+
+def stated_cycles(folder: Path, top: str) -> int:
+    """The latency that the top module of a written project states; raises InputError where it states none."""
+    file = folder / "rtl" / f"{top}.v"
+    text = file.read_text(errors="replace") if file.exists() else ""
+    found = re.search(r"^// Latency: (\d+) cycles", text, re.MULTILINE)
+    if not found:
+        raise InputError(f"{file} does not state its latency; build the project again")
+    return int(found[1])
+
+
+def _unrolled(value: object) -> tuple[object, str]:
+    return value, f"Verilog is fully unrolled; leave it at {value!r}"
+
+
+VERILOG = Backend(
+    "Verilog", "Verilog", "RTL simulation", "verilator", "yosys", lambda graph, config: check(graph), write, chained,
+    one_netlist=True, cycles=stated_cycles,
+    fixed={"io_type": _unrolled("io_parallel"), "strategy": _unrolled("Latency"), "reuse_factor": _unrolled(1),
+           "layers": _unrolled({})})

@@ -11,9 +11,8 @@ from dataclasses import replace
 from math import ceil, prod
 from typing import Any
 
-from bnnflow.backends.hls.fusion import CHAINS, chained
+from bnnflow.backends.backend import BuildConfig
 from bnnflow.backends.hls.sums import passes
-from bnnflow.backends.project import BuildConfig
 from bnnflow.devices.parts import PARTS, UNKNOWN, VIRTEXUP, Family, part_of
 from bnnflow.estimates.costs import Costs, Hardware, Work, rom
 from bnnflow.estimates.netlists import USABLE, counted_cost, timing
@@ -41,8 +40,8 @@ def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None
     stream = config.io_type == "io_stream"
     folded = stream or any(config.strategy_of(node.name) == "resource" for node in graph)
     base = Facts("", "table estimate", "bnnflow", __version__, config.part, clock_target=config.clock_period)
-    verilog, what = config.backend == "Verilog", "a level of logic"
-    if verilog:
+    whole, what = config.target.one_netlist, "a level of logic"
+    if whole:
         stages, path = timing(graph, config)
         cycles, what, shortest = cycles or stages, "the longest path", path * family.level_ns / VIRTEXUP.level_ns
     else:
@@ -50,14 +49,12 @@ def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None
     shortest = round(shortest, 3)
     if not config.pipelined or config.clock_period < shortest:
         base = replace(base, clock_estimated=shortest)
-        if not verilog:
+        if not whole:
             config = replace(config, clock_period=shortest)
     cost = cost or counted_cost(graph, config)
     modules: list[Facts] = []
     ready = dict.fromkeys(graph.by_name, 0)  # cycles
-    # A netlist folds thresholds into the trees of their sums, as a stream's kernel does in its chain.
-    chains = chained if verilog else CHAINS[config.io_type]
-    for nodes, reads in chains(graph, config):
+    for nodes, reads in config.target.kernels(graph, config):
         last = nodes[-1].name
         ready[last] = max((ready[name] for name in reads), default=0)
         if nodes[0].op is not Op.INPUT:
@@ -202,7 +199,7 @@ def fitting(graph: Graph, config: BuildConfig) -> tuple[list[BuildConfig], list[
     """
     fit: list[BuildConfig] = []
     sums = {node.name: passes(node) for node in graph if node.op in (Op.DOT, Op.MAX)}
-    loops = config.io_type == "io_parallel" and config.backend != "Verilog" and sums
+    loops = config.io_type == "io_parallel" and not config.target.one_netlist and sums
     for factor in FACTORS if loops else ():
         most = {name: max(n for n in possible if n <= factor) for name, possible in sums.items()}
         options = replace(config, strategy="Resource", reuse_factor=factor,

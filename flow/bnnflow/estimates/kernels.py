@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from bnnflow.backends.backend import BuildConfig
 from bnnflow.backends.hls.fusion import ASKED
 from bnnflow.backends.hls.kernel_call import KernelCall
 from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.netlist.lower import to_logic
-from bnnflow.backends.project import BuildConfig
 from bnnflow.backends.verilog import to_verilog
 from bnnflow.devices.parts import UNKNOWN, part_of
 from bnnflow.estimates.costs import Cost, Costs, Work, folding, table_cost
@@ -41,7 +41,7 @@ def synthesized_cost(graph: Graph, config: BuildConfig) -> Costs:
                        counted_cost(graph, config))
 
     def cost(kernel: Sequence[Work]) -> Cost:
-        netlist = config.backend == "Verilog" or config.strategy_of(kernel[0].node.name) == ASKED
+        netlist = config.target.one_netlist or config.strategy_of(kernel[0].node.name) == ASKED
         return (maker.netlist if netlist else maker.kernel)(kernel)
 
     return cost

@@ -13,9 +13,9 @@ from math import ceil, prod
 
 import numpy as np
 
-from bnnflow.backends.hls.fusion import ASKED, MAX_GIVEN, chained
+from bnnflow.backends.backend import BuildConfig
+from bnnflow.backends.hls.fusion import ASKED, MAX_GIVEN
 from bnnflow.backends.netlist.lower import to_logic
-from bnnflow.backends.project import BuildConfig
 from bnnflow.backends.verilog import REGISTER_DELAY, Count, netlist_counts
 from bnnflow.estimates.costs import Cost, Costs, Work, table_cost
 from bnnflow.ir import Affine, Graph, Node, Op, Steps, Table, Weights, Window
@@ -34,7 +34,7 @@ def counted_cost(graph: Graph, config: BuildConfig) -> Costs:
 
     Raises InputError for a graph that is too large for a netlist.
     """
-    if config.backend == "Verilog":
+    if config.target.one_netlist:
         return _parts(graph, config)
 
     def cost(kernel: Sequence[Work]) -> Cost:
@@ -66,7 +66,7 @@ def _parts(graph: Graph, config: BuildConfig) -> Costs:
     owner: dict[str, str] = {}  # the kernel that has a node's gates: registers of inputs are the first reader's
     for node in graph:
         stage[node.name] = max([counts[node.name].stage, *(stage[name] for name in node.inputs)])
-    for nodes, _ in chained(graph, config):
+    for nodes, _ in config.target.kernels(graph, config):
         waiting = [node.name for node in nodes if node.op is not Op.INPUT]
         while waiting:
             name = waiting.pop()

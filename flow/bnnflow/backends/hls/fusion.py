@@ -14,16 +14,16 @@ from math import prod
 
 import numpy as np
 
+from bnnflow.backends.backend import BuildConfig, Kernels
 from bnnflow.backends.hls.kernel_call import FusedKernel, KernelCall, code_type
 from bnnflow.backends.hls.netlist_kernel import netlist_kernel
 from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.hls.sums import passes
-from bnnflow.backends.project import BuildConfig
 from bnnflow.errors import InputError
 from bnnflow.ir import Graph, Index, Node, Op, Steps, clean_name
 from bnnflow.ir.nodes import Int
 
-__all__ = ["ASKED", "CHAINS", "FUSION_GROUPS", "FusionGroup", "check", "copied", "forked", "is_netlist"]
+__all__ = ["ASKED", "FusionGroup", "chained", "check", "copied", "forked", "fusion_groups", "is_netlist", "kernels"]
 
 STREAMS = "nnet_flow_stream.h"
 ASKED = "distributed_arithmetic"  # the strategy, as hls4ml calls it
@@ -102,7 +102,7 @@ def in_stream(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
     return groups
 
 
-def single(graph: Graph, config: BuildConfig) -> list[tuple[tuple[Node, ...], list[str]]]:
+def single(graph: Graph, config: BuildConfig) -> Kernels:
     """(node, or those of a netlist in a row, the tensors that the first reads) of every kernel on arrays."""
 
     def joins(chain: Sequence[Node], follower: Node, known: Mapping[str, Node]) -> bool:
@@ -112,13 +112,13 @@ def single(graph: Graph, config: BuildConfig) -> list[tuple[tuple[Node, ...], li
     return _chains(graph, joins)
 
 
-def chained(graph: Graph, config: BuildConfig) -> list[tuple[tuple[Node, ...], list[str]]]:
+def chained(graph: Graph, config: BuildConfig) -> Kernels:
     """(nodes in a row, the tensors that the first reads) of every kernel on streams."""
     return _chains(graph, lambda chain, follower, known: _starts(chain[0], known))
 
 
 def _chains(graph: Graph, joins: Callable[[Sequence[Node], Node, Mapping[str, Node]], bool]
-            ) -> list[tuple[tuple[Node, ...], list[str]]]:
+            ) -> Kernels:
     """All nodes that are computed, those in a row that `joins` puts into one kernel together."""
     nodes = two_by_two(graph)
     known = {node.name: node for node in nodes}
@@ -242,14 +242,19 @@ def copied(node: Node, name: str, stream: bool) -> FusionGroup:
     return FusionGroup(copy, [node.name], calls, (copy,))
 
 
-Chains = Callable[[Graph, BuildConfig], list[tuple[tuple[Node, ...], list[str]]]]
-CHAINS: dict[str, Chains] = {"io_parallel": single, "io_stream": chained}
-FUSION_GROUPS: dict[str, Callable[[Graph, BuildConfig], list[FusionGroup]]] = {"io_parallel": in_parallel, "io_stream": in_stream}
+def kernels(graph: Graph, config: BuildConfig) -> Kernels:
+    """The nodes that each kernel computes, and the tensors that it reads."""
+    return (chained if config.io_type == "io_stream" else single)(graph, config)
+
+
+def fusion_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
+    """The calls of kernels that compute the graph."""
+    return (in_stream if config.io_type == "io_stream" else in_parallel)(graph, config)
 
 
 def check(graph: Graph, config: BuildConfig) -> None:
     """Refuse what g++ would accept and the vendor tools would not: all nodes at once, with the remedy."""
-    problems, chains = [], [nodes for nodes, _ in CHAINS[config.io_type](graph, config)]
+    problems, chains = [], [nodes for nodes, _ in kernels(graph, config)]
     for node in (nodes[-1] for nodes in chains):
         width = node.shape[-1] * node.domain.bits
         if config.io_type == "io_stream" and width > MAX_STREAM:

@@ -24,10 +24,11 @@ from hls4ml.model.layers import Layer, layer_map, register_layer
 from hls4ml.model.types import FixedPrecisionType
 from numpy.typing import NDArray
 
+from bnnflow.backends.backend import BuildConfig
 from bnnflow.backends.hls.fifo import check_depths, depths
-from bnnflow.backends.hls.fusion import FUSION_GROUPS, FusionGroup, check, copied, forked
+from bnnflow.backends.hls.fusion import FusionGroup, check, copied, forked, fusion_groups
 from bnnflow.backends.hls.kernel_call import KernelCall, rom_text
-from bnnflow.backends.project import BuildConfig, write_vectors
+from bnnflow.backends.project import write_vectors
 from bnnflow.errors import InputError
 from bnnflow.ir import Domain, Graph, Node, Op, clean_name
 from bnnflow.ir.vectors import default_vectors
@@ -244,10 +245,11 @@ def to_hls4ml(graph: Graph, config: BuildConfig, vectors: Sequence[NDArray[np.in
     `predict` takes and returns real values; an output whose domain is not a fixed-point type (bipolar) comes as codes.
     Raises InputError for a graph that the backend cannot take.
     """
-    if config.backend == "Verilog":
-        raise InputError("backend='Verilog': hls4ml writes C++; use 'Vitis' or 'Vivado', or bnnflow.build")
+    if config.backend not in BACKENDS:
+        raise InputError(f"backend={config.backend!r}: hls4ml writes C++; use {' or '.join(map(repr, BACKENDS))}, or "
+                         "bnnflow.build")
     check(graph, config)
-    groups = FUSION_GROUPS[config.io_type](graph, config)
+    groups = fusion_groups(graph, config)
     _register()
     settings = hls4ml.utils.config.create_config(
         output_dir=str(config.output_dir), project_name=config.project_name, backend=config.backend, part=config.part,

@@ -1,0 +1,186 @@
+"""What a backend is, the table of backends, and the options of a build."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnnflow.errors import InputError
+from bnnflow.ir import Graph, Node
+from bnnflow.ir.nodes import Int, is_clean
+
+__all__ = ["BACKENDS", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "is_top", "register"]
+
+# What the top function cannot be called: keywords of C++ and Verilog.
+KEYWORDS = frozenset(
+    """alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const constexpr
+    const_cast continue decltype default delete do double dynamic_cast else enum explicit export extern false
+    float for friend goto if inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq
+    private protected public register reinterpret_cast return short signed sizeof static static_assert
+    static_cast struct switch template this thread_local throw true try typedef typeid typename union unsigned
+    using virtual void volatile wchar_t while xor xor_eq always assign begin buf bufif0 bufif1 casex casez cell
+    cmos config deassign defparam design disable edge end endcase endconfig endfunction endgenerate endmodule
+    endprimitive endspecify endtable endtask event force forever fork function generate genvar highz0 highz1
+    ifnone incdir include initial inout input instance integer join large liblist library localparam macromodule
+    medium module nand negedge nmos nor noshowcancelled notif0 notif1 output parameter pmos posedge primitive
+    pull0 pull1 pulldown pullup rcmos real realtime reg release repeat rnmos rpmos rtran rtranif0 rtranif1
+    scalared showcancelled small specify specparam strong0 strong1 supply0 supply1 table task time tran tranif0
+    tranif1 tri tri0 tri1 triand trior trireg use vectored wait wand weak0 weak1 wire wor xnor main std nnet hls
+    ap_int ap_uint ap_fixed ap_ufixed parameters defines assert errno stdin stdout stderr samples errors""".split()
+)
+
+
+Kernels = list[tuple[tuple[Node, ...], list[str]]]  # of every kernel its nodes in a row, and the tensors that it reads
+
+
+def _stateless(folder: Path, top: str) -> int:
+    """The latency that C++ states: none."""
+    return 0
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to write a graph as a project: all that options, verbs and estimates know of it.
+
+    `language` is what its projects are written in, by which toolchains take them; `simulation` is what running one is
+    called; `simulator` and `synthesizer` are the toolchains that are taken where none is asked for.
+    `check` raises InputError, with all problems at once, for a graph that it cannot write. `write` writes the sources
+    into `config.output_dir` (which will be moved to the given folder) with input codes, or default ones for None, and
+    gives the array of every node that has one. `kernels` says which nodes are computed together.
+    `one_netlist`: the whole design is one netlist of LUTs, counted as such, not kernels with costs of their own.
+    `fixed` has the options that do not apply: {option: (the value that it must have, why)}.
+    `cycles` reads the latency that written sources (folder, name of the top) state.
+    """
+
+    name: str
+    language: str
+    simulation: str
+    simulator: str
+    synthesizer: str
+    check: Callable[[Graph, BuildConfig], None]
+    write: Callable[[Graph, BuildConfig, Sequence[Int] | None, Path], dict[str, str]]
+    kernels: Callable[[Graph, BuildConfig], Kernels]
+    one_netlist: bool = False
+    fixed: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    cycles: Callable[[Path, str], int] = _stateless
+
+
+BACKENDS: dict[str, Backend] = {}
+
+
+def register(backend: Backend) -> Backend:
+    """Add a backend to the table; raises InputError where another one has its name."""
+    if BACKENDS.setdefault(backend.name, backend) is not backend:
+        raise InputError(f"a backend {backend.name!r} is registered already")
+    return backend
+
+
+def _choice(names: Iterable[str]) -> str:
+    """'a', 'b' or 'c'."""
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def is_top(name: object) -> bool:
+    """True for a name that the top function or module of a project can have in C++ and Verilog."""
+    return (isinstance(name, str) and is_clean(name) and name.lower() not in KEYWORDS
+            and not re.fullmatch(r"(layer|config)\d.*|flow_.*|.*_(in|t)|[A-Z_0-9]+", name))
+
+
+REUSE = "a whole number of cycles, at least 1"
+STRATEGIES = ("Latency", "Resource", "distributed_arithmetic")
+STRATEGY = "use 'Latency', 'Resource' or 'distributed_arithmetic'"
+
+
+def _is_reuse(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 1 <= int(value) <= 2**20
+
+
+def _is_strategy(value: object) -> bool:
+    return isinstance(value, str) and value.lower() in map(str.lower, STRATEGIES)
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Options of a build, in hls4ml's names and units: `clock_period` in ns.
+
+    `strategy` "Latency" unrolls every node; with a `reuse_factor` above 1 a new input is taken every so many cycles.
+    "Resource" makes loops: every node computes its outputs in `reuse_factor` passes, which must divide the outputs of
+    every sum. `layers` overrides both for nodes of the graph: {node: {"reuse_factor": 4, "strategy": "Resource"}}.
+    One Resource node makes the top function DATAFLOW, else it is one pipeline. "distributed_arithmetic" unrolls a sum
+    and what follows it, up to its codes, into one netlist of small functions and additions, that of backend "Verilog"
+    (docs/logic.md); its `reuse_factor` is 1, and a node of its own is one whose strategy `layers` says is another. In
+    io_stream every kernel takes a pixel each `reuse_factor` cycles, whatever the strategy.
+
+    `encoder`: "inside" builds the thermometer's comparators, "outside" takes its planes as the project's input (the
+    levels belong in the ADC) and writes them to `thermometer.csv`.
+
+    `backend` "Verilog" writes RTL instead of C++, every node unrolled: `pipelined` with a new input every cycle and
+    registers for the `clock_period`, or combinational. `io_type`, `strategy`, `reuse_factor`, `layers` do not apply.
+
+    Raises InputError for a value that hls4ml or the vendor tools would misread.
+    """
+
+    output_dir: str | os.PathLike[str] = "prj"
+    backend: str = "Vitis"
+    io_type: str = "io_parallel"
+    part: str = "xcvu13p-flga2577-2-e"
+    clock_period: float = 5.0
+    reuse_factor: int = 1
+    strategy: str = "Latency"
+    project_name: str = "myproject"
+    encoder: str = "inside"
+    pipelined: bool = True
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        def need(condition: bool, name: str, remedy: str) -> None:
+            if not condition:
+                raise InputError(f"{name}={getattr(self, name)!r}: {remedy}")
+
+        need(str(self.backend) in BACKENDS, "backend", f"use {_choice(BACKENDS)}")
+        need(isinstance(self.pipelined, bool), "pipelined", "use True or False")
+        need(self.io_type in ("io_parallel", "io_stream"), "io_type", "use 'io_parallel' or 'io_stream'")
+        need(isinstance(self.output_dir, (str, os.PathLike)), "output_dir", "use a path")
+        need(isinstance(self.part, str) and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{2,63}", self.part)), "part",
+             "letters, digits and dashes only, as in xcvu9p-flga2104-2-e")
+        kinds = (int, float, np.integer, np.floating)
+        number = isinstance(self.clock_period, kinds) and not isinstance(self.clock_period, bool)
+        need(number and 0.1 <= self.clock_period <= 1000, "clock_period", "a number of ns from 0.1 to 1000")
+        need(_is_reuse(self.reuse_factor), "reuse_factor", REUSE)
+        need(_is_strategy(self.strategy), "strategy", STRATEGY)
+        known = {"reuse_factor": (_is_reuse, REUSE), "strategy": (_is_strategy, STRATEGY)}
+        need(isinstance(self.layers, Mapping), "layers", 'use {node: {"reuse_factor": ..., "strategy": ...}}')
+        for name, options in self.layers.items():
+            need(isinstance(options, Mapping), "layers", f'{name!r} needs {{"reuse_factor": ..., "strategy": ...}}')
+            for key, value in options.items():
+                if key not in known:
+                    raise InputError(f"layers[{name!r}]: no option {key!r}; use reuse_factor or strategy")
+                if not known[key][0](value):
+                    raise InputError(f"layers[{name!r}]: {key}={value!r}: {known[key][1]}")
+        need(self.encoder in ("inside", "outside"), "encoder", "use 'inside' or 'outside'")
+        need(is_top(self.project_name), "project_name",
+             "must be a C++ name: a letter, then letters, digits or _, not a keyword")
+        for name, (value, why) in self.target.fixed.items():
+            need(getattr(self, name) == value, name, why)
+        object.__setattr__(self, "reuse_factor", int(self.reuse_factor))  # NumPy's numbers do not go into YAML
+        object.__setattr__(self, "clock_period", float(self.clock_period))
+
+    @property
+    def target(self) -> Backend:
+        """The backend of that name."""
+        return BACKENDS[str(self.backend)]
+
+    def strategy_of(self, node: str) -> str:
+        """"latency", "resource" or "distributed_arithmetic"."""
+        return str(self.layers.get(node, {}).get("strategy", self.strategy)).lower()
+
+    def reuse_of(self, node: str) -> int:
+        """The reuse factor of a node."""
+        return int(self.layers.get(node, {}).get("reuse_factor", self.reuse_factor))
