@@ -13,7 +13,7 @@ from qkeras.quantizers import get_quantizer
 from bnnflow.errors import InputError
 from bnnflow.train.proximal import Scheduled
 
-__all__ = ["Binary", "Kernel", "KernelQuantizer", "Masked", "kernels_of", "snap"]
+__all__ = ["Binary", "Kernel", "KernelQuantizer", "Masked", "kernels_of", "snap", "unwrapped"]
 
 
 class KernelQuantizer(keras.layers.Layer):
@@ -129,6 +129,15 @@ class Masked(KernelQuantizer):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments; the mask itself is a weight."""
         return {**super().get_config(), "quantizer": keras.utils.legacy.serialize_keras_object(self.quantizer)}
+
+
+def unwrapped(quantizer: Any) -> tuple[Any, Any]:
+    """(quantizer, mask): of a `Masked` the kernel quantizer inside and its mask, once it is built; of any other quantizer
+    the quantizer itself and None.
+    """
+    if isinstance(quantizer, Masked):
+        return quantizer.quantizer, getattr(quantizer, "mask", None)
+    return quantizer, None
 
 
 class Kernel(NamedTuple):
