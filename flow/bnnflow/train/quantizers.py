@@ -132,8 +132,8 @@ class Masked(KernelQuantizer):
 
 
 def unwrapped(quantizer: Any) -> tuple[Any, Any]:
-    """(quantizer, mask): of a `Masked` the kernel quantizer inside and its mask, once it is built; of any other quantizer
-    the quantizer itself and None.
+    """(quantizer, mask): of a `Masked` the kernel quantizer inside and, once it is built, its mask; of any other
+    quantizer itself and None.
     """
     if isinstance(quantizer, Masked):
         return quantizer.quantizer, getattr(quantizer, "mask", None)
