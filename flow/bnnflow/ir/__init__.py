@@ -1,4 +1,4 @@
-"""The integer graph: codes, sums and steps. NumPy only; see docs/ir.md."""
+"""The integer graph: codes, sums and thresholds. NumPy only; docs/ir.md is its specification."""
 
 from bnnflow.ir.domain import BIPOLAR, BIT, TERNARY, Domain, fixed
 from bnnflow.ir.graph import Graph

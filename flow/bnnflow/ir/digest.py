@@ -1,4 +1,4 @@
-"""What makes two graphs the same: their structure, domains and parameters, in one fixed order."""
+"""The digest of a graph, and its content in one fixed order: structure, domains and parameters."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from bnnflow.ir.nodes import Dataflow
 
 __all__ = ["FORMER", "digest", "packed"]
 
-# What format 2 called fields of parameters. Digests are over these names, so that a graph keeps its digest.
+# Names that fields of parameters had in format 2. Digests are made with them, so that a graph keeps its digest.
 FORMER = {"thresholds": "cuts", "margin": "slack"}
 
 
 def packed(graph: Dataflow, former: bool = False) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
-    """Header rows (what is not an array) and arrays, both in a fixed order; with the names of format 2 if `former`."""
+    """(rows of the header, one a node, with everything that is not an array; arrays), both in a fixed order.
+
+    Fields of parameters have the names of format 2 if `former`.
+    """
     rows: list[dict[str, Any]] = []
     arrays: dict[str, NDArray[Any]] = {}
     for node in graph.nodes:
@@ -39,7 +42,7 @@ def packed(graph: Dataflow, former: bool = False) -> tuple[list[dict[str, Any]],
 
 
 def digest(graph: Dataflow) -> str:
-    """SHA-256 (hex) over structure, domains and parameters; independent of notes, origins and file layout."""
+    """SHA-256 (hex) over structure, domains and parameters. Notes, origins and the layout of files do not count."""
     rows, arrays = packed(graph, former=True)
     h = hashlib.sha256(json.dumps([rows, list(graph.outputs)], sort_keys=True).encode())
     for name in sorted(arrays):

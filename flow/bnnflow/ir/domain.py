@@ -46,7 +46,7 @@ class Domain:
 
     @property
     def nearest_zero(self) -> int:
-        """The code whose value is nearest to 0, the lower of two: what an absent tap holds."""
+        """The code whose value is nearest to 0, the lower of two equally near ones. An absent tap holds this code."""
         middle = floor(-self.offset / self.scale)
         return min((min(max(c, self.lo), self.hi) for c in (middle, middle + 1)),
                    key=lambda c: abs(self.scale * c + self.offset))
@@ -61,16 +61,16 @@ class Domain:
 
     @property
     def numerator(self) -> tuple[int, int]:
-        """(a, b) with value = unit * (a*code + b): the integers that enter a sum."""
+        """(a, b) such that value = unit * (a*code + b). Sums add these integers a*code + b."""
         return int(self.scale / self.unit), int(self.offset / self.unit)
 
     @property
     def fraction_bits(self) -> int | None:
-        """f where value = code * 2^-f, hence an `ap_[u]fixed` of the same bits; None for any other domain."""
-        a = self.scale
-        if self.offset != 0 or a.numerator & (a.numerator - 1) or a.denominator & (a.denominator - 1):
+        """f where value = code * 2^-f, so that an `ap_[u]fixed` has the same bits; None for any other domain."""
+        over, under = self.scale.numerator, self.scale.denominator
+        if self.offset != 0 or over & (over - 1) or under & (under - 1):
             return None
-        return a.denominator.bit_length() - a.numerator.bit_length()
+        return under.bit_length() - over.bit_length()
 
     @property
     def type_name(self) -> str:

@@ -12,10 +12,10 @@ from bnnflow.errors import InputError
 from bnnflow.ir.domain import Domain
 from bnnflow.ir.nodes import Affine, Dataflow, Index, Int, Node, Op, Steps, Sum, Table, Weights, Window
 
-__all__ = ["EVAL", "check_codes", "decode", "ambiguous", "ambiguities", "encode", "given_codes", "per_input", "run",
+__all__ = ["EVAL", "ambiguities", "ambiguous", "check_codes", "decode", "encode", "given_codes", "per_input", "run",
            "trace"]
 
-CHUNK = 2**22  # elements of the largest tensor per evaluation, to bound memory
+CHUNK = 2**22  # elements of the largest tensor in one batch, to bound memory
 
 
 def _gather(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
@@ -46,8 +46,8 @@ def _dot(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
     levels = p.effective
     # Products of integers in floats are exact, in any order, while every partial sum stays below 2^24 or 2^53.
     largest = max(abs(a * source.domain.lo + b), abs(a * source.domain.hi + b))
-    reach = max(largest, 1) * max(p.l1_bound, 1)
-    kind: Any = np.float32 if reach < 2**24 else np.float64 if reach < 2**53 else np.int64
+    bound = max(largest, 1) * max(p.l1_bound, 1)
+    kind: Any = np.float32 if bound < 2**24 else np.float64 if bound < 2**53 else np.int64
     value, levels = (a * x + b).astype(kind), levels.astype(kind)
     if isinstance(source.params, Window) and source.params.padded:
         value *= source.params.present(source.shape[-1]).reshape(source.shape)
@@ -55,7 +55,7 @@ def _dot(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
         value = np.ascontiguousarray(value.reshape(-1, p.groups, len(levels)).transpose(1, 0, 2))
         levels = np.ascontiguousarray(levels.reshape(len(levels), p.groups, -1).transpose(1, 0, 2))
         return (value @ levels).transpose(1, 0, 2).reshape(len(x), *node.shape).astype(np.int64)
-    # One product: a stack of them is one call a row of the image, and threads that wait for each other.
+    # One product of matrices: NumPy would compute a stack of them row by row of the image, which is much slower.
     return (value.reshape(-1, len(levels)) @ levels).reshape(len(x), *node.shape).astype(np.int64)
 
 
@@ -120,21 +120,30 @@ def per_input(graph: Dataflow, arrays: Any) -> list[NDArray[Any]]:
 
     Raises InputError where the number, the names or the numbers of samples do not fit.
     """
-    names = [node.name for node in graph.inputs]
-    if isinstance(arrays, dict):
-        if set(arrays) != set(names):
-            raise InputError(f"the graph's inputs are {', '.join(names)}; got {', '.join(map(str, arrays)) or 'none'}")
-        arrays = [arrays[name] for name in names]
-    elif len(names) == 1 and not (isinstance(arrays, (list, tuple)) and len(arrays) == 1 and np.ndim(arrays[0]) > 1
-                                  and np.ndim(arrays[0]) == len(graph.input.shape) + 1):
-        arrays = [arrays]
-    if not isinstance(arrays, (list, tuple)) or len(arrays) != len(names):
-        raise InputError(f"the graph has {len(names)} inputs ({', '.join(names)}); give a list of that many arrays")
-    result = [np.asarray(a) for a in arrays]
+    result = [np.asarray(a) for a in _one_each(graph, arrays)]
     lengths = {len(a) for a in result if a.ndim}
     if len(lengths) > 1:
         raise InputError(f"inputs have different numbers of samples: {[len(a) for a in result]}")
     return result
+
+
+def _one_each(graph: Dataflow, arrays: Any) -> Sequence[Any]:
+    """What the caller gave for each input, in the order of the inputs."""
+    names = [node.name for node in graph.inputs]
+    if isinstance(arrays, dict):
+        if set(arrays) != set(names):
+            raise InputError(f"the graph's inputs are {', '.join(names)}; got {', '.join(map(str, arrays)) or 'none'}")
+        return [arrays[name] for name in names]
+    if len(names) == 1 and not _is_list_of_one(arrays, graph.input):
+        return [arrays]
+    if not isinstance(arrays, (list, tuple)) or len(arrays) != len(names):
+        raise InputError(f"the graph has {len(names)} inputs ({', '.join(names)}); give a list of that many arrays")
+    return arrays
+
+
+def _is_list_of_one(arrays: Any, node: Node) -> bool:
+    """True for a list that holds the array (n, *shape) of the input `node`; samples in a list are the array itself."""
+    return isinstance(arrays, (list, tuple)) and len(arrays) == 1 and np.ndim(arrays[0]) == len(node.shape) + 1
 
 
 def check_codes(graph: Dataflow, codes: Any) -> list[Int]:
@@ -153,7 +162,7 @@ def check_codes(graph: Dataflow, codes: Any) -> list[Int]:
 
 
 def given_codes(graph: Dataflow, x: Any) -> list[Int]:
-    """Checked input codes of arrays that are codes where they hold integers, else real values."""
+    """Checked input codes of arrays that hold codes where they are integer arrays, and real values elsewhere."""
     given = zip(graph.inputs, per_input(graph, x))
     return check_codes(graph, {node.name: array if array.dtype.kind in "iub" else _encode(node, array, False)
                                for node, array in given})
@@ -204,7 +213,7 @@ def decode(domain: Domain, codes: Int) -> NDArray[np.float64]:
 
 
 def _walk(graph: Dataflow, codes: Sequence[Int]) -> Iterator[tuple[Node, Int]]:
-    """Evaluate node by node, forgetting a tensor when its last reader has run."""
+    """Evaluate node by node; a tensor is kept until the last node that reads it has been evaluated."""
     last = {name: node.name for node in graph.nodes for name in node.inputs}
     given = iter(codes)
     live: dict[str, Int] = {}
@@ -250,7 +259,7 @@ def trace(graph: Dataflow, codes: Any, names: Iterable[str] | None = None) -> di
 def ambiguous(graph: Dataflow, codes: Any) -> NDArray[np.bool_]:
     """Samples (n,) where a real-scaled sum lies within the Keras model's float32 noise of a threshold (`Steps.margin`).
 
-    Elsewhere Keras computes the graph's codes; there it may or may not, by the order in which it adds.
+    For all others Keras computes the graph's codes. For these it may compute others, by the order in which it adds.
     """
     near = np.zeros(len(check_codes(graph, codes)[0]), bool)
     for found in ambiguities(graph, codes).values():
@@ -259,25 +268,26 @@ def ambiguous(graph: Dataflow, codes: Any) -> NDArray[np.bool_]:
 
 
 def ambiguities(graph: Dataflow, codes: Any) -> dict[str, NDArray[np.bool_]]:
-    """For every node with thresholds of a real-scaled sum its ambiguous samples (n,)."""
+    """The ambiguous samples, bool (n,), of every STEP behind a real-scaled sum, by its name."""
     checked = check_codes(graph, codes)
-    flagged = [node for node in graph if isinstance(node.params, Steps) and node.params.margin is not None]
-    wanted = {node.inputs[0] for node in flagged}
-    found: dict[str, list[NDArray[np.bool_]]] = {node.name: [] for node in flagged}
-    for batch in _batches(graph, checked) if flagged else ():
-        values: dict[str, Int] = {}
-        for node, value in _walk(graph, batch):
-            if node.name in wanted:
-                values[node.name] = value
-            if node.name in found:
-                found[node.name].append(_near(node, values[node.inputs[0]]))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+    steps = {node.name: node.params for node in graph
+             if isinstance(node.params, Steps) and node.params.margin is not None}
+    if not steps:
+        return {}
+    parts = [_batch_ambiguities(graph, batch, steps) for batch in _batches(graph, checked)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in steps}
 
 
-def _near(node: Node, x: Int) -> NDArray[np.bool_]:
-    """Samples of the input `x` of a STEP with a value in the margin of a threshold."""
-    p = node.params
-    assert isinstance(p, Steps) and p.margin is not None
+def _batch_ambiguities(graph: Dataflow, batch: Sequence[Int], steps: dict[str, Steps]) -> dict[str, NDArray[np.bool_]]:
+    """The ambiguous samples of one batch, of each of the nodes `steps`."""
+    read = {graph[name].inputs[0] for name in steps}
+    values = {node.name: value for node, value in _walk(graph, batch) if node.name in read}
+    return {name: _in_margin(p, values[graph[name].inputs[0]]) for name, p in steps.items()}
+
+
+def _in_margin(p: Steps, x: Int) -> NDArray[np.bool_]:
+    """Samples (n,) of the input `x` of a STEP that have a value within the margin of a threshold."""
+    assert p.margin is not None
     near = np.zeros(len(x), bool)
     for threshold, margin in zip(p.thresholds.T, p.margin.transpose(1, 2, 0)):
         near |= ((x >= threshold - margin[0]) & (x < threshold + margin[1])).reshape(len(x), -1).any(axis=1)

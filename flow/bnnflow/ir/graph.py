@@ -19,10 +19,10 @@ __all__ = ["Graph"]
 
 @dataclass(frozen=True, eq=False)
 class Graph(Dataflow):
-    """Nodes in order of evaluation that RULES have checked, when the graph was made.
+    """A network on integer codes: nodes in order of evaluation, which RULES check when the graph is made.
 
-    Calling it on int64 codes (n, *shape) evaluates it exactly; with several inputs it takes a list in the order of
-    `inputs`, with several outputs it gives a list.
+    Calling it on int64 codes (n, *shape) evaluates it exactly. With several inputs it takes a list in the order of
+    `inputs`; with several outputs it returns a list.
     """
 
     def __post_init__(self) -> None:

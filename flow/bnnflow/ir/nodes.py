@@ -38,19 +38,20 @@ class Op(Enum):
     AFFINE = "affine"
     ARGMAX = "argmax"
 
+
 @dataclass(frozen=True)
 class Traits:
     """What passes, backends and estimates may rely on in an operation without knowing it by name."""
 
     outside: bool = False  # its codes come from outside the graph
-    wires: bool = False  # it only moves codes
+    wires: bool = False  # it only moves codes, and computes nothing
     joins: bool = False  # it may read several tensors
-    adds: bool = False  # its result is a sum, whose codes have no activation behind them yet
-    taps: bool = False  # it reads a window (or the last axis) whole, and ignores absent taps
+    adds: bool = False  # its codes are sums, to which no activation has been applied yet
+    taps: bool = False  # it reduces the last axis, say the taps of a window, and ignores absent taps
     keeps_shape: bool = False  # its result has the shape of what it reads
     pixelwise: bool = False  # a position of its result depends on the same position of what it reads, and on no other
     quantizes: bool = False  # its codes are those of an activation
-    ends: bool = False  # only an output may be made of it, or an ARGMAX
+    ends: bool = False  # it is an output of the graph, or read by ARGMAX; nothing else may read it
 
 
 TRAITS: dict[Op, Traits] = {
@@ -78,8 +79,9 @@ class Index:
 class Window:
     """WINDOW: the taps of a `kernel` at every position of an image of `size`, with `strides` and `dilation`.
 
-    Each is one int per spatial axis (1 or 2 of them), `pads` one (before, after) per axis; `groups` divides the
-    channels. Tap k of position p lies at p*stride + k*dilation - before; where that is outside the image it is absent.
+    All of these have one integer per spatial axis (1 or 2 axes); `pads` has one pair (before, after) per axis; `groups`
+    divides the channels. Tap k of position p lies at p*stride + k*dilation - before; where that is outside the image,
+    the tap is absent.
     """
 
     kernel: tuple[int, ...]
@@ -102,14 +104,14 @@ class Window:
 
     @cached_property
     def _along(self) -> list[Int]:
-        """Where the taps lie, axis by axis, also outside the image: (positions, taps) of that axis."""
+        """Coordinates of the taps axis by axis, also of those outside the image: (positions, taps) of each axis."""
         axes = zip(self.kernel, self.strides, self.dilation, self.pads, self.positions)
         return [np.arange(count)[:, None] * stride + np.arange(k) * dilation - pad[0]
                 for k, stride, dilation, pad, count in axes]
 
     @cached_property
     def inside(self) -> list[NDArray[np.bool_]]:
-        """Which taps lie in the image, axis by axis: bool (positions, taps) of that axis."""
+        """Which taps lie in the image, axis by axis: bool (positions, taps) of each axis."""
         return [(place >= 0) & (place < n) for n, place in zip(self.size, self._along)]
 
     @cached_property
@@ -128,7 +130,7 @@ class Window:
 
     @cached_property
     def borders(self) -> NDArray[np.bool_]:
-        """The different rows of `valid`, one a class of positions with the same taps: bool (classes, taps)."""
+        """The different rows of `valid`: positions with the same present taps are one class. bool (classes, taps)."""
         return _together([np.unique(inside, axis=0) for inside in self.inside])
 
     @property
@@ -137,13 +139,16 @@ class Window:
         return not all(inside.all() for inside in self.inside)
 
     def present(self, channels: int) -> NDArray[np.bool_]:
-        """`valid` along the last axis of the node, of so many channels: bool (positions, channels)."""
+        """`valid` for every element of the node's last axis, which has `channels`: bool (positions, channels)."""
         parts = (len(self.valid), self.groups, self.taps, channels // (self.groups * self.taps))
         return np.broadcast_to(self.valid[:, None, :, None], parts).reshape(len(self.valid), channels)
 
 
 def _together(axes: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """(positions, taps) of each axis -> of the image: a tap is inside where it is along every axis."""
+    """Combine the axes: a tap lies in the image where it lies inside along every axis.
+
+    bool (positions, taps) of each axis -> bool (positions, taps) of the image, both in row-major order.
+    """
     whole = np.ones((1, 1), bool)
     for inside in axes:
         shape = (len(whole) * len(inside), whole.shape[1] * inside.shape[1])
@@ -169,7 +174,7 @@ class Weights:
 
     @cached_property
     def l1_bound(self) -> int:
-        """The largest sum of |level| of an output."""
+        """The largest sum of |level| over the inputs of one output."""
         return int(np.abs(self.effective).sum(axis=0, dtype=object).max(initial=0))
 
 
@@ -186,8 +191,9 @@ class Steps:
     """STEP: per channel (last axis) code = start + sign * #{k : x >= thresholds[k]}.
 
     `start`, `sign` are int64 (channels,), sign +1 or -1; `thresholds` is int64 (channels, levels - 1), rows ascending.
-    `margin`, int64 (channels, levels - 1, 2), says how many inputs below and from a threshold lie within the float32 noise of
-    the Keras model (real-scaled sums only, else None); evaluation ignores it.
+    `margin` is the ambiguity margin, int64 (channels, levels - 1, 2), of real-scaled sums, else None: an x from
+    threshold - margin[0] to threshold + margin[1] - 1 is ambiguous, because the float32 noise of the Keras model
+    reaches across the threshold there. Evaluation ignores it.
     """
 
     start: Int
@@ -198,7 +204,7 @@ class Steps:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """LUT: `codes` int64 (channels or 1, size of the input's domain): the code of each input code, lowest first."""
+    """LUT: `codes` int64 (channels or 1, size of the input's domain): the result for each input code, lowest first."""
 
     codes: Int
 
@@ -269,28 +275,30 @@ class Node:
 
 
 def _describe(params: Params) -> str:
-    """The parameters, whole where they are short, else their shapes."""
+    """The parameters as text: values where they are short, else their shapes; without those that go without saying."""
     if params is None:
         return ""
-    parts = []
-    for f in fields(params):
-        value = getattr(params, f.name)
-        usual = value is None or (f.name == "mask" and value.all()) or (f.name == "groups" and value == 1)
-        if usual or f.name in ("margin", "size"):
-            continue
-        if isinstance(value, np.ndarray) and value.size > 24:
-            text = f"<{'x'.join(map(str, value.shape))}>"
-        else:
-            text = str(np.asarray(value).astype(int).tolist()).replace(" ", "")
-        parts.append(f"{f.name}={text}")
-    return " " + " ".join(parts)
+    values = {f.name: getattr(params, f.name) for f in fields(params)}
+    return " " + " ".join(f"{name}={_short(value)}" for name, value in values.items() if not _implied(name, value))
+
+
+def _implied(name: str, value: Any) -> bool:
+    """True for a parameter that changes no code (margin), that inputs show (size), or that has its usual value."""
+    usual = value is None or (name == "mask" and value.all()) or (name == "groups" and value == 1)
+    return bool(usual) or name in ("margin", "size")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, np.ndarray) and value.size > 24:
+        return f"<{'x'.join(map(str, value.shape))}>"
+    return str(np.asarray(value).astype(int).tolist()).replace(" ", "")
 
 
 @dataclass(frozen=True, eq=False)
 class Dataflow:
     """Nodes in order of evaluation, the names of the outputs, and `notes`: what lowering wants the reader to know.
 
-    It is not checked: `Graph` is what RULES have checked.
+    A Dataflow is unchecked; RULES have checked every `Graph`.
     """
 
     nodes: tuple[Node, ...]

@@ -1,5 +1,6 @@
-"""PASSES: pure functions Graph -> Graph that change the form and never the meaning; and what makes other graphs of one:
-`split_encoder` and `argmax`.
+"""PASSES: pure functions Graph -> Graph that change the form and never the meaning.
+
+Beside them, `split_encoder` and `argmax` make graphs of another meaning out of one.
 """
 
 from __future__ import annotations
@@ -20,25 +21,32 @@ __all__ = ["PASSES", "argmax", "compose_gathers", "drop_unread", "merge_planes",
 def compose_gathers(graph: Graph) -> Graph:
     """A GATHER of GATHERs is one GATHER; a GATHER that changes nothing is its input."""
     done: dict[str, Node] = {}
-    stands_for: dict[str, str] = {}
+    renamed: dict[str, str] = {}  # a GATHER that is gone: the node that is read in its place
     for node in graph.nodes:
-        node = replace(node, inputs=tuple(stands_for.get(name, name) for name in node.inputs))
-        if isinstance(node.params, Index):
-            node = _through(node, done)
-            assert isinstance(node.params, Index)
-            source, flat = done[node.inputs[0]], node.params.flat
-            same = len(node.inputs) == 1 and node.shape == source.shape and np.array_equal(flat, np.arange(source.size))
-            if same and node.name not in graph.outputs:
-                stands_for[node.name] = source.name
-                if node.origin and not source.origin:
-                    done[source.name] = replace(source, origin=node.origin)
-                continue
-        done[node.name] = node
+        node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+        node = _through(node, done) if isinstance(node.params, Index) else node
+        if node.name in graph.outputs or not _is_identity(node, done):
+            done[node.name] = node
+            continue
+        source = done[node.inputs[0]]
+        renamed[node.name] = source.name
+        done[source.name] = replace(source, origin=source.origin or node.origin)
     return Graph(tuple(done.values()), graph.outputs, graph.notes)
 
 
+def _is_identity(node: Node, done: dict[str, Node]) -> bool:
+    """True for a GATHER that yields its only input as it is."""
+    if not isinstance(node.params, Index) or len(node.inputs) != 1:
+        return False
+    source = done[node.inputs[0]]
+    return node.shape == source.shape and np.array_equal(node.params.flat, np.arange(source.size))
+
+
 def _through(node: Node, done: dict[str, Node]) -> Node:
-    """A GATHER that reads what its GATHER inputs read; one that is a Keras layer's output (origin) stays readable."""
+    """A GATHER that reads what its GATHER inputs read.
+
+    Inputs that are the output of a Keras layer (`origin`) are still read themselves, so that they can be compared.
+    """
     assert isinstance(node.params, Index)
     offsets: dict[str, int] = {}
 
@@ -63,39 +71,44 @@ def merge_planes(graph: Graph) -> Graph:
     """
     nodes: list[Node] = []
     notes: list[str] = []
-    by_name = graph.by_name
     for node in graph.nodes:
-        source = by_name[node.inputs[0]] if node.inputs else None
-        steps = node.params
-        if not (isinstance(steps, Steps) and source and isinstance(source.params, Index)):
-            nodes.append(node)
-            continue
-        flat = source.params.flat.reshape(-1, node.shape[-1])  # (pixels, channels)
-        margin = np.zeros((len(steps.start), 0)) if steps.margin is None else steps.margin.reshape(len(steps.start), -1)
-        rows = np.column_stack([flat[0], steps.start, steps.sign, steps.thresholds, margin])
-        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-        alike = (flat - flat[:, :1] == flat[0] - flat[0, 0]).all()
-        if len(first) == len(rows) or not alike:
-            nodes.append(node)
-            continue
-        order = np.argsort(first)  # keep the planes in their order of first appearance
-        keep, rank = first[order], np.argsort(order)
-        taken = {*by_name, *(n.name for n in nodes)}
-        shape = (*node.shape[:-1], len(keep))
-        wires = Node(clean_name(f"{node.name}_in", taken), Op.GATHER, source.inputs, shape, source.domain,
-                     Index(flat[:, keep].ravel()))
-        planes = Node(clean_name(f"{node.name}_planes", taken), Op.STEP, (wires.name,), shape, node.domain,
-                      Steps(steps.start[keep], steps.sign[keep], steps.thresholds[keep],
-                            None if steps.margin is None else steps.margin[keep]))
-        back = np.arange(len(flat))[:, None] * len(keep) + rank[inverse.ravel()]
-        copies = replace(node, op=Op.GATHER, inputs=(planes.name,), params=Index(back.ravel()))
-        nodes += [wires, planes, copies]
-        notes.append(f"{node.name}: {len(rows) - len(keep)} of {len(rows)} planes coincide with another and are merged")
+        source = graph[node.inputs[0]] if node.inputs else node
+        merged = None
+        if isinstance(node.params, Steps) and isinstance(source.params, Index):
+            merged = _merged(node, node.params, source, source.params, {*graph.by_name, *(n.name for n in nodes)})
+        nodes += merged or [node]
+        if merged:
+            count, left = node.shape[-1], merged[1].shape[-1]
+            notes.append(f"{node.name}: {count - left} of {count} planes coincide with another and are merged")
     return Graph(tuple(nodes), graph.outputs, (*graph.notes, *notes))
 
 
+def _merged(node: Node, steps: Steps, source: Node, index: Index, taken: set[str]) -> list[Node] | None:
+    """Wires, a STEP of the different planes, and copies of them, in place of the STEP `node` behind GATHER `source`.
+
+    None where all planes differ, or where pixels take their channels from different places. `taken` are names.
+    """
+    flat = index.flat.reshape(-1, node.shape[-1])  # (pixels, channels)
+    margin = np.zeros((len(steps.start), 0)) if steps.margin is None else steps.margin.reshape(len(steps.start), -1)
+    rows = np.column_stack([flat[0], steps.start, steps.sign, steps.thresholds, margin])
+    _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    pixels_alike = (flat - flat[:, :1] == flat[0] - flat[0, 0]).all()
+    if len(first) == len(rows) or not pixels_alike:
+        return None
+    order = np.argsort(first)  # keep the planes in their order of first appearance
+    keep, rank = first[order], np.argsort(order)
+    shape = (*node.shape[:-1], len(keep))
+    wires = Node(clean_name(f"{node.name}_in", taken), Op.GATHER, source.inputs, shape, source.domain,
+                 Index(flat[:, keep].ravel()))
+    planes = Node(clean_name(f"{node.name}_planes", taken), Op.STEP, (wires.name,), shape, node.domain,
+                  Steps(steps.start[keep], steps.sign[keep], steps.thresholds[keep],
+                        None if steps.margin is None else steps.margin[keep]))
+    back = np.arange(len(flat))[:, None] * len(keep) + rank[inverse.ravel()]
+    return [wires, planes, replace(node, op=Op.GATHER, inputs=(planes.name,), params=Index(back.ravel()))]
+
+
 def drop_unread(graph: Graph) -> Graph:
-    """Nodes that no output depends on go; inputs stay."""
+    """Remove the nodes that no output depends on, but for the inputs."""
     wanted = set(graph.outputs)
     for node in reversed(graph.nodes):
         if node.name in wanted:
@@ -106,19 +119,10 @@ def drop_unread(graph: Graph) -> Graph:
 def split_encoder(graph: Graph) -> tuple[Graph, Graph]:
     """(front, core): the STEPs that compare an input itself (a thermometer's planes), and the network behind them.
 
-    `front` takes the graph's inputs and yields the planes, `core` takes the planes; core after front is the graph.
-    Raises InputError where an input is also read without a comparison.
+    `front` takes the graph's inputs and yields the planes; `core` takes the planes. Running core on the result of front
+    is running the graph. Raises InputError where an input is also read without a comparison.
     """
-    raw = {node.name for node in graph.inputs}  # inputs and their wires
-    planes: list[str] = []
-    for node in graph.nodes:
-        if node.op is Op.GATHER and set(node.inputs) <= raw:
-            raw.add(node.name)
-        elif node.op is Op.STEP and node.inputs[0] in raw:
-            planes.append(node.name)
-        elif set(node.inputs) & raw:
-            raise InputError(f"node {node.name!r} ({node.op.value}) reads the input itself, not planes of a "
-                             "thermometer: the encoder cannot be outside; put a LearnedThermometer first")
+    raw, planes = _raw_and_planes(graph)
     if not planes or raw & set(graph.outputs):
         raise InputError("the graph has no thermometer, so there is no encoder to put outside")
     core = tuple(
@@ -128,11 +132,26 @@ def split_encoder(graph: Graph) -> tuple[Graph, Graph]:
     return drop_unread(replace(graph, outputs=tuple(planes))), Graph(core, graph.outputs, graph.notes)
 
 
-def argmax(graph: Graph) -> Graph:
-    """The graph whose outputs are classes: the place of the largest value along the last axis, the first of equal ones.
+def _raw_and_planes(graph: Graph) -> tuple[set[str], list[str]]:
+    """Names of the inputs and their wires, and of the STEPs that read them; InputError where anything else does."""
+    raw = {node.name for node in graph.inputs}
+    planes: list[str] = []
+    for node in graph.nodes:
+        if isinstance(node.params, Index) and set(node.inputs) <= raw:
+            raw.add(node.name)
+        elif isinstance(node.params, Steps) and node.inputs[0] in raw:
+            planes.append(node.name)
+        elif set(node.inputs) & raw:
+            raise InputError(f"node {node.name!r} ({node.op.value}) reads the input itself, not planes of a "
+                             "thermometer: the encoder cannot be outside; put a LearnedThermometer first")
+    return raw, planes
 
-    Logits that are rounded are compared before that where all channels have one scale, so that rounding makes no ties.
-    Raises InputError where an output has one channel.
+
+def argmax(graph: Graph) -> Graph:
+    """The graph with classes as outputs: the place of the largest value along the last axis, the first of equal ones.
+
+    Where an AFFINE rounds the logits and all channels have one scale, the sums in front of it are compared, so that
+    rounding makes no ties. Raises InputError where an output has one channel.
     """
     nodes, outputs, notes = list(graph.nodes), [], list(graph.notes)
     for name in graph.outputs:
@@ -154,7 +173,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (compose_gathers, merge_planes, c
 
 
 def optimise(graph: Graph) -> Graph:
-    """All passes in their order."""
+    """The graph after all PASSES, in their order."""
     for step in PASSES:
         graph = step(graph)
     return graph

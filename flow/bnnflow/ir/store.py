@@ -24,7 +24,7 @@ from bnnflow.ir.nodes import PARAMS, Node, Op, Params
 __all__ = ["load", "save"]
 
 FORMAT = 3
-READ = (2, 3)  # formats
+READABLE = (2, 3)  # formats that `load` reads
 MAX_BYTES = 2**31  # of all arrays together
 _RATIONAL = re.compile(r"-?[0-9]{1,120}(/[0-9]{1,120})?")
 
@@ -48,24 +48,11 @@ def load(path: str | os.PathLike[str]) -> Graph:
     Raises InputError for a missing, truncated or foreign file, and for one whose content breaks a rule.
     """
     source = existing(path, "graph")
+    header, arrays = _contents(source)
+    if not isinstance(header, dict) or header.get("bnnflow_graph") not in READABLE:
+        raise InputError(f"{source}: not a bnnflow graph of format {' or '.join(map(str, READABLE))}")
     try:
-        with zipfile.ZipFile(source) as archive:
-            if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
-                raise InputError(f"{source}: more than {MAX_BYTES >> 30} GiB of arrays; not a graph")
-        with np.load(source, allow_pickle=False) as data:
-            header = json.loads(bytes(data["header"]).decode())
-            arrays = {name: data[name] for name in data.files if name != "header"}
-    except (InputError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # whatever a made-up archive makes the readers raise; the cause is kept
-        raise InputError(f"{source} is not a bnnflow graph (.npz of `bnnflow.save`): {error!r:.200}") from error
-    if not isinstance(header, dict) or header.get("bnnflow_graph") not in READ:
-        raise InputError(f"{source}: not a bnnflow graph of format {' or '.join(map(str, READ))}")
-    names = FORMER if header["bnnflow_graph"] == 2 else {}
-    try:
-        nodes = tuple(_node(row, arrays, origin, names)
-                      for row, origin in zip(header["nodes"], header["origins"], strict=True))
-        graph = Graph(nodes, tuple(header["outputs"]), tuple(map(str, header["notes"])))
+        graph = _graph(header, arrays)
     except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{source}: damaged graph: {error}") from error
     if header.get("digest") != graph.digest:
@@ -73,8 +60,31 @@ def load(path: str | os.PathLike[str]) -> Graph:
     return graph
 
 
+def _contents(source: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
+    """The header, any JSON value, and the arrays of an archive; InputError where it is none, or too large."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
+                raise InputError(f"{source}: more than {MAX_BYTES >> 30} GiB of arrays; not a graph")
+        with np.load(source, allow_pickle=False) as data:
+            header = json.loads(bytes(data["header"]).decode())
+            return header, {name: data[name] for name in data.files if name != "header"}
+    except (InputError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever a made-up archive makes the readers raise; the cause is kept
+        raise InputError(f"{source} is not a bnnflow graph (.npz of `bnnflow.save`): {error!r:.200}") from error
+
+
+def _graph(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Graph:
+    """The graph of a header and arrays; whatever they hold that does not fit raises an error of Python's or of ours."""
+    names = FORMER if header["bnnflow_graph"] == 2 else {}
+    nodes = tuple(_node(row, arrays, origin, names)
+                  for row, origin in zip(header["nodes"], header["origins"], strict=True))
+    return Graph(nodes, tuple(header["outputs"]), tuple(map(str, header["notes"])))
+
+
 def _node(row: dict[str, Any], arrays: dict[str, NDArray[Any]], origin: str, names: dict[str, str]) -> Node:
-    """One node; `names` are those of the file's format for fields that are called otherwise now."""
+    """One node; `names` maps fields of parameters to the names that they have in the file's format."""
     op, name = Op(row["op"]), str(row["name"])
     lo, hi, scale, offset = row["domain"]
     params: Params = None
@@ -92,7 +102,7 @@ def _node(row: dict[str, Any], arrays: dict[str, NDArray[Any]], origin: str, nam
 
 
 def _tuples(value: object) -> object:
-    """JSON's lists as the tuples that they were; RULES check what is in them."""
+    """Lists of JSON, nested ones too, as tuples again; RULES check their contents."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 

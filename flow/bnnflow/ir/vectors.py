@@ -18,7 +18,7 @@ BATCH = 2**26  # elements at a time
 
 
 def near_thresholds(graph: Graph, codes: Any) -> dict[str, NDArray[np.bool_]]:
-    """{STEP node: bool (n, *shape)}: where its input lies within 1 of one of its thresholds (ties and their neighbours)."""
+    """Where the input of each STEP lies within 1 of one of its thresholds: {name of the node: bool (n, *shape)}."""
     steps = [node for node in graph if isinstance(node.params, Steps)]
     values, result = trace(graph, codes, [node.inputs[0] for node in steps]), {}
     for node in steps:
@@ -34,15 +34,15 @@ def near_thresholds(graph: Graph, codes: Any) -> dict[str, NDArray[np.bool_]]:
 def default_vectors(graph: Graph, count: int = 256, seed: int = 0) -> list[Int]:
     """`count` input codes (count, *shape), int64, per input, for a project's test bench; the same for the same graph.
 
-    Constant and alternating extremes, then those of a larger random pool in which most sums lie at a threshold, then random.
-    A very large graph has no larger pool.
+    Extreme codes come first, constant and alternating. The others are of a random pool: half of them are the samples
+    in which most sums lie at a threshold, half any. The pool of a very large graph holds only `count` samples.
     """
     rng = np.random.default_rng(seed)
     elements = sum(node.size for node in graph)
     size = max(count, min(1024, EFFORT // elements))
     edges, pools = zip(*(_edges_and_pool(node, size, rng) for node in graph.inputs))
     score = np.zeros(size)
-    step = max(1, BATCH // elements)  # of a large graph only the scores are kept
+    step = max(1, BATCH // elements)
     for first in range(0, size if size > count else 0, step):
         part = slice(first, first + step)
         for near in near_thresholds(graph, [pool[part] for pool in pools]).values():
@@ -54,6 +54,7 @@ def default_vectors(graph: Graph, count: int = 256, seed: int = 0) -> list[Int]:
 
 
 def _edges_and_pool(node: Node, size: int, rng: np.random.Generator) -> tuple[Int, Int]:
+    """Extreme codes (7, *shape) and random ones (size, *shape) of an input."""
     d, shape = node.domain, node.shape
     middle, zero = (d.lo + d.hi) // 2, min(max(0, d.lo), d.hi)
     alternate = np.where(np.indices(shape).sum(axis=0) % 2, d.lo, d.hi)

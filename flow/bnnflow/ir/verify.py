@@ -29,7 +29,7 @@ __all__ = ["RULES", "at_borders", "dot_domain", "specification", "verify"]
 
 # Sums, products and thresholds stay below 2^62, so that int64 arithmetic in EVAL cannot overflow.
 LIMIT = 2**62
-# The largest tensor, in elements, that a graph may name; an untrusted file must not make us allocate more.
+# Elements of the largest tensor that a graph may declare: an untrusted file must not make us allocate more.
 MAX_ELEMENTS = 2**26
 MAX_TABLE = 2**16  # entries of a LUT, per channel
 MAX_BORDERS = 2**28  # classes of borders times taps times outputs of a DOT behind a padded WINDOW
@@ -71,7 +71,7 @@ def _gather(node: Node, ins: Sequence[Node]) -> Yield:
 
 
 def _whole(values: object, rank: int, least: int) -> bool:
-    """True for a tuple of `rank` integers from `least` to the largest tensor."""
+    """True for a tuple of `rank` integers from `least` to MAX_ELEMENTS."""
     return isinstance(values, tuple) and len(values) == rank and all(
         type(v) is int and least <= v <= MAX_ELEMENTS for v in values)
 
@@ -87,23 +87,33 @@ def _window(node: Node, ins: Sequence[Node]) -> Yield:
     assert isinstance(p, Window)
     rank = len(x.shape) - 1
     _need(rank in (1, 2), node, f"reads shape {x.shape}; it takes (length, channels) or (rows, columns, channels)")
-    whole = _whole(p.kernel, rank, 1) and _whole(p.strides, rank, 1) and _whole(p.dilation, rank, 1)
-    _need(whole, node, "kernel, strides and dilation must be positive integers, one per spatial axis")
-    _need(isinstance(p.pads, tuple) and len(p.pads) == rank and all(_whole(pad, 2, 0) for pad in p.pads), node,
-          "pads must be two integers from 0 on per spatial axis")
+    _check_axes(node, p, rank)
     _need(_whole(p.size, rank, 1) and p.size == x.shape[:-1], node, f"size {p.size} is not that of {x.shape}")
-    _need(type(p.groups) is int and p.groups > 0 and x.shape[-1] % p.groups == 0, node,
-          f"groups {p.groups} must divide {x.shape[-1]} channels")
+    _need(_divides(p.groups, x.shape[-1]), node, f"groups {p.groups} must divide {x.shape[-1]} channels")
     outer = [n + sum(pad) for n, pad in zip(p.size, p.pads)]
     _need(prod(outer) * x.shape[-1] <= MAX_ELEMENTS, node, f"padded to {outer}, larger than 2^26 elements")
     _need(min(p.positions) > 0, node, f"kernel {p.kernel} does not fit into {p.size} with pads {p.pads}")
     return (*p.positions, p.taps * x.shape[-1]), x.domain
 
 
-def dot_domain(x: Domain, weights: Weights, window: Window | None = None) -> Domain:
-    """The domain of a DOT: interval bounds over all channels and, behind a padded `window`, all classes of borders.
+def _check_axes(node: Node, p: Window, rank: int) -> None:
+    """Kernel, strides, dilation and pads are whole numbers for each of `rank` spatial axes."""
+    whole = _whole(p.kernel, rank, 1) and _whole(p.strides, rank, 1) and _whole(p.dilation, rank, 1)
+    _need(whole, node, "kernel, strides and dilation must be positive integers, one per spatial axis")
+    _need(isinstance(p.pads, tuple) and len(p.pads) == rank and all(_whole(pad, 2, 0) for pad in p.pads), node,
+          "pads must be two integers from 0 on per spatial axis")
 
-    In Python integers where int64 could overflow.
+
+def _divides(groups: object, *counts: int) -> bool:
+    """True for a positive integer that divides all of `counts`."""
+    return type(groups) is int and groups > 0 and all(count % groups == 0 for count in counts)
+
+
+def dot_domain(x: Domain, weights: Weights, window: Window | None = None) -> Domain:
+    """The domain of a DOT: the bounds of its sums, by interval arithmetic, over all channels.
+
+    Behind a padded `window` they are also over all classes of positions with the same present taps. Sums are made of
+    Python integers where int64 could overflow.
     """
     w = weights.effective
     a, b = x.numerator
@@ -121,7 +131,7 @@ def dot_domain(x: Domain, weights: Weights, window: Window | None = None) -> Dom
 
 
 def at_borders(levels: Int, groups: int, window: Window) -> Int:
-    """Sums of levels (inputs/groups, outputs) over the present taps: (classes of borders, outputs)."""
+    """Sums of levels (inputs/groups, outputs) over the present taps only: (classes of `Window.borders`, outputs)."""
     channels = len(levels) * groups
     layout = (window.groups, window.taps, channels // (window.groups * window.taps))
     tap = np.broadcast_to(np.arange(window.taps)[:, None], layout).reshape(groups, -1)  # of every input of every group
@@ -136,22 +146,16 @@ def at_borders(levels: Int, groups: int, window: Window) -> Int:
 
 
 def _dot(node: Node, ins: Sequence[Node]) -> Yield:
-    """Sum over the last axis (over the slice of a group) of integer numerators times levels, absent connections and
-    absent taps skipped.
+    """Sum over the last axis (over a slice of it where there are groups) of integers times levels.
 
-    With the input's value = unit * (a*code + b): out[..., j] = sum_i level[i, j] * (a*code[..., i] + b), and one unit
-    of the sum stands for `unit` times the declared scale of the weights (out.scale / in.unit).
+    With the input's value = unit * (a*code + b), out[..., j] = sum_i level[i, j] * (a*code[..., i] + b). Absent
+    connections and absent taps are skipped. The scale of the sum is declared: it is the input's unit times the real
+    value of one level, which is (scale of the sum) / (unit of the input). The offset is 0.
     """
     (x,), p = ins, node.params
     assert isinstance(p, Weights)
-    _need(isinstance(p.levels, np.ndarray) and p.levels.ndim == 2, node, "levels must be (inputs/groups, outputs)")
-    groups, outputs = p.groups, p.levels.shape[1]
-    _need(type(groups) is int and groups > 0 and x.shape[-1] % groups == 0 and outputs % groups == 0, node,
-          f"groups {groups} must divide {x.shape[-1]} inputs and {outputs} outputs")
-    _integers(node, levels=(p.levels, (x.shape[-1] // groups, outputs)))
-    _need(isinstance(p.mask, np.ndarray) and p.mask.dtype == bool and p.mask.shape == p.levels.shape, node,
-          "mask must be bool, of the shape of levels")
-    window = x.params if isinstance(x.params, Window) else None
+    _check_weights(node, p, x.shape[-1])
+    outputs, window = p.levels.shape[1], x.params if isinstance(x.params, Window) else None
     if window is not None and window.padded:
         cost = len(window.borders) * window.taps * outputs
         _need(cost <= MAX_BORDERS, node, f"{cost} level sums at borders; at most {MAX_BORDERS}")
@@ -160,8 +164,19 @@ def _dot(node: Node, ins: Sequence[Node]) -> Yield:
     return (*x.shape[:-1], outputs), Domain(bound.lo, bound.hi, node.domain.scale)
 
 
+def _check_weights(node: Node, p: Weights, inputs: int) -> None:
+    """Levels and mask fit a last axis of `inputs` elements, and the groups divide both sides."""
+    _need(isinstance(p.levels, np.ndarray) and p.levels.ndim == 2, node, "levels must be (inputs/groups, outputs)")
+    outputs = p.levels.shape[1]
+    _need(_divides(p.groups, inputs, outputs), node,
+          f"groups {p.groups} must divide {inputs} inputs and {outputs} outputs")
+    _integers(node, levels=(p.levels, (inputs // p.groups, outputs)))
+    _need(isinstance(p.mask, np.ndarray) and p.mask.dtype == bool and p.mask.shape == p.levels.shape, node,
+          "mask must be bool, of the shape of levels")
+
+
 def _max(node: Node, ins: Sequence[Node]) -> Yield:
-    """The largest code over the taps of a WINDOW of one channel a group: (*positions, C * taps) -> (*positions, C).
+    """The largest code over the taps of a WINDOW with one channel a group: (*positions, C * taps) -> (*positions, C).
 
     Absent taps are ignored; every position has one that is present. Codes order like values (scale > 0), so this is
     the largest value; the domain passes through.
@@ -175,7 +190,10 @@ def _max(node: Node, ins: Sequence[Node]) -> Yield:
 
 
 def _add(node: Node, ins: Sequence[Node]) -> Yield:
-    """One or two inputs of one shape: code = sum of scale[i] * code_i, plus constant. scale is declared, offset is 0."""
+    """One or two inputs of one shape: code = sum of scale[i] * code_i, plus constant.
+
+    The scale of its domain is declared, the offset is 0.
+    """
     p = node.params
     assert isinstance(p, Sum)
     _need(len(ins) <= 2 and all(x.shape == ins[0].shape for x in ins), node, "takes one or two inputs of one shape")
@@ -188,7 +206,10 @@ def _add(node: Node, ins: Sequence[Node]) -> Yield:
 
 
 def _lut(node: Node, ins: Sequence[Node]) -> Yield:
-    """Per channel (last axis) or for all: code = codes[channel, x - lo], a table over the input's whole domain."""
+    """Per channel (last axis) or for all: code = codes[channel, x - lo], a table over the input's whole domain.
+
+    The domain is declared and holds every code of the table.
+    """
     (x,), p = ins, node.params
     assert isinstance(p, Table)
     _need(x.domain.size <= MAX_TABLE, node, f"a table over {x.domain.size} codes; at most {MAX_TABLE}")
@@ -200,11 +221,16 @@ def _lut(node: Node, ins: Sequence[Node]) -> Yield:
 
 
 def _step(node: Node, ins: Sequence[Node]) -> Yield:
-    """Per channel (last axis): code = start + sign * #{k : x >= thresholds[k]}, thresholds ascending; rising or falling codes."""
+    """Per channel (last axis): code = start + sign * #{k : x >= thresholds[k]}.
+
+    Thresholds ascend, so codes rise with x where sign is +1 and fall where it is -1. The domain is declared and holds
+    every code that the input's range reaches.
+    """
     (x,), p = ins, node.params
     assert isinstance(p, Steps)
     channels, count = x.shape[-1], p.thresholds.shape[-1]
-    _integers(node, start=(p.start, (channels,)), sign=(p.sign, (channels,)), thresholds=(p.thresholds, (channels, count)))
+    _integers(node, start=(p.start, (channels,)), sign=(p.sign, (channels,)),
+              thresholds=(p.thresholds, (channels, count)))
     if p.margin is not None:
         _integers(node, margin=(p.margin, (channels, count, 2)))
     _need(bool(np.isin(p.sign, (-1, 1)).all()), node, "sign must be +1 or -1")
@@ -218,9 +244,9 @@ def _step(node: Node, ins: Sequence[Node]) -> Yield:
 
 
 def _affine(node: Node, ins: Sequence[Node]) -> Yield:
-    """Per channel (last axis): code = floor((mul*x + add) / 2^shift); rounding was done in lowering.
+    """Per channel (last axis): code = floor((mul*x + add) / 2^shift). Lowering rounded once, when it chose mul and add.
 
-    An output, or read by ARGMAX.
+    It is an output of the graph, or read by ARGMAX. The domain is declared and holds every code that is reached.
     """
     (x,), p = ins, node.params
     assert isinstance(p, Affine)
@@ -246,40 +272,60 @@ RULES: dict[Op, Rule] = {
 }
 
 
-def _absent(node: Node) -> bool:
-    return isinstance(node.params, Window) and node.params.padded
-
-
 def verify(graph: Dataflow) -> None:
     """Check a graph against RULES, whatever its source; raises InputError that names the node."""
     seen: dict[str, Node] = {}
-    lower: set[str] = set()
+    taken: set[str] = set()  # names in lower case
     for node in graph.nodes:
-        _need(is_clean(node.name), node, "a name is a letter, then letters, digits or _, 64 at most")
-        _need(node.name.lower() not in lower, node, "the name is taken")
-        _need(bool(node.shape) and all(isinstance(n, int) and n > 0 for n in node.shape), node, f"shape {node.shape}")
-        _need(prod(node.shape) <= MAX_ELEMENTS, node, f"shape {node.shape} is larger than 2^26 elements")
-        _need(type(node.params) is PARAMS[node.op], node, f"parameters must be {PARAMS[node.op].__name__}")
-        many = node.traits.joins
-        _need(node.traits.outside or len(node.inputs) == 1 or (many and len(node.inputs) > 0), node,
-              f"takes {'at least' if many else 'exactly'} one input")
-        for name in node.inputs:
-            _need(name in seen, node, f"reads {name!r}, which is not defined before it")
-            _need(not seen[name].traits.ends or node.op is Op.ARGMAX, node,
-                  f"reads {name!r}: an affine node is an output, or read by argmax")
-            _need(node.traits.taps or not _absent(seen[name]), node,
-                  f"reads {name!r}, which has absent taps; only dot and max ignore them")
-        shape, domain = RULES[node.op](node, [seen[name] for name in node.inputs])
-        _need(shape == node.shape, node, f"declares shape {node.shape}, the rule gives {shape}")
-        _need(domain == node.domain, node, f"declares {node.domain}, the rule gives {domain}")
+        _check_declaration(node, taken)
+        _check_inputs(node, seen)
+        _check_rule(node, [seen[name] for name in node.inputs])
         seen[node.name] = node
-        lower.add(node.name.lower())
+        taken.add(node.name.lower())
+    _check_ends(graph, seen)
+
+
+def _check_declaration(node: Node, taken: set[str]) -> None:
+    """What a node says of itself: a clean new name, a shape, parameters of its op."""
+    _need(is_clean(node.name), node, "a name is a letter, then letters, digits or _, 64 at most")
+    _need(node.name.lower() not in taken, node, "the name is taken")
+    _need(bool(node.shape) and all(isinstance(n, int) and n > 0 for n in node.shape), node, f"shape {node.shape}")
+    _need(prod(node.shape) <= MAX_ELEMENTS, node, f"shape {node.shape} is larger than 2^26 elements")
+    _need(type(node.params) is PARAMS[node.op], node, f"parameters must be {PARAMS[node.op].__name__}")
+
+
+def _check_inputs(node: Node, seen: dict[str, Node]) -> None:
+    """The tensors that a node reads: as many as its op takes, defined before it, and such as it may read."""
+    many, count = node.traits.joins, len(node.inputs)
+    _need(node.traits.outside or count == 1 or (many and count > 0), node,
+          f"takes {'at least' if many else 'exactly'} one input")
+    for name in node.inputs:
+        _need(name in seen, node, f"reads {name!r}, which is not defined before it")
+        _need(not seen[name].traits.ends or node.op is Op.ARGMAX, node,
+              f"reads {name!r}: an affine node is an output, or read by argmax")
+        _need(node.traits.taps or not _has_absent_taps(seen[name]), node,
+              f"reads {name!r}, which has absent taps; only dot and max ignore them")
+
+
+def _check_rule(node: Node, sources: Sequence[Node]) -> None:
+    """The rule of the op gives the shape and domain that the node declares."""
+    shape, domain = RULES[node.op](node, sources)
+    _need(shape == node.shape, node, f"declares shape {node.shape}, the rule gives {shape}")
+    _need(domain == node.domain, node, f"declares {node.domain}, the rule gives {domain}")
+
+
+def _check_ends(graph: Dataflow, seen: dict[str, Node]) -> None:
+    """The graph has outputs, all different and without absent taps, and an input."""
     if not graph.outputs or len(set(graph.outputs)) != len(graph.outputs) or not set(graph.outputs) <= set(seen):
         raise InputError(f"graph outputs {graph.outputs} are not different nodes of the graph")
     for name in graph.outputs:
-        _need(not _absent(seen[name]), seen[name], "has absent taps and cannot be an output")
-    if not any(node.traits.outside for node in graph.nodes):
+        _need(not _has_absent_taps(seen[name]), seen[name], "has absent taps and cannot be an output")
+    if not graph.inputs:
         raise InputError("the graph has no input")
+
+
+def _has_absent_taps(node: Node) -> bool:
+    return isinstance(node.params, Window) and node.params.padded
 
 
 def specification() -> str:
@@ -291,8 +337,8 @@ def specification() -> str:
         "",
         "Every node is one tensor of integer codes in a domain: code `c` in `lo..hi` stands for the real number",
         "`scale*c + offset` (exact rationals). `unit` is the largest rational of which scale and offset are integer",
-        "multiples: value = unit * (a*code + b). Channels are the last axis. A batch axis comes first in evaluation.",
-        "All arithmetic is on int64 and proven below 2^62.",
+        "multiples, so that value = unit * (a*code + b) with integers a and b. Channels are the last axis. In",
+        "evaluation a batch axis comes first. All arithmetic is on int64 and proven to stay below 2^62.",
         "",
     ]
     for op, rule in RULES.items():
