@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-__all__ = ["BnnflowError", "InputError", "LoweringError", "Mismatch", "ToolError"]
+__all__ = ["BnnflowError", "InputError", "LoweringError", "Mismatch", "ToolError", "choice"]
 
 
 class BnnflowError(Exception):
@@ -38,3 +38,9 @@ class ToolError(BnnflowError):
     """An external tool is missing or failed; the message says which and what to do."""
 
     exit_code = 3
+
+
+def choice(names: Iterable[str]) -> str:
+    """What there is to choose from, in words: "a, b or c"."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last

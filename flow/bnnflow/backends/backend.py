@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bnnflow.errors import InputError
+from bnnflow.errors import InputError, choice
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.nodes import Int, is_clean
 
-__all__ = ["BACKENDS", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "is_top", "register"]
+__all__ = ["BACKENDS", "CPP", "RTL", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "TracedTop", "is_top", "register"]
+
+# The languages of projects: a toolchain takes those of its own (`bnnflow.toolchains`).
+CPP, RTL = "C++", "Verilog"
 
 # What the top function cannot be called: keywords of C++ and Verilog.
 KEYWORDS = frozenset(
@@ -36,26 +39,47 @@ KEYWORDS = frozenset(
 )
 
 
-Kernels = list[tuple[tuple[Node, ...], list[str]]]  # of every kernel its nodes in a row, and the tensors that it reads
+# Of every kernel the nodes that it computes, each reading the one before, and the names of the tensors that it reads.
+Kernels = list[tuple[tuple[Node, ...], list[str]]]
 
 
-def _stateless(folder: Path, top: str) -> int:
-    """The latency that C++ states: none."""
+def _no_latency(folder: Path, top: str) -> int:
+    """The latency of sources that do not state one."""
     return 0
 
 
 @dataclass(frozen=True)
-class Backend:
-    """A way to write a graph as a project: all that options, verbs and estimates know of it.
+class TracedTop:
+    """The source file of a project's top function, and the same file with more lines, which print the codes of arrays.
 
-    `language` is what its projects are written in, by which toolchains take them; `simulation` is what running one is
-    called; `simulator` and `synthesizer` are the toolchains that are taken where none is asked for.
-    `check` raises InputError, with all problems at once, for a graph that it cannot write. `write` writes the sources
-    into `config.output_dir` (which will be moved to the given folder) with input codes, or default ones for None, and
-    gives the array of every node that has one. `kernels` says which nodes are computed together.
-    `one_netlist`: the whole design is one netlist of LUTs, counted as such, not kernels with costs of their own.
-    `fixed` has the options that do not apply: {option: (the value that it must have, why)}.
-    `cycles` reads the latency that written sources (folder, name of the top) state.
+    `file` is its path in the project, `text` what it holds there, and `traced` what it holds when it prints: for each
+    sample and each of `nodes` a line "TRACE", the node's name and its codes, all between blanks.
+    """
+
+    file: str
+    text: str
+    traced: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to write a graph as a project: all that options, verbs, toolchains and estimates know of it.
+
+    `language` is what its projects are written in: toolchains of that language take them. `simulation` is what running
+    one is called in messages. `simulator` and `synthesizer` name the toolchains that are used where none is asked for.
+    `sources` are patterns (of `Path.glob`) of all files of a project that a toolchain compiles.
+
+    `check` raises InputError, with all problems at once, for a graph that the backend cannot write. `write` writes the
+    sources into `config.output_dir`, which will be moved to the given folder, with input codes for the test bench, or
+    default ones for None; it returns the name, in the top function, of the array of every node that has one. `kernels`
+    says which nodes are computed together.
+
+    `one_netlist`: the whole design is one netlist of LUTs and is counted as such, not kernels with costs of their own.
+    `fixed` has the options of a build that do not apply: {option: (the value that it must have, why)}.
+    `cycles` reads the latency, in cycles, that the sources in a folder state for a top module; 0 where they state none.
+    `traced` writes the top function once more, in a folder that it may fill, so that it prints what is in its arrays;
+    None where there are none to print.
     """
 
     name: str
@@ -66,9 +90,11 @@ class Backend:
     check: Callable[[Graph, BuildConfig], None]
     write: Callable[[Graph, BuildConfig, Sequence[Int] | None, Path], dict[str, str]]
     kernels: Callable[[Graph, BuildConfig], Kernels]
+    sources: tuple[str, ...]
     one_netlist: bool = False
     fixed: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
-    cycles: Callable[[Path, str], int] = _stateless
+    cycles: Callable[[Path, str], int] = _no_latency
+    traced: Callable[[Graph, BuildConfig, Path], TracedTop] | None = None
 
 
 BACKENDS: dict[str, Backend] = {}
@@ -79,12 +105,6 @@ def register(backend: Backend) -> Backend:
     if BACKENDS.setdefault(backend.name, backend) is not backend:
         raise InputError(f"a backend {backend.name!r} is registered already")
     return backend
-
-
-def _choice(names: Iterable[str]) -> str:
-    """'a', 'b' or 'c'."""
-    *others, last = map(repr, names)
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 def is_top(name: object) -> bool:
@@ -144,7 +164,7 @@ class BuildConfig:
             if not condition:
                 raise InputError(f"{name}={getattr(self, name)!r}: {remedy}")
 
-        need(str(self.backend) in BACKENDS, "backend", f"use {_choice(BACKENDS)}")
+        need(str(self.backend) in BACKENDS, "backend", f"use {choice(map(repr, BACKENDS))}")
         need(isinstance(self.pipelined, bool), "pipelined", "use True or False")
         need(self.io_type in ("io_parallel", "io_stream"), "io_type", "use 'io_parallel' or 'io_stream'")
         need(isinstance(self.output_dir, (str, os.PathLike)), "output_dir", "use a path")

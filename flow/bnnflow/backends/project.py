@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,8 @@ class Project:
         except (TypeError, InputError) as error:
             raise InputError(f"{self.path / MANIFEST} is damaged: {error}; build the project again") from error
 
-    def write_manifest(self, config: BuildConfig, versions: dict[str, str]) -> None:
-        """Write flow.json."""
+    def write_manifest(self, config: BuildConfig, versions: Mapping[str, str]) -> None:
+        """Write flow.json; `versions` are those of the packages that had a hand in the project."""
         options = {k: v for k, v in asdict(config).items() if k != "output_dir"}
         data = {"bnnflow_project": FORMAT, "top": self.top, "backend": self.backend, "graph_digest": self.graph_digest,
                 "options": options, "arrays": self.arrays, "versions": versions}
@@ -120,15 +120,33 @@ class Project:
             path.chmod(path.stat().st_mode | 0o200)
         return folder
 
+    @property
+    def sources(self) -> list[Path]:
+        """Every file that a toolchain compiles."""
+        return sorted({file for pattern in self.target.sources for file in self.path.glob(pattern) if file.is_file()})
+
     def sources_digest(self, extra: str) -> str:
-        """SHA-256 (hex) of every source that a simulation compiles, and of `extra` (compiler and flags)."""
+        """SHA-256 (hex) of the sources, their names and texts, and of `extra` (a compiler and its flags)."""
         h = hashlib.sha256(extra.encode())
-        inner = (file for part in ("firmware", "rtl", "tb") for file in (self.path / part).rglob("*"))
-        for file in sorted([*self.path.glob("*"), *inner]):
-            if file.suffix in (".h", ".cpp", ".v") and file.is_file():
-                h.update(f"\0{file.relative_to(self.path).as_posix()}\0".encode())
-                h.update(file.read_bytes())
+        for file in self.sources:
+            h.update(f"\0{file.relative_to(self.path).as_posix()}\0".encode())
+            h.update(file.read_bytes())
         return h.hexdigest()
+
+    @property
+    def rtl(self) -> dict[str, str]:
+        """The Verilog of the design, without its test bench: {name of the file: text}."""
+        return {file.name: file.read_text() for file in sorted((self.path / "rtl").glob("*.v"))}
+
+    @property
+    def timing(self) -> dict[str, Any]:
+        """What the sources of a design state of its timing, as fields of `Facts`: it takes an input every cycle.
+
+        A combinational design has a latency of 0 cycles and no clock.
+        """
+        cycles = self.cycles
+        clock = {"clock_target": self.options["clock_period"]} if cycles else {}
+        return {"latency": (cycles, cycles), "interval": (1, 1), **clock}
 
     @property
     def runs(self) -> Path:

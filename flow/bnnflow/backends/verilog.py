@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from math import ceil
 from pathlib import Path
 
-from bnnflow.backends.backend import Backend, BuildConfig
+from bnnflow.backends.backend import RTL, Backend, BuildConfig
 from bnnflow.backends.hls.fusion import chained
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
 from bnnflow.backends.netlist.lower import Logic, check, to_logic
@@ -488,7 +488,7 @@ def _unrolled(value: object) -> tuple[object, str]:
 
 
 VERILOG = Backend(
-    "Verilog", "Verilog", "RTL simulation", "verilator", "yosys", lambda graph, config: check(graph), write, chained,
-    one_netlist=True, cycles=stated_cycles,
+    "Verilog", RTL, "RTL simulation", "verilator", "yosys", lambda graph, config: check(graph), write, chained,
+    sources=("rtl/*.v", "tb/*.v"), one_netlist=True, cycles=stated_cycles,
     fixed={"io_type": _unrolled("io_parallel"), "strategy": _unrolled("Latency"), "reuse_factor": _unrolled(1),
            "layers": _unrolled({})})

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnnflow.backends.backend import Backend, BuildConfig
+from bnnflow.backends.backend import CPP, Backend, BuildConfig, TracedTop
 from bnnflow.backends.hls.fusion import check, kernels
 from bnnflow.ir import Graph
 from bnnflow.ir.nodes import Int
@@ -28,8 +28,17 @@ def write(graph: Graph, config: BuildConfig, codes: Sequence[Int] | None, target
     return arrays
 
 
+def traced(graph: Graph, config: BuildConfig, folder: Path) -> TracedTop:
+    """The top function, and one that prints every array; what is written on the way to it is left in `folder`."""
+    from bnnflow.backends.hls.traced_top import traced_top
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return traced_top(graph, config, folder)
+
+
 def _backend(name: str, synthesizer: str) -> Backend:
-    return Backend(name, "C++", "C simulation", "gxx", synthesizer, check, write, kernels,
+    return Backend(name, CPP, "C simulation", "gxx", synthesizer, check, write, kernels, traced=traced,
+                   sources=("*.h", "*.cpp", "firmware/**/*.h", "firmware/**/*.cpp"),
                    fixed={"pipelined": (True, "only backend='Verilog' can be combinational")})
 
 
