@@ -216,9 +216,9 @@ def plain_run(graph: Graph, samples: list[np.ndarray]) -> list[list[int]]:
             values[node.name] = [row.index(max(row)) for row in rows]
         elif isinstance(p, Steps):
             channels = len(p.start)
+            passed = [sum(v >= int(threshold) for threshold in p.thresholds[i % channels]) for i, v in enumerate(x)]
             values[node.name] = [
-                int(p.start[i % channels]) + int(p.sign[i % channels]) * sum(v >= int(c) for c in p.thresholds[i % channels])
-                for i, v in enumerate(x)
+                int(p.start[i % channels]) + int(p.sign[i % channels]) * count for i, count in enumerate(passed)
             ]
         elif isinstance(p, Affine):
             channels = len(p.mul)

@@ -47,9 +47,9 @@ class Traits:
     wires: bool = False  # it only moves codes, and computes nothing
     joins: bool = False  # it may read several tensors
     adds: bool = False  # its codes are sums, to which no activation has been applied yet
-    taps: bool = False  # it reduces the last axis, say the taps of a window, and ignores absent taps
+    taps: bool = False  # it reduces the last axis, say the taps of a window, and ignores absent taps; heads a kernel
     keeps_shape: bool = False  # its result has the shape of what it reads
-    pixelwise: bool = False  # a position of its result depends on the same position of what it reads, and on no other
+    pixelwise: bool = False  # a position of its result needs that position of its inputs only; may follow in a kernel
     quantizes: bool = False  # its codes are those of an activation
     ends: bool = False  # it is an output of the graph, or read by ARGMAX; nothing else may read it
 
