@@ -15,7 +15,7 @@ from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.backends.verilog import to_verilog
 from bnnflow.errors import InputError, ToolError
 from bnnflow.estimates import kernels
-from bnnflow.estimates.costs import Hardware, Work, table_cost
+from bnnflow.estimates.costs import Folding, Work, table_cost
 from bnnflow.estimates.estimate import estimate
 from bnnflow.estimates.kernel_models import KERNEL_MODELS, Module, kernel_model
 from bnnflow.estimates.kernels import _kernel_call, synthesized_cost
@@ -84,7 +84,7 @@ GRAPHS = {
 
 def work(graph: Graph, passes: int = 1) -> Work:
     node = graph["n"]
-    return Work(node, tuple(graph[name] for name in node.inputs), Hardware(1, passes))
+    return Work(node, tuple(graph[name] for name in node.inputs), Folding(1, passes))
 
 
 def packed(values: list[int], width: int) -> int:
@@ -156,7 +156,7 @@ def test_what_is_synthesised_computes_the_kernel(name, folded, tmp_path):
 def counted(graph: Graph, lanes: list[int], folded: bool = False, shared: bool = False, name: str = "d") -> Size:
     node = graph[name]
     sources = tuple(graph[i] for i in node.inputs)
-    text = kernel_model(_kernel_call(Work(node, sources, Hardware(1))), [s.domain for s in sources], node.domain.bits,
+    text = kernel_model(_kernel_call(Work(node, sources, Folding(1))), [s.domain for s in sources], node.domain.bits,
                         lanes, folded, shared)
     return synthesize({"cell.v": text}, "cell")
 

@@ -17,7 +17,7 @@ from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.backends.verilog import to_verilog
 from bnnflow.devices.parts import UNKNOWN, part_of
-from bnnflow.estimates.costs import Cost, Costs, Work, folding, table_cost
+from bnnflow.estimates.costs import Cost, Costs, Work, loop_overhead, table_cost
 from bnnflow.estimates.kernel_models import KERNEL_MODELS, SHARED, kernel_model
 from bnnflow.estimates.netlists import counted_cost, piece, spaced, terms
 from bnnflow.ir import Graph, Op, Steps
@@ -70,7 +70,7 @@ class _Synthesis:
         table, call = table_cost([work]), _kernel_call(work)
         if call is None or call.kernel not in KERNEL_MODELS:
             return replace(table, lut=self.factor * table.lut, packed=self.factor * table.lut)
-        folded = work.there.passes > 1
+        folded = work.folding.passes > 1
         rows = len(work.node.params.start) if isinstance(work.node.params, Steps) else work.node.shape[-1]
         lanes = spaced(rows, 1 if folded or call.kernel in ("flow_add", "flow_scale", "flow_max") else
                         max(1, BITS // terms(work)))
@@ -79,13 +79,13 @@ class _Synthesis:
         if call.kernel in SHARED and sampled:
             common = self._size(work, call, [], folded, True)
         found = self._size(work, call, lanes, folded, sampled and call.kernel in SHARED)
-        outputs = work.there.lanes(work.node)
+        outputs = work.folding.lanes(work.node)
 
         def whole(every: int, some: int) -> float:
             """Of all that is there, from that of the common part and that of it and the lanes."""
-            return work.there.positions * (every + (some - every) * outputs / len(lanes))
+            return work.folding.positions * (every + (some - every) * outputs / len(lanes))
 
-        loop = folding(work)
+        loop = loop_overhead(work)
         rest = loop.lut * self.factor
         packed = whole(common.packed or 0, found.packed) if found.packed is not None else whole(common.raw, found.raw)
         what = f"{len(lanes)} of {rows} outputs" if sampled and not folded else "a processing element" if folded else (
@@ -122,4 +122,4 @@ def _kernel_call(work: Work) -> KernelCall | None:
     found = emit(work.node, list(work.sources))[0]
     found = found.fused[0].call if found.fused else found
     # Values of each output in words of a ROM are multiplied with.
-    return None if work.there.passes > 1 and int(found.members.get("n_gain", 1)) > 1 else found
+    return None if work.folding.passes > 1 and int(found.members.get("n_gain", 1)) > 1 else found
