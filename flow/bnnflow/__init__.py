@@ -1,6 +1,6 @@
 """bnnflow: binary, ternary and sparse-binary networks from QKeras to FPGAs, exactly.
 
-The verbs; each imports what it needs when it is called, so `import flow` is quick and needs no TensorFlow.
+The verbs; each imports what it needs when it is called, so `import bnnflow` is quick and needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def build(graph: Graph, config: BuildConfig | None = None, vectors: Any = None) 
 
 
 def compare(model: Any, project: str | os.PathLike[str], x: Any) -> Comparison:
-    """Keras, graph and C simulation layer by layer: the first divergence or "equal"; see `bnnflow.comparison.compare`."""
+    """Keras, graph and C simulation layer by layer: the first divergence, or "equal"; see `comparison.compare`."""
     from bnnflow.comparison import compare
 
     return compare(model, project, x)
@@ -118,8 +118,8 @@ def compare(model: Any, project: str | os.PathLike[str], x: Any) -> Comparison:
 
 def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str | None = None, via: str = "",
              say: Any = None) -> Any:
-    """Run the project's own sources and compare every output bit with the stored graph; see `bnnflow.builder.simulate`."""
-    from bnnflow.builder import simulate
+    """Run the project's own sources and compare every output bit with the stored graph; see `simulation.simulate`."""
+    from bnnflow.simulation import simulate
 
     return simulate(project, codes, tool, via, say)
 
@@ -130,15 +130,15 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
 
     C++ from a table, Verilog counted in its netlist; with `synthesize` by logic synthesis of every kernel (yosys),
     which is kept for the report of a project; with `baseline`, what stock hls4ml's kernels would cost. See
-    `bnnflow.builder.estimate`.
+    `bnnflow.synthesis.estimate`.
     """
-    from bnnflow.builder import estimate
+    from bnnflow.synthesis import estimate
 
     return estimate(design, config, baseline, synthesize)
 
 
 def synthesize(project: str | os.PathLike[str], tool: str | None = None, **options: Any) -> Facts:
-    """Resources, latency and clock as a synthesis tool gives them; see `bnnflow.builder.synthesize`."""
-    from bnnflow.builder import synthesize
+    """Resources, latency and clock as a synthesis tool gives them; see `bnnflow.synthesis.synthesize`."""
+    from bnnflow.synthesis import synthesize
 
     return synthesize(project, tool, **options)

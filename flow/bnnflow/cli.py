@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +21,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import bnnflow as bf
-from bnnflow.errors import BnnflowError, InputError, Mismatch, ToolError
+from bnnflow.backends.backend import BACKENDS, BuildConfig
+from bnnflow.errors import BnnflowError, InputError, Mismatch, ToolError, choice
 from bnnflow.facts.facts import Facts
 from bnnflow.files import existing, whole_file
 from bnnflow.ir import Graph, Weights
 from bnnflow.ir.evaluate import given_codes, per_input
-from bnnflow.toolchains import process as tools
+from bnnflow.toolchains import process
+from bnnflow.toolchains.toolchain import TOOLCHAINS, VIA, Option, Toolchain, programs, simulators, synthesizers
 
 __all__ = ["app", "main"]
 
@@ -39,7 +42,7 @@ Model = Annotated[Path, typer.Argument(help="a Keras model (.keras, .h5) or a gr
 InputType = Annotated[str, typer.Option(help="type of the inputs, hls4ml's notation; ufixed<8,0> for pixels/256")]
 OutputType = Annotated[str | None, typer.Option(help="type of logits that need rounding; 24 bits by default")]
 Argmax = Annotated[bool, typer.Option("--argmax", help="outputs are classes, the place of the largest logit")]
-Backend = Annotated[str, typer.Option(help="Vitis, Vivado or Verilog")]
+Backend = Annotated[str, typer.Option(help=choice(BACKENDS))]
 Part = Annotated[str, typer.Option(help="FPGA part")]
 Clock = Annotated[float, typer.Option(help="clock period in ns")]
 Encoder = Annotated[str, typer.Option(help="inside, or outside: the thermometer's planes are the project's input")]
@@ -49,9 +52,8 @@ Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline), R
                                                    "distributed_arithmetic (unrolled, a netlist: docs/logic.md)")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_factor=4,strategy=Resource for one node; "
                                                                   "repeat it for others")]
-Combinational = Annotated[bool, typer.Option("--combinational", help="Verilog without registers")]
-Via = Annotated[str, typer.Option(help='prefix of the vendor\'s commands: "ssh host", "docker run -v /data:/data '
-                                       'IMAGE"; the project must have the same path there')]
+Combinational = Annotated[bool, typer.Option("--combinational", help="without registers, for backend " + choice(
+    name for name, backend in BACKENDS.items() if "pipelined" not in backend.fixed))]
 NETWORKS = ("digits", "mnist", "mnist_lut", "mnist_sbnn", "jets", "cnv", "glt")  # of bnnflow.models
 
 
@@ -60,6 +62,13 @@ def _main(version: Annotated[bool, typer.Option("--version", help="print the ver
     if version:
         print(f"bnnflow {bf.__version__}")
         raise typer.Exit
+
+
+def _tools(able: Mapping[str, Toolchain]) -> str:
+    """Which toolchains there are for projects in which language, as a help text."""
+    languages = dict.fromkeys(toolchain.language for toolchain in able.values())
+    names = {language: choice(name for name, t in able.items() if t.language == language) for language in languages}
+    return "; ".join(f"{names[language]} for {language}" for language in languages) + "; by default that of the backend"
 
 
 @contextlib.contextmanager
@@ -269,15 +278,14 @@ def quantize(model: Annotated[Path, typer.Argument(help="a trained Keras model (
 def build(model: Model,
           output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="project folder")] = Path("prj"),
           input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
-          backend: Backend = "Vitis", part: Part = bf.BuildConfig.part, clock_period: Clock = 5.0,
-          reuse_factor: Reuse = 1,
-          io_type: IoType = "io_parallel", strategy: Strategy = "Latency", layer: Layers = None,
-          encoder: Encoder = "inside",
-          combinational: Combinational = False,
+          backend: Backend = BuildConfig.backend, part: Part = BuildConfig.part,
+          clock_period: Clock = BuildConfig.clock_period, reuse_factor: Reuse = BuildConfig.reuse_factor,
+          io_type: IoType = BuildConfig.io_type, strategy: Strategy = BuildConfig.strategy, layer: Layers = None,
+          encoder: Encoder = BuildConfig.encoder, combinational: Combinational = False,
           vectors: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers) for the test "
                                                             "bench")] = None) -> None:
     """Write the HLS or Verilog project of a model or graph."""
-    config = bf.BuildConfig(output_dir=output_dir, backend=backend, part=part, clock_period=clock_period,
+    config = BuildConfig(output_dir=output_dir, backend=backend, part=part, clock_period=clock_period,
                               io_type=io_type, reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
                               pipelined=not combinational,
                               layers=_layers(layer or []))
@@ -292,13 +300,12 @@ def build(model: Model,
 
 @app.command()
 def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
-        tool: Annotated[str | None, typer.Option(help="gxx, vitis or vivado; verilator for Verilog. By default gxx or "
-                                                      "verilator")] = None,
+        tool: Annotated[str | None, typer.Option(help=_tools(simulators()))] = None,
         data: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers); by default the "
                                                        "project's own vectors")] = None,
         output: Annotated[Path | None, typer.Option("--output", "-o", help="write the output codes (.npy, or .npz "
                                                                            "where there are several)")] = None,
-        via: Via = "") -> None:
+        via: Annotated[str, typer.Option(help=VIA.help)] = "") -> None:
     """Run the project's C++ or Verilog and compare every output bit with its graph."""
     from bnnflow.backends.project import Project
 
@@ -318,21 +325,28 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
               f"against graph {graph.digest[:16]})", highlight=False)
 
 
-def _given(context: typer.Context, *allowed: str) -> str:
-    """The options of a command line beyond those allowed; a test of what would be ignored without a word."""
+def _given(context: typer.Context) -> list[str]:
+    """Names of the options and arguments that are on the command line."""
     # By name: which of Click's copies Typer brings along is its own affair.
-    names = [name for name in context.params if name not in allowed
-             and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+    return [name for name in context.params
+            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+
+
+def _refuse_all_but(context: typer.Context, allowed: Iterable[str], why: str) -> None:
+    """Raises InputError for what is on the command line and would be ignored without a word."""
+    ignored = [f"--{name.replace('_', '-')}" for name in _given(context) if name not in allowed]
+    if ignored:
+        raise InputError(f"{', '.join(ignored)}: {why}")
 
 
 @app.command()
 def estimate(context: typer.Context,
              design: Annotated[Path, typer.Argument(help="a project folder, a graph (.npz) or a Keras model")],
              input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
-             backend: Backend = "Vitis", part: Part = bf.BuildConfig.part, clock_period: Clock = 5.0,
-             reuse_factor: Reuse = 1, io_type: IoType = "io_parallel", strategy: Strategy = "Latency",
-             layer: Layers = None, encoder: Encoder = "inside", combinational: Combinational = False,
+             backend: Backend = BuildConfig.backend, part: Part = BuildConfig.part,
+             clock_period: Clock = BuildConfig.clock_period, reuse_factor: Reuse = BuildConfig.reuse_factor,
+             io_type: IoType = BuildConfig.io_type, strategy: Strategy = BuildConfig.strategy, layer: Layers = None,
+             encoder: Encoder = BuildConfig.encoder, combinational: Combinational = False,
              synth: Annotated[bool, typer.Option("--synth", help="by logic synthesis of every kernel (yosys) instead "
                                                                  "of the table; kept with a project, for its report")
                               ] = False) -> None:
@@ -342,14 +356,14 @@ def estimate(context: typer.Context,
 
     if design.is_dir():
         project = Project.open(design)
-        if ignored := _given(context, "design", "synth"):
-            raise InputError(f"{ignored}: a project has its own options; for others estimate {design / GRAPH}")
+        _refuse_all_but(context, ("design", "synth"),
+                        f"a project has its own options; for others estimate {design / GRAPH}")
         graph, config = project.graph(), project.config
         with doing("estimating"):
             facts = bf.estimate(design, synthesize=synth)
     else:
         graph = _graph(design, input_type, output_type, argmax)
-        config = bf.BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
+        config = BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
                                   reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
                                   pipelined=not combinational, layers=_layers(layer or []))
         with doing("estimating"):
@@ -389,27 +403,47 @@ def report(projects: Annotated[list[Path], typer.Argument(help="project folders 
               soft_wrap=True)
 
 
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options that toolchains take for a synthesis, in the place of its `**options`."""
+    takers: dict[str, list[tuple[str, Option]]] = {}
+    for toolchain in synthesizers().values():
+        for option in toolchain.options:
+            takers.setdefault(option.name, []).append((toolchain.name, option))
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    for name, options in takers.items():
+        default = options[0][1].default
+        # With a name of its own it is a switch, without "--no-layers" beside "--layers".
+        kind = Annotated[type(default), typer.Option(f"--{name.replace('_', '-')}", help=_option_help(options))]
+        own.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+    command.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in own}
+    return command
+
+
+def _option_help(options: Iterable[tuple[str, Option]]) -> str:
+    """The help of an option with the names of the toolchains that take it in front."""
+    takers: dict[str, list[str]] = {}
+    for tool, option in options:
+        takers.setdefault(option.help, []).append(tool)
+    return "; ".join(f"{', '.join(tools)}: {text}" for text, tools in takers.items())
+
+
 @app.command()
+@_with_options
 def synth(context: typer.Context,
           project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
-          tool: Annotated[str | None, typer.Option(help="vitis or vivado (HLS); yosys, or nextpnr (routed on an "
-                                                        "ECP5), for Verilog. By default that of the backend")] = None,
-          family: Annotated[str, typer.Option(help="yosys: xc7, xcup, ice40 or ecp5")] = "xcup",
-          layers: Annotated[bool, typer.Option("--layers", help="yosys: every layer alone, too")] = False,
-          device: Annotated[str, typer.Option(help="nextpnr: 25k, 45k or 85k")] = "85k",
-          steps: Annotated[str, typer.Option(help="csynth, cosim, export, logic (out of context); with "
-                                                  "commas")] = "csynth",
-          via: Via = "", hours: Annotated[float, typer.Option(help="most hours of a step")] = 4.0) -> None:
+          tool: Annotated[str | None, typer.Option(help=_tools(synthesizers()))] = None, **options: Any) -> None:
     """Synthesise a project: resources, latency, clock. Goes on where a run stopped; the same again costs nothing."""
     from bnnflow.backends.project import Project
+    from bnnflow.synthesis import synthesizer
 
-    verilog = Project.open(project).target.language == "Verilog"
-    options: dict[str, Any] = {"device": device} if tool == "nextpnr" else {
-        "family": family, "layers": layers} if verilog else {
-        "steps": [step.strip() for step in steps.split(",")], "via": via, "hours": hours}
-    if ignored := _given(context, "project", "tool", *options):
-        raise InputError(f"{ignored}: not of this tool and project, which take --{', --'.join(options)}")
-    facts = bf.synthesize(project, tool, **options, say=_say)
+    toolchain = synthesizer(Project.open(project), tool)
+    taken = [option.name for option in toolchain.options]
+    _refuse_all_but(context, ("project", "tool", *taken),
+                    f"not of this tool and project, which take --{', --'.join(taken)}")
+    given = {name: options[name] for name in _given(context) if name in taken}
+    facts = bf.synthesize(project, toolchain.name, say=_say, **given)
     if facts.modules:
         out.print(_parts(facts))
     out.print(_facts(facts))
@@ -468,9 +502,9 @@ def compare(model: Annotated[Path, typer.Argument(help="the Keras model (.keras,
 
 @app.command()
 def demo(output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="project folder")] = Path("demo"),
-         backend: Backend = "Vitis") -> None:
+         backend: Backend = BuildConfig.backend) -> None:
     """Train the digits network, convert it, simulate its C++, and compare Keras, graph and C simulation."""
-    config = bf.BuildConfig(output_dir=output_dir, backend=backend)
+    config = BuildConfig(output_dir=output_dir, backend=backend)
     _import_keras()
     from bnnflow.frontends.keras.reference import check_equal
     from bnnflow.models import digits
@@ -521,36 +555,49 @@ def ops() -> None:
     print(specification())
 
 
+# Python packages, and what each enables.
+PACKAGES = {"hls4ml": "writing projects", "tensorflow": "lowering and training", "tf-keras": "lowering and training",
+            "qkeras": "lowering and training", "numpy": "everything", "scikit-learn": "the demo's data",
+            "matplotlib": "plots of a training"}
+
+
 @app.command()
 def doctor() -> None:
     """Print the tools and packages found, and what each enables."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
     table = Table("", "found", "enables", box=None, pad_edge=False)
     missing = []
-    for tool in tools.TOOLS.values():
-        trouble = tool.remedy
-        try:
-            path = tools.find(tool.name)
-        except ToolError as error:  # a variable that names no program
-            path, trouble = None, str(error)
-        table.add_row(tool.name, escape(f"{path} ({tools.version(tool.name)})" if path else "not found"), tool.enables)
-        if path is None:
-            missing.append(f"{tool.name}: {trouble}")
-    for package, enables in (("hls4ml", "writing projects"), ("tensorflow", "lowering and training"),
-                             ("tf-keras", "lowering and training"), ("qkeras", "lowering and training"),
-                             ("numpy", "everything"), ("scikit-learn", "the demo's data"),
-                             ("matplotlib", "plots of a training")):
-        try:
-            table.add_row(package, installed(package), enables)
-        except PackageNotFoundError:
-            table.add_row(package, "not found", enables)
-            missing.append(f"{package}: pip install {package}")
+    rows = [*((program.name, program.enables, *_program(program)) for program in programs()),
+            *((package, enables, *_package(package)) for package, enables in PACKAGES.items())]
+    for name, enables, found, trouble in rows:
+        table.add_row(name, escape(found or "not found"), enables)
+        if not found:
+            missing.append(f"{name}: {trouble}")
     out.print(table)
     for line in missing:
         out.print(f"missing {escape(line)}", highlight=False)
-    out.print("Vendor tools that this version has been run with: none yet.", highlight=False)
+    for vendor, what in ((False, "Tools"), (True, "Vendor tools")):
+        versions = [version for toolchain in TOOLCHAINS.values() if toolchain.vendor == vendor
+                    for version in toolchain.versions]
+        out.print(f"{what} that this version has been run with: {', '.join(versions) or 'none yet'}.", highlight=False)
+
+
+def _program(program: process.Program) -> tuple[str, str]:
+    """(Where a program is and its version, "") or ("", what to do about it)."""
+    try:
+        path = process.find(program)
+    except ToolError as error:  # a variable that names no program
+        return "", str(error)
+    return (f"{path} ({process.version(program)})", "") if path else ("", program.remedy)
+
+
+def _package(name: str) -> tuple[str, str]:
+    """(The version of an installed Python package, "") or ("", what to do about it)."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name), ""
+    except PackageNotFoundError:
+        return "", f"pip install {name}"
 
 
 def main() -> None:

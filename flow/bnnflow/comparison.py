@@ -11,13 +11,13 @@ import numpy as np
 import tf_keras as keras
 
 from bnnflow.backends.project import Project
-from bnnflow.builder import trace_project
 from bnnflow.errors import InputError
 from bnnflow.frontends.keras.calls import Call, model_calls
 from bnnflow.frontends.keras.reading import read_model
 from bnnflow.frontends.keras.reference import keras_activations, keras_codes, nothing_compared
 from bnnflow.ir import Node
 from bnnflow.ir.evaluate import ambiguous, trace
+from bnnflow.simulation import trace_project
 from bnnflow.tables import html_table
 
 __all__ = ["Comparison", "NodeComparison", "compare"]
@@ -94,8 +94,8 @@ def compare(model: keras.Model | str | os.PathLike[str], project: str | os.PathL
     if len(unsure) and unsure.all():
         notes.insert(0, nothing_compared(graph, codes))
     elif unsure.any():
-        notes.insert(0, f"{int(unsure.sum())} of {len(unsure)} samples bring a real-scaled sum within float32 noise of a "
-                     "threshold; what Keras gives there depends on its order of addition and is not compared")
+        notes.insert(0, f"{int(unsure.sum())} of {len(unsure)} samples bring a real-scaled sum within float32 noise of "
+                     "a threshold; what Keras gives there depends on its order of addition and is not compared")
     return Comparison(tuple(rows), first, tuple(notes), len(unsure), int(unsure.sum()))
 
 

@@ -15,7 +15,8 @@ from bnnflow.errors import InputError, choice
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.nodes import Int, is_clean
 
-__all__ = ["BACKENDS", "CPP", "RTL", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "TracedTop", "is_top", "register"]
+__all__ = ["BACKENDS", "CPP", "RTL", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "TracedTop", "is_top",
+           "register"]
 
 # The languages of projects: a toolchain takes those of its own (`bnnflow.toolchains`).
 CPP, RTL = "C++", "Verilog"

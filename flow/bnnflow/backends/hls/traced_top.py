@@ -29,7 +29,7 @@ def traced_top(graph: Graph, config: BuildConfig, folder: Path) -> TracedTop:
     arrays, printed = model.arrays, []
     for layer in model.get_layers():
         name, array = layer.get_attr("flow_node").name, layer.get_output_variable().name
-        # Forks, which copy a node for its readers, are layers of the same node with arrays of their own; one is printed.
+        # A fork, which copies a node for its readers, is another layer of that node: one array of a node is printed.
         if name in graph.by_name and arrays[name] == array and graph[name].op is not Op.INPUT:
             call = f'flow_print_codes("{name}", {array}, {graph[name].size});'
             layer.set_attr("function_cpp", [*layer.get_attr("function_cpp"), call])

@@ -1,0 +1,143 @@
+"""Simulations of a project's own sources: every output bit is compared with the stored graph."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnnflow.backends.backend import BACKENDS
+from bnnflow.backends.project import INPUTS, Project, read_vectors, write_vectors
+from bnnflow.errors import InputError, Mismatch, ToolError, choice
+from bnnflow.facts.kept import SimulationRecord, keep_simulation
+from bnnflow.ir import Graph
+from bnnflow.ir.evaluate import check_codes
+from bnnflow.ir.nodes import Int
+from bnnflow.toolchains import process
+from bnnflow.toolchains.gxx import printed
+from bnnflow.toolchains.process import Say
+from bnnflow.toolchains.toolchain import Toolchain, chosen, simulators
+
+__all__ = ["simulate", "trace_project"]
+
+
+def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str | None = None, via: str = "",
+             say: Say | None = None) -> Any:
+    """Run the project's own sources and test bench and compare every output with the stored graph.
+
+    `codes`: input codes (n, *shape), by default the project's own vectors. `tool`: for C++ "gxx" (the default: g++ with
+    the flags of the project's Tcl), "vitis" or "vivado", behind the prefix `via` ("ssh host"; the temporary folder must
+    be the same there: set TMPDIR to a shared one), whose log `say` gets line by line; for Verilog "verilator", whose
+    bench also compares the cycle in which each output appears. Returns the outputs, int64 (n, *shape). Lists where
+    there are several.
+
+    Raises Mismatch with the first differing sample and output, ToolError where the tool is missing or fails.
+    """
+    project = Project.open(folder)
+    toolchain = chosen(project, tool or project.target.simulator, simulators())
+    if via and not toolchain.vendor:
+        vendors = choice(name for name, other in simulators().items() if other.vendor)
+        raise InputError(f"via={via!r}: {toolchain.name} runs here; a prefix is for {vendors}")
+    graph = project.graph()
+    codes = check_codes(graph, read_vectors(project.path / INPUTS, graph.inputs) if codes is None else codes)
+    if not len(codes[0]):
+        raise InputError("no samples to simulate")
+    expected, got, bench_failed = _run(project, toolchain, graph, codes, via, say)
+    keep_simulation(project, _record(toolchain, codes, expected, got))
+    _compare(project, toolchain, graph, expected, got)
+    if bench_failed:
+        raise Mismatch(f"{project.path}: the test bench reports errors although its outputs equal the graph's; "
+                       "the bench was changed, build the project again")
+    return got[0] if len(got) == 1 else got
+
+
+def _run(project: Project, toolchain: Toolchain, graph: Graph, codes: Sequence[Int], via: str, say: Say | None
+         ) -> tuple[list[Int], list[Int], bool]:
+    """(Outputs of the graph, outputs of the simulation, True where the test bench reports errors)."""
+    assert toolchain.simulate is not None
+    with tempfile.TemporaryDirectory(prefix="bnnflow-sim-") as name:
+        run = Path(name)
+        expected = write_vectors(run, graph, codes)
+        outputs, bench_failed = toolchain.simulate(project, run, via, say)
+        got = read_vectors(outputs, [graph[name] for name in graph.outputs])
+    if len(got[0]) != len(codes[0]):
+        raise ToolError(f"{toolchain.name}: the simulation gave {len(got[0])} samples of {len(codes[0])}; it stopped "
+                        "early: run it again, and if it stays so build the project again")
+    return expected, got, bench_failed
+
+
+def _record(toolchain: Toolchain, codes: Sequence[Int], expected: Sequence[Int], got: Sequence[Int]
+            ) -> SimulationRecord:
+    """What was compared, for the project's report."""
+    return SimulationRecord(
+        tool=toolchain.name, version="" if toolchain.vendor else process.version(toolchain.program),
+        samples=len(codes[0]), outputs=sum(array.size for array in got),
+        differ=sum(int((ours != theirs).sum()) for ours, theirs in zip(expected, got)),
+        vectors=hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in codes)).hexdigest())
+
+
+def _compare(project: Project, toolchain: Toolchain, graph: Graph, expected: Sequence[Int], got: Sequence[Int]) -> None:
+    """Raises Mismatch for the first output that differs."""
+    what = project.target.simulation
+    for name, ours, theirs in zip(graph.outputs, expected, got):
+        wrong = theirs != ours
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise Mismatch(
+                f"{project.path}: {what} ({toolchain.name}) and graph differ: sample {at[0]}, node {name!r}, element "
+                f"{at[1:]}: graph {ours[at]}, {what} {theirs[at]}; {int(wrong.sum())} of {wrong.size} outputs"
+            )
+
+
+def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArray[np.int64]]:
+    """Codes of every node as the project's own C++ computes them: {node: int64 (n, *shape)}, by g++.
+
+    The backend writes the top function once more, with lines that print every array or stream. Where the same function
+    without these lines is the project's own, it takes its place in a copy of the project: kernels, ROMs and test bench
+    are the project's. Windows, and nodes that a kernel of an io_stream project computes on the way to another, have no
+    array and are left out.
+
+    Raises as `simulate` does, but does not compare; InputError where the top function is not the one of the graph.
+    """
+    project = Project.open(folder)
+    graph = project.graph()
+    codes = check_codes(graph, codes)
+    with tempfile.TemporaryDirectory(prefix="bnnflow-trace-") as name:
+        run = Path(name)
+        nodes, copy = _traced_copy(project, graph, run)
+        write_vectors(run, graph, codes)
+        # Codes go to standard output, between the bench's own words.
+        rows = [line.split()[1:] for line in printed(copy, run) if line.startswith("TRACE ")]
+    given = dict(zip((node.name for node in graph.inputs), codes))
+    return {**given, **{node: _codes_of(graph, node, rows, len(codes[0])) for node in nodes}}
+
+
+def _traced_copy(project: Project, graph: Graph, run: Path) -> tuple[Sequence[str], Project]:
+    """(The nodes that are printed, a copy of the project in the folder `run` that prints them)."""
+    if project.target.traced is None:
+        backends = choice(repr(backend.name) for backend in BACKENDS.values() if backend.traced)
+        language = choice(sorted({backend.language for backend in BACKENDS.values() if backend.traced}))
+        raise InputError(f"{project.path} is a {project.backend} project; layers are compared in {language}: use "
+                         f"backend={backends}")
+    top = project.target.traced(graph, project.config, run / "again")
+    copy = project.copied(run / "project")
+    if (copy / top.file).read_text() != top.text:
+        raise InputError(f"{project.path / top.file} is not the top function of the project's graph; build the project "
+                         "again")
+    (copy / top.file).write_text(top.traced)
+    return top.nodes, replace(project, path=copy)
+
+
+def _codes_of(graph: Graph, node: str, rows: Sequence[Sequence[str]], samples: int) -> Int:
+    """The codes of a node (samples, *shape) in rows of its name and its codes."""
+    codes = np.array([row[1:] for row in rows if row[0] == node], np.int64)
+    if codes.shape != (samples, graph[node].size):
+        raise ToolError(f"the traced simulation gave {codes.shape} codes of {node!r}; it stopped early")
+    return codes.reshape(-1, *graph[node].shape)

@@ -1,0 +1,79 @@
+"""Sizes and speeds: as a synthesis tool gives them, or estimated without one."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from bnnflow.backends.backend import BuildConfig
+from bnnflow.backends.project import Project
+from bnnflow.errors import InputError
+from bnnflow.estimates.baseline import estimate_baseline
+from bnnflow.estimates.estimate import estimate as table_estimate
+from bnnflow.estimates.kernels import synthesized_cost
+from bnnflow.facts.facts import Facts
+from bnnflow.facts.kept import keep_facts
+from bnnflow.ir import Graph
+from bnnflow.ir.passes import split_encoder
+from bnnflow.toolchains.toolchain import Toolchain, chosen, synthesizers
+
+__all__ = ["estimate", "synthesize", "synthesizer"]
+
+
+def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None = None, baseline: bool = False,
+             synthesize: bool = False) -> Facts:
+    """Facts of a graph with the options of a build, or of a project, which has its own.
+
+    By the table of `bnnflow.estimates.costs`, netlists counted; with `synthesize` by yosys, kernel for kernel
+    (`bnnflow.estimates.kernels`), kept with the project for its report; with `baseline` of stock hls4ml's kernels
+    (`bnnflow.estimates.baseline`).
+
+    Raises InputError for what a build would refuse, and for both `baseline` and `synthesize`; ToolError where yosys is
+    missing or fails.
+    """
+    if baseline and synthesize:
+        raise InputError("stock kernels are known from a table only; give baseline or synthesize")
+    if isinstance(design, Graph):
+        return estimate_baseline(design) if baseline else _estimated(design, config or BuildConfig(), synthesize)
+    project = Project.open(design)
+    graph = project.graph()
+    if baseline:
+        return estimate_baseline(graph)
+    if config is not None:  # another build of the project's graph
+        split = project.config.encoder == "outside"
+        return _estimated(graph, config, synthesize, split)
+    facts = _estimated(graph, project.config, synthesize, split=True, cycles=project.cycles)
+    return keep_facts(project, "kernels", "synthesis", facts) if synthesize else facts
+
+
+def _estimated(graph: Graph, config: BuildConfig, synthesize: bool, split: bool = False, cycles: int = 0) -> Facts:
+    """Facts of a graph; `split`: it comes without its encoder where that is outside. `cycles` is a known latency."""
+    if config.encoder == "outside" and not split:
+        graph = split_encoder(graph)[1]
+    config.target.check(graph, config)
+    return table_estimate(graph, config, synthesized_cost(graph, config) if synthesize else None, cycles)
+
+
+def synthesize(folder: str | os.PathLike[str], tool: str | None = None, **options: Any) -> Facts:
+    """Facts of a project as a synthesis tool gives them; kept, so that the same again costs nothing.
+
+    `tool`: for C++ "vitis" or "vivado" (by default that of its backend), with the options of
+    `bnnflow.toolchains.vitis.synthesize`: `steps` ("csynth", "cosim", "export", "logic"), `via`, `hours`. For Verilog
+    "yosys", with `family` ("xc7", "xcup", "ice40", "ecp5") and `layers` (True: every layer alone, too), or "nextpnr"
+    (place and route on an ECP5) with `device` ("25k", "45k", "85k"). `say` gets every line of a vendor's tool.
+
+    Raises InputError for a tool that does not take such a project or such options, ToolError where the tool is missing
+    or fails, Mismatch where co-simulation differs.
+    """
+    project = Project.open(folder)
+    toolchain = synthesizer(project, tool)
+    known = ("say", *(option.name for option in toolchain.options))
+    if unknown := [name for name in options if name not in known]:
+        raise InputError(f"{toolchain.name} has no option {', '.join(unknown)}; use some of {', '.join(known)}")
+    assert toolchain.synthesize is not None
+    return toolchain.synthesize(project, **options)
+
+
+def synthesizer(project: Project, tool: str | None = None) -> Toolchain:
+    """The toolchain that synthesises a project, by default its backend's; raises InputError as `synthesize` does."""
+    return chosen(project, tool or project.target.synthesizer, synthesizers())

