@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
-from bnnflow.backends.netlist.bit_heap import at_least, digits, divided, total
+from bnnflow.backends.netlist.bit_heap import at_least, divided, signed_digits, total
 from bnnflow.backends.netlist.lower import EMIT_LOGIC, Logic, to_logic
 from bnnflow.backends.netlist.netlist import FALSE, TRUE, Bit, Chain, Lut, Netlist, sum_table
 from bnnflow.backends.netlist.subexpressions import plan
@@ -102,9 +102,9 @@ def test_sums_and_comparisons(seed):
                           sums[:, None] >= thresholds)
 
 
-def test_digits():
-    for weight in range(1, 300):
-        found = digits(weight)
+def test_signed_digits():
+    for weight in range(-300, 300):
+        found = signed_digits(weight)
         assert sum(digit << k for k, digit in found) == weight
         assert all(b - a > 1 for (a, _), (b, _) in zip(found, found[1:])), "no two neighbours"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bnnflow.backends.hls.kernel_call import WORD, KernelCall, signed_bits
-from bnnflow.backends.netlist.bit_heap import digits
+from bnnflow.backends.netlist.bit_heap import signed_digits as digits
 from bnnflow.ir import Domain
 
 __all__ = ["KERNEL_MODELS", "SHARED", "kernel_model"]

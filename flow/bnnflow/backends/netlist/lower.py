@@ -13,7 +13,7 @@ from math import gcd, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnflow.backends.netlist.bit_heap import Term, at_least, counted_bits, divided, merged, number, total
+from bnnflow.backends.netlist.bit_heap import Term, added_up, at_least, divided, merged, total, unsigned_terms
 from bnnflow.backends.netlist.netlist import FALSE, INPUTS, TRUE, Netlist
 from bnnflow.backends.netlist.subexpressions import Plan, plan
 from bnnflow.errors import InputError
@@ -172,7 +172,7 @@ def _rows(state: NetlistBuilder, plan: Plan, taps: Sequence[Word], domain: Domai
         form = _scaled([(known[s], sign) for s, sign in entries])
         both = [ends[s] if sign > 0 else (-ends[s][1], -ends[s][0]) for s, sign in entries]
         ends.append((sum(low for low, _ in both), sum(high for _, high in both)))
-        known.append(_plus(counted_bits(state.net, form[0], ends[-1][1] - form[1]), form[1]) if uses > 1 else form)
+        known.append(_plus(added_up(state.net, form[0], ends[-1][1] - form[1]), form[1]) if uses > 1 else form)
     return [_scaled([(known[plan.inputs + row], multiplier) for row, multiplier in output]) for output in plan.outputs]
 
 
@@ -250,9 +250,9 @@ def _common(net: Netlist, forms: Sequence[Form]) -> Common | None:
     divisor = gcd(*(weight for terms in sums for literal, weight in terms if (literal, weight) not in shared))
     if len(forms) < LEAST_CHANNELS or not shared or divisor & (divisor - 1) == 0:
         return None
-    bits, low = counted_bits(net, sorted(shared))
+    bits, low = added_up(net, sorted(shared))
     word = [literal for literal, _ in bits]
-    return Common(shared, low, divisor, *map(number, divided(net, word, divisor)))
+    return Common(shared, low, divisor, *map(unsigned_terms, divided(net, word, divisor)))
 
 
 def _compared(net: Netlist, form: Form, domain: Domain, thresholds: Int, start: int, sign: int, width: int,
@@ -414,7 +414,7 @@ EMIT_LOGIC: dict[Op, Callable[[Node, NetlistBuilder], None]] = {
 
 
 def to_logic(graph: Graph, share: bool = True) -> Logic:
-    """The netlist of a graph; without `share` every output of a sum is counted_bits by itself.
+    """The netlist of a graph; without `share` every output of a sum is made by itself.
 
     Raises InputError where the graph unrolls to more than 2^21 terms, naming the largest sum.
     """

@@ -1,7 +1,8 @@
 """A netlist of LUT-sized functions and short carry chains, and how it evaluates itself on packed bits.
 
-A signal is a literal: twice the number of a node, plus 1 where it is inverted; node 0 is the constant 0, hence literals
-0 and 1 are the constants. Nodes are hashed: the same function of the same signals, or its complement, is one node.
+A node is the index of a gate in the netlist, and a literal is the signal of a node or its complement: twice the node,
+plus 1 where it is inverted. Node 0 is the constant 0, so that the literals 0 and 1 are the two constants. Nodes are
+hashed: the same function of the same signals, or the complement of that function, is one node.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class Given:
 
 @dataclass(frozen=True)
 class Lut:
-    """Bit sum(2^k * inputs[k]) of `table`; inputs are nodes, ascending, and the function depends on every one."""
+    """A function of at most six nodes: its value is bit sum(2^k * inputs[k]) of `table`.
+
+    The inputs ascend, and the function depends on every one of them.
+    """
 
     inputs: tuple[int, ...]
     table: int
@@ -39,7 +43,10 @@ class Lut:
 
 @dataclass(frozen=True)
 class Chain:
-    """The sum of two words of literals of one width, least significant first, and a carry; read through `Bit`."""
+    """A carry chain: the sum of two words of literals of one width, least significant first, and of a literal `carry`.
+
+    Other gates read it through `Bit`.
+    """
 
     a: tuple[int, ...]
     b: tuple[int, ...]
@@ -48,17 +55,17 @@ class Chain:
 
 @dataclass(frozen=True)
 class Bit:
-    """Bit `position` of a chain's sum; the highest one is its carry out."""
+    """Bit `position` of the sum that the node `chain` makes; the highest bit is the carry out."""
 
     chain: int
     position: int
 
 
-Gate = Given | Lut | Chain | Bit | None
+Gate = Given | Lut | Chain | Bit | None  # None: the constant 0
 
 
 def cofactor(table: int, inputs: int, k: int, value: int) -> int:
-    """The table over the other inputs where input k is `value`."""
+    """The table of a function of so many inputs where input k has the `value` 0 or 1, over the other inputs."""
     step, result = 1 << k, 0
     ones = (1 << step) - 1
     for block in range(1 << (inputs - 1 - k)):
@@ -68,9 +75,9 @@ def cofactor(table: int, inputs: int, k: int, value: int) -> int:
 
 @lru_cache(maxsize=2**16)
 def _normal(inverted: int, table: int, inputs: int) -> tuple[tuple[int, ...], int, int]:
-    """(positions that matter, table over them without inversions and with entry 0 clear, 1 if the output is inverted).
+    """(the inputs that matter, the table over them, 1 where the output must be inverted) of a function.
 
-    `inverted` has a bit for every inverted input.
+    Bit k of `inverted` says that input k is inverted. The table that is returned has no inversions, and entry 0 is 0.
     """
     if inverted:
         table = sum(((table >> (k ^ inverted)) & 1) << k for k in range(1 << inputs))
@@ -85,8 +92,21 @@ def _normal(inverted: int, table: int, inputs: int) -> tuple[tuple[int, ...], in
 
 
 @lru_cache(maxsize=2**16)
+def _over_distinct(places: tuple[int, ...], inverted: int, table: int) -> int:
+    """The table of a function over other inputs: its input k is the one at places[k], or the constant 0 for -1.
+
+    Bit k of `inverted` says that input k is inverted; the table that is returned has no inversions.
+    """
+    result = 0
+    for row in range(1 << (max(places) + 1)):
+        entry = sum((row >> place & 1) << k for k, place in enumerate(places) if place >= 0)
+        result |= (table >> (entry ^ inverted) & 1) << row
+    return result
+
+
+@lru_cache(maxsize=2**16)
 def sum_table(weights: tuple[int, ...], constant: int, position: int) -> int:
-    """The table of bit `position` of sum(weights[k] * input k) + constant (not negative)."""
+    """The table of bit `position` of sum(weights[k] * input k) + constant, a sum that is never negative."""
     sums = np.full(1 << len(weights), constant, np.int64)
     index = np.arange(1 << len(weights))
     for k, weight in enumerate(weights):
@@ -95,9 +115,10 @@ def sum_table(weights: tuple[int, ...], constant: int, position: int) -> int:
 
 
 class Netlist:
-    """Nodes in order of evaluation.
+    """Gates in order of evaluation.
 
-    `level` counts the LUTs before and including a node, `owner` is the value of `layer` when the node was made.
+    For every node, `level` has the number of LUTs on the longest path up to and including it, and `owner` the layer
+    that it belongs to: what `layer` was when the node was made.
     """
 
     def __init__(self) -> None:
@@ -124,29 +145,28 @@ class Netlist:
         return self.level[literal >> 1]
 
     def lut(self, literals: Sequence[int], table: int) -> int:
-        """The literal of a function of at most six literals; constants, repeats and what does not matter drop out."""
-        names = [literal >> 1 for literal in literals]
-        count = len(names)
+        """The literal of a function of at most six literals.
+
+        Constants, repeated literals and those on which the function does not depend drop out.
+        """
+        nodes = [literal >> 1 for literal in literals]
         inverted = sum((literal & 1) << k for k, literal in enumerate(literals))
-        if 0 in names or len(set(names)) < count or names != sorted(names):
-            order = sorted(set(names) - {0})
-            place = {name: k for k, name in enumerate(order)}
-            merged = 0
-            for row in range(1 << len(order)):
-                entry = sum((((row >> place[name]) & 1) if name else 0) << k for k, name in enumerate(names))
-                merged |= (table >> (entry ^ inverted) & 1) << row
-            names, table, inverted, count = order, merged, 0, len(order)
-        kept, table, flip = _normal(inverted, table, count)
+        if FALSE in nodes or len(set(nodes)) < len(nodes) or nodes != sorted(nodes):
+            distinct = sorted(set(nodes) - {FALSE})
+            place = {FALSE: -1, **{node: k for k, node in enumerate(distinct)}}
+            table = _over_distinct(tuple([place[node] for node in nodes]), inverted, table)
+            nodes, inverted = distinct, 0
+        kept, table, flip = _normal(inverted, table, len(nodes))
         if not kept:
             return flip
         if len(kept) == 1:
-            return 2 * names[kept[0]] ^ flip
-        inputs = tuple(names[k] for k in kept)
+            return 2 * nodes[kept[0]] ^ flip
+        inputs = tuple(nodes[k] for k in kept)
         return 2 * self._node(Lut(inputs, table), 1 + max(self.level[k] for k in inputs)) ^ flip
 
     def chain(self, a: Sequence[int], b: Sequence[int], carry: int) -> list[int]:
         """The literals of the bits of a + b + carry, one more than those of `a`."""
-        # The functions of `b` are in the LUTs of the chain itself.
+        # A LUT that drives an operand in `b` is in the LUT of the chain's own position, and costs no level.
         level = 1 + max(max(self.arrival(literal) for literal in (*a, carry)),
                         max(self.arrival(literal) - isinstance(self.gates[literal >> 1], Lut) for literal in b))
         chain = self._node(Chain(tuple(a), tuple(b), carry), level)
@@ -167,7 +187,7 @@ class Netlist:
         return rest[0] if rest else FALSE
 
     def function(self, literals: Sequence[int], table: int) -> int:
-        """A function of any number of literals: six at the bottom, then multiplexers of equal parts once."""
+        """A function of any number of literals: LUTs of six inputs, then a tree of multiplexers; equal LUTs are one."""
         count = len(literals)
         if count <= INPUTS:
             return self.lut(literals, table)
@@ -178,44 +198,29 @@ class Netlist:
     # --- evaluation -------------------------------------------------------------------------------------------------
 
     def evaluate(self, given: Sequence[Words], size: int, wanted: Sequence[int]) -> Words:
-        """The values of the literals `wanted`: uint64 (wanted, size) words of 64 samples.
+        """The values of the literals `wanted`: uint64 (wanted, size), where a word has a bit of each of 64 samples.
 
-        `given` has the words (bits, size) of every input.
+        `given` has the words of every input, uint64 (bits, size).
         """
         values: list[Any] = [np.zeros(size, np.uint64)]
         read = self.reached(wanted)
-        for name, gate in enumerate(self.gates[1:], 1):
-            if not read[name]:
-                values.append(None)
-            elif isinstance(gate, Given):
-                values.append(given[gate.source][gate.position])
-            elif isinstance(gate, Lut):
-                values.append(_look_up(gate.table, [values[k] for k in gate.inputs]))
-            elif isinstance(gate, Chain):
-                carry, sums = _value(values, gate.carry), []
-                for one, other in zip(gate.a, gate.b):
-                    x, y = _value(values, one), _value(values, other)
-                    sums.append(x ^ y ^ carry)
-                    carry = (x & y) | (carry & (x ^ y))
-                values.append([*sums, carry])
-            else:
-                assert isinstance(gate, Bit)
-                values.append(values[gate.chain][gate.position])
+        for node, gate in enumerate(self.gates[1:], 1):
+            values.append(_evaluated(gate, values, given) if read[node] else None)
         return np.array([_value(values, literal) for literal in wanted], np.uint64).reshape(len(wanted), size)
 
     def reached(self, wanted: Sequence[int]) -> NDArray[np.bool_]:
         """Which nodes the literals `wanted` depend on: bool (nodes,)."""
         read = np.zeros(len(self.gates), bool)
         read[[literal >> 1 for literal in wanted]] = True
-        for name in range(len(self.gates) - 1, 0, -1):
-            if read[name]:
-                for source in sources(self.gates[name]):
+        for node in range(len(self.gates) - 1, 0, -1):
+            if read[node]:
+                for source in sources(self.gates[node]):
                     read[source] = True
         return read
 
 
 def sources(gate: Gate) -> tuple[int, ...]:
-    """The nodes that a gate reads."""
+    """The nodes that a gate reads, the constant among them."""
     if isinstance(gate, Lut):
         return gate.inputs
     if isinstance(gate, Chain):
@@ -223,18 +228,35 @@ def sources(gate: Gate) -> tuple[int, ...]:
     return (gate.chain,) if isinstance(gate, Bit) else ()
 
 
+def _evaluated(gate: Gate, values: list[Any], given: Sequence[Words]) -> Any:
+    """The words of a gate, of a chain those of every bit, from the values of the nodes before it."""
+    if isinstance(gate, Given):
+        return given[gate.source][gate.position]
+    if isinstance(gate, Lut):
+        return _looked_up(gate.table, [values[k] for k in gate.inputs])
+    if isinstance(gate, Chain):
+        carry, sums = _value(values, gate.carry), []
+        for one, other in zip(gate.a, gate.b):
+            x, y = _value(values, one), _value(values, other)
+            sums.append(x ^ y ^ carry)
+            carry = (x & y) | (carry & (x ^ y))
+        return [*sums, carry]
+    assert isinstance(gate, Bit)
+    return values[gate.chain][gate.position]
+
+
 def _value(values: list[Any], literal: int) -> Words:
     value: Words = values[literal >> 1]
     return ~value if literal & 1 else value
 
 
-def _look_up(table: int, inputs: Sequence[Words]) -> Words:
-    """The value of a table, by its halves."""
+def _looked_up(table: int, inputs: Sequence[Words]) -> Words:
+    """The words of a function of `inputs`: each half of the table is the function where the last input is 0 or 1."""
     if not inputs:
         return np.uint64(2**64 - 1 if table else 0)  # type: ignore[return-value]
     half = 1 << (len(inputs) - 1)
     low, high = table & ((1 << half) - 1), table >> half
     if low == high:
-        return _look_up(low, inputs[:-1])
-    zero, one = (_look_up(part, inputs[:-1]) for part in (low, high))
+        return _looked_up(low, inputs[:-1])
+    zero, one = (_looked_up(part, inputs[:-1]) for part in (low, high))
     return (zero & ~inputs[-1]) | (one & inputs[-1])
