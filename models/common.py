@@ -28,13 +28,14 @@ KINDS = {
     "hybrid_ternary": (lambda: ternary(alpha=1), "quantized_relu(4,2)"),
 }
 
-Rows = dict[str, tuple[tuple[int, ...], tuple[type, ...]]]  # array: (shape of a row, NumPy's kinds of numbers allowed)
+Rows = dict[str, tuple[tuple[int, ...], tuple[type, ...]]]  # array: (shape of a row, NumPy's kinds that it may have)
 
 
 def dense_layers(h: Any, kind: str, widths: Sequence[int], classes: int) -> Any:
     """Keras tensor (n, features) -> logits (n, classes): dense layers of a kind (KINDS) with the paper's batch norms.
 
-    Without its dropout (0.2 on the input, 0.5 behind activations), which makes every kind worse in 20 epochs of MNIST.
+    The paper's dropout (0.2 on the input, 0.5 behind activations) is left out, because in 20 epochs of MNIST it makes
+    every kind worse.
     """
     if kind not in KINDS:
         raise InputError(f"kind {kind!r}; use one of {', '.join(KINDS)}")
@@ -50,10 +51,10 @@ def dense_layers(h: Any, kind: str, widths: Sequence[int], classes: int) -> Any:
 
 
 def arrays(name: str, source: str, rows: Rows, download: Callable[[], Sequence[NDArray[Any]]]) -> list[NDArray[Any]]:
-    """Arrays (n, *row) in the order of `rows`, samples and their labels in turn; `source` says what they are.
+    """Arrays (n, *row) in the order of `rows`, samples and their labels in turn; `source` names them in messages.
 
-    From the file `name` in the folder FLOW_DATA where that is set, else from `download`. Raises InputError where
-    neither has them, and where one is missing, damaged or of another shape.
+    They come from the file `name` in the folder FLOW_DATA where that is set, else from `download`. Raises InputError
+    where these do not have them, and where one is missing, damaged or of another shape.
     """
     folder = os.environ.get("FLOW_DATA")
     if folder:
@@ -85,12 +86,17 @@ def read_array(file: str, key: str) -> NDArray[Any]:
 
 
 def _rows(where: str, values: NDArray[Any], row: tuple[int, ...], kinds: tuple[type, ...]) -> NDArray[Any]:
-    """`values` as (n, *row); rows of one axis may come with more, as images (n, height, width), others as they are."""
-    whole = values.size > 0 and values.ndim > 0 and values.size == len(values) * int(np.prod(row))
-    whole = whole and (len(row) < 2 or values.shape[1:] == row)
-    if not whole or not any(np.issubdtype(values.dtype, kind) for kind in kinds):
+    """`values` as (n, *row). Where a row has one axis, values may have more, as images (n, height, width) have."""
+    if not _fits(values, row) or not any(np.issubdtype(values.dtype, kind) for kind in kinds):
         raise InputError(f"{where} is {values.shape} {values.dtype}; needs {('n', *row)} "
                          f"{' or '.join(kind.__name__ for kind in kinds)}")
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise InputError(f"{where} holds values that are not finite")
     return values.reshape(len(values), *row)
+
+
+def _fits(values: NDArray[Any], row: tuple[int, ...]) -> bool:
+    """True for one or more rows of the size, and where they have two axes or more the shape, of `row`."""
+    if values.ndim == 0 or values.size == 0 or values.size != len(values) * int(np.prod(row)):
+        return False
+    return len(row) < 2 or values.shape[1:] == row

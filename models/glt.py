@@ -1,9 +1,9 @@
 """A fully binarised residual network behind a learned thermometer, for images of 32x32 and 96x96.
 
 In the manner of the Generic Learned Thermometer (Nguyen and Guicquero, arXiv 2505.13462): binary planes of the pixels,
-grouped convolutions, binary weights and activations, under 1 Mbit of weights. Their topology is not in the text that we
-have; this one is ours, with the logic residuals of the same group's HEQ (arXiv 2501.04517). Every value between the
-pixels and the logits is one bit.
+grouped convolutions, binary weights and activations, under 1 Mbit of weights. The text that we have does not describe
+their topology; this one is ours, with the logic residuals of the same group's HEQ (arXiv 2501.04517). Every value
+between the pixels and the logits is one bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ __all__ = ["DATASETS", "INPUT_TYPE", "MERGES", "TRAINING", "build", "data", "wei
 
 TRAINING = {"epochs": 40, "batch_size": 100, "learning_rate": 3e-3}
 MERGES = {"or": LogicOr, "and": LogicAnd, "select": ChannelSelect}
-STAGES = ((1, 1), (2, 1), (2, 2), (2, 1))  # (channels as a multiple of the width, residual blocks), a pool between two
+# (channels as a multiple of the width, residual blocks) of each stage; between two stages is a pool.
+STAGES = ((1, 1), (2, 1), (2, 2), (2, 1))
 BODY = 32  # pixels on a side behind the stem
 ACTIVATION = "binary_tanh"  # no gradient where it saturates
 
@@ -37,29 +38,19 @@ def build(dataset: str = "cifar10", planes: int = 8, width: int = 128, groups: i
           merges: Sequence[str] = ("or", "and", "select"), seed: int = 0) -> keras.Model:
     """size x size x 3 pixels/256 -> logits (classes,) of a data set (DATASETS).
 
-    `planes` thresholds a colour, a 3x3 stem of `width` filters, pooled to 32x32, then residual blocks (STAGES) whose
-    3x3 convolutions have `groups`, and 1x1 ones two; their merges (MERGES) are `merges`, again and again.
+    Each colour has `planes` thresholds. A 3x3 stem of `width` filters follows, pooled to 32x32, then residual blocks
+    (STAGES). Their 3x3 convolutions have `groups` groups and their 1x1 convolutions two. The blocks take their merges
+    (MERGES) from `merges` in turn.
     """
-    images_of, unknown = dataset_of(dataset), [m for m in merges if m not in MERGES]
-    if unknown or not merges:
-        raise InputError(f"merges {list(merges)}; use one or more of {', '.join(MERGES)}")
-    if groups < 1 or width < 1 or width % groups or width % 2:
-        raise InputError(f"width {width}, groups {groups}: the width must be a multiple of the groups and of 2")
+    images_of = dataset_of(dataset)
+    _check(width, groups, merges)
     keras.utils.set_random_seed(seed)
     h = x = keras.Input((images_of.size, images_of.size, 3), name="pixels")
     h = LearnedThermometer(planes, per_channel=True, name="thermometer")(h)
     h = _conv(h, width, 3, 1, "stem")
     if images_of.size > BODY:
         h = keras.layers.MaxPooling2D(images_of.size // BODY, name="pool_stem")(h)
-    blocks = 0
-    for k, (times, count) in enumerate(STAGES):
-        if k:
-            h = keras.layers.MaxPooling2D(name=f"pool{k}")(h)
-        if h.shape[-1] != times * width:
-            h = _conv(_shuffled(h, groups, f"widen{k}"), times * width, 3, groups, f"widen{k}")
-        for _ in range(count):
-            h = _block(h, groups, merges[blocks % len(merges)], f"block{blocks + 1}")
-            blocks += 1
+    h = _stages(h, width, groups, merges)
     h = keras.layers.GlobalAveragePooling2D(name="average")(h)
     h = QDense(images_of.classes, kernel_quantizer=binary(alpha=1), use_bias=False, name="logits")(h)
     h = keras.layers.BatchNormalization(momentum=0.9, name="norm_logits")(h)
@@ -69,6 +60,27 @@ def build(dataset: str = "cifar10", planes: int = 8, width: int = 128, groups: i
 def weight_bits(model: keras.Model) -> int:
     """Bits of all kernels, one a weight."""
     return sum(int(layer.kernel.shape.num_elements()) for layer in model.layers if isinstance(layer, (QConv2D, QDense)))
+
+
+def _check(width: int, groups: int, merges: Sequence[str]) -> None:
+    if not merges or any(merge not in MERGES for merge in merges):
+        raise InputError(f"merges {list(merges)}; use one or more of {', '.join(MERGES)}")
+    if groups < 1 or width < 1 or width % groups or width % 2:
+        raise InputError(f"width {width}, groups {groups}: the width must be a multiple of the groups and of 2")
+
+
+def _stages(h: Any, width: int, groups: int, merges: Sequence[str]) -> Any:
+    """The residual blocks of all STAGES, with pools between the stages and a convolution where channels change."""
+    blocks = 0
+    for k, (times, count) in enumerate(STAGES):
+        if k:
+            h = keras.layers.MaxPooling2D(name=f"pool{k}")(h)
+        if h.shape[-1] != times * width:
+            h = _conv(_shuffled(h, groups, f"widen{k}"), times * width, 3, groups, f"widen{k}")
+        for _ in range(count):
+            h = _block(h, groups, merges[blocks % len(merges)], f"block{blocks + 1}")
+            blocks += 1
+    return h
 
 
 def _block(h: Any, groups: int, merge: str, name: str) -> Any:

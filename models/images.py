@@ -24,7 +24,7 @@ INPUT_TYPE = "ufixed<8,0>"  # pixels/256, not 255, so that they are fixed-point 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images of `size` x `size` x 3 bytes; `load` names Keras' loader, "" where it has none."""
+    """Images of `size` x `size` x 3 bytes; `load` names Keras' loader and is "" where Keras has none."""
 
     title: str
     size: int
@@ -50,10 +50,10 @@ def dataset_of(name: str) -> Dataset:
 def images(name: str) -> Arrays:
     """x (n, size, size, 3) float32 pixels/256, labels (n,) int64, to train and to test with, of a data set (DATASETS).
 
-    From `NAME.npz` in the folder FLOW_DATA where that is set: x_train, x_test (n, size, size, 3) uint8, y_train, y_test
-    (n,) integers from 0; or from `NAME_jpeg.npz`: jpeg_train, jpeg_test (uint8: JPEG files one after another),
-    off_train, off_test (where each starts, and the end), y_train, y_test. Without FLOW_DATA from Keras' loader, which
-    downloads it once and which STL-10 and visual wake words have not.
+    Where FLOW_DATA is set, they are read from that folder: from `NAME.npz` with x_train, x_test (n, size, size, 3)
+    uint8 and y_train, y_test (n,) integers from 0; or from `NAME_jpeg.npz` with jpeg_train, jpeg_test (uint8: JPEG
+    files one after another), off_train, off_test (where each file begins, and the end), y_train, y_test. Otherwise
+    Keras' loader downloads them once; it has no STL-10 and no visual wake words.
     Raises InputError where there is no such file, or it is damaged or of another shape.
     """
     dataset, file = dataset_of(name), f"{name}.npz"
@@ -88,15 +88,21 @@ def _unpacked(file: str, size: int) -> list[NDArray[Any]]:
     for part in ("train", "test"):
         y = read_array(file, f"y_{part}")
         packed, offsets = read_array(file, f"jpeg_{part}"), read_array(file, f"off_{part}")
-        whole = (packed.ndim == offsets.ndim == y.ndim == 1 and packed.dtype == np.uint8 and len(y) > 0
-                 and all(np.issubdtype(a.dtype, np.integer) for a in (offsets, y)) and len(offsets) == len(y) + 1
-                 and offsets[0] == 0 and offsets[-1] == len(packed) and bool(np.all(offsets[1:] > offsets[:-1])))
-        if not whole:
+        if not _divide(offsets, packed, y):
             raise InputError(f"{file}: off_{part} {offsets.shape} and y_{part} {y.shape} do not divide jpeg_{part} "
                              f"{packed.shape} {packed.dtype} into images")
         pieces = (packed[a:b].tobytes() for a, b in zip(offsets, offsets[1:]))
         found += [np.stack([_jpeg(piece, size, f"{file}: {part} image {k}") for k, piece in enumerate(pieces)]), y]
     return found
+
+
+def _divide(offsets: NDArray[Any], packed: NDArray[Any], y: NDArray[Any]) -> bool:
+    """True where `offsets` divide all the bytes of `packed` into as many files, none empty, as there are labels `y`."""
+    if not packed.ndim == offsets.ndim == y.ndim == 1 or packed.dtype != np.uint8:
+        return False
+    if not all(np.issubdtype(a.dtype, np.integer) for a in (offsets, y)) or not 0 < len(y) == len(offsets) - 1:
+        return False
+    return bool(offsets[0] == 0 and offsets[-1] == len(packed) and np.all(offsets[1:] > offsets[:-1]))
 
 
 def _jpeg(data: bytes, size: int, where: str) -> NDArray[np.uint8]:

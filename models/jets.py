@@ -18,10 +18,10 @@ ROWS = {"X": ((16,), (np.integer, np.floating)), "y": ((), (np.integer, np.chara
 
 
 def data(seed: int = 0) -> Arrays:
-    """x (n, 16) float32, standardised and rounded to fixed<16,6>, labels (n,) of g q t w z; a fifth to test with.
+    """x (n, 16) float32, standardised and rounded to fixed<16,6>, labels (n,) of g q t w z; a fifth is to test with.
 
-    From `jets.npz` (X (n, 16), y (n,) integers or names) in the folder FLOW_DATA where that is set, else from OpenML.
-    Raises InputError where neither has it.
+    They come from `jets.npz` (X (n, 16), y (n,) integers or names) in the folder FLOW_DATA where that is set, else from
+    OpenML. Raises InputError where these do not have them.
     """
     x, y = arrays("jets.npz", "OpenML 42468", ROWS, _download)
     x, labels = x.astype(np.float64), np.unique(y, return_inverse=True)[1]

@@ -23,8 +23,8 @@ ROWS = {"x_train": PIXELS, "y_train": LABELS, "x_test": PIXELS, "y_test": LABELS
 def data() -> Arrays:
     """x (n, 784) float32 pixels/256, labels (n,): 60,000 to train with, 10,000 to test.
 
-    From `mnist.npz` in the folder FLOW_DATA where that is set, else from Keras' loader (which downloads it once).
-    Raises InputError where neither has it.
+    They come from `mnist.npz` in the folder FLOW_DATA where that is set, else from Keras' loader, which downloads them
+    once. Raises InputError where these do not have them.
     """
     x, y, x_test, y_test = arrays("mnist.npz", "MNIST", ROWS, lambda: sum(keras.datasets.mnist.load_data(), ()))
     x, x_test = ((images / 256).astype(np.float32) for images in (x, x_test))
@@ -32,7 +32,7 @@ def data() -> Arrays:
 
 
 def build(kind: str = "binary", planes: int = 0, width: int = 128, layers: int = 3, seed: int = 0) -> keras.Model:
-    """784 - layers x width - 10 of a kind (KINDS), logits; `planes` > 0: behind a learned thermometer of so many."""
+    """784 - layers x width - 10 logits of a kind (KINDS); with `planes` > 0, behind a thermometer of so many planes."""
     keras.utils.set_random_seed(seed)
     h = x = keras.Input((784,), name="pixels")
     if planes:

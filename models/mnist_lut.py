@@ -1,7 +1,8 @@
 """MNIST through LUTs: neurons of six one-bit inputs, so that each is one LUT, and a count of neurons for every class.
 
-784 pixels, a plane each at half intensity (which is the pixel's highest bit) - neurons of `inputs` inputs, pruned from
-dense ones while they train - the last layer's neurons belong to the classes in turn, and a class's score is their sum.
+Each of the 784 pixels has one plane, at half intensity, which is the pixel's highest bit. The neurons have six inputs,
+to which dense layers are pruned while they train. The last layer's neurons belong to the classes in turn, and the score
+of a class is the sum of its neurons.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["INPUT_TYPE", "TRAINING", "build", "data"]
 
 TRAINING = {"epochs": 24, "batch_size": 500, "learning_rate": 2e-2,
             "prune": {"method": "fan_in", "inputs": 6, "start": 0.05, "end": 0.5, "layers": ["dense1", "dense2"]}}
-SCALE = 0.125  # of the scores, so that a softmax of sums over some hundred neurons does not saturate
+SCALE = 0.125  # of the scores: a softmax of sums over some hundred neurons would saturate
 
 
 def build(widths: Sequence[int] = (2000, 1000), planes: int = 1, seed: int = 0) -> keras.Model:
@@ -28,7 +29,7 @@ def build(widths: Sequence[int] = (2000, 1000), planes: int = 1, seed: int = 0) 
     x = keras.Input((784,), name="pixels")
     h = LearnedThermometer(planes, learned=False, name="thermometer")(x)
     for k, width in enumerate(widths, 1):
-        # Weights of several sizes cost a LUT nothing, and what is pruned by size needs sizes.
+        # Pruning by size needs weights of several sizes, and they cost a LUT nothing.
         h = QDense(width, kernel_quantizer=Masked(MultiBranch(3)), use_bias=False, name=f"dense{k}")(h)
         h = keras.layers.BatchNormalization(momentum=0.9, name=f"norm{k}")(h)
         h = Binarize("ste", name=f"act{k}")(h)

@@ -1,7 +1,7 @@
 """MNIST with sparse binary weights in {alpha, beta}: 784-256-256-10 behind one plane, 97 % of the weights alpha.
 
-In the manner of SBNN (Schiavone et al., arXiv 2306.13515): a budget of ones over the whole network, and in hardware a
-masked count a neuron and one count that all neurons of a layer share.
+In the manner of SBNN (Schiavone et al., arXiv 2306.13515): one budget of ones for the whole network. In hardware each
+neuron is a masked count, beside one count that all neurons of a layer share.
 """
 
 from __future__ import annotations

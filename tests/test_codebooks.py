@@ -76,7 +76,7 @@ def test_sinkhorn_is_doubly_stochastic(candidates, n):
     assert (p > 0).all() and np.abs(p.sum(axis=0) - 1).max() < 1e-5 and p.sum(axis=1).max() < 1 + 1e-3
     whole = square_sinkhorn(scores.astype(np.float64), 300)
     assert np.abs(whole.sum(axis=0) - 1).max() < 1e-9 and np.abs(whole.sum(axis=1) - 1).max() < 1e-3
-    assert np.abs(whole[:, :n] - p).max() < 1e-5, "one slack column stands for all"
+    assert np.abs(whole[:, :n] - p).max() < 1e-5, "one spare column stands for all"
     assert np.allclose(whole[:, n:], whole[:, -1:] if candidates > n else 0, atol=1e-12)
     few = sinkhorn(tf.constant(scores), 3).numpy()
     assert np.abs(few - square_sinkhorn(scores.astype(np.float64), 3)[:, :n]).max() < 1e-5

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
 from bnnflow.train.proximal import Scheduled
-from bnnflow.train.quantizers import Kernel, KernelQuantizer, Masked, kernels_of, snap
+from bnnflow.train.quantizers import Kernel, KernelQuantizer, kernels_of, snap, unwrapped
 
 __all__ = ["AlphaBeta", "Budget", "TwoValued", "closed_form", "ones_share", "two_valued"]
 
@@ -30,9 +30,9 @@ ENOUGH = 1e-4  # an excess of ones below this is none, as in the authors' code
 class AlphaBeta(Scheduled, KernelQuantizer):
     """Weights tau * sign(w) + phi with two learned scalars a layer: alpha = phi - tau, beta = phi + tau.
 
-    Both are snapped to integers of up to 2^snapped times a power of two, straight-through, so that every sum is exact;
-    the authors keep them real. They stay in the last fifth of a training, which is ours. `gradient` is that of the sign
-    (PAIRS); theirs is EDE. `tau` and `phi` start at 1 and 0.
+    alpha and beta are snapped to integers of up to 2^snapped times a power of two, straight-through, so that every sum
+    is exact, and are not trained in the last fifth of a training; both are our additions to the authors' code. The
+    gradient of the sign is `gradient` (PAIRS), EDE as theirs. `tau` and `phi` are the values at the start.
     Source: the authors' code (robustml-eurecom/SBNN).
     """
 
@@ -56,7 +56,7 @@ class AlphaBeta(Scheduled, KernelQuantizer):
         return snap(self.settling(tf.stack([self.phi - self.tau, self.phi + self.tau])), self.snapped)
 
     def call(self, weights: Any) -> Any:
-        """alpha or beta for every weight; the sums below are exact, as both are small integers times one unit."""
+        """alpha or beta for every weight, float32; exact, as both are small integers times one power of two."""
         alpha, beta = tf.unstack(self.values())
         return (beta + alpha) / 2.0 + (beta - alpha) / 2.0 * self.binarize(weights)
 
@@ -82,10 +82,10 @@ class TwoValued:
 def closed_form(weights: NDArray[Any], zeros: float | None = None) -> TwoValued:
     """The {alpha, beta} weights nearest to real ones, any shape, in the sum of squares; all in float64.
 
-    For a set S of ones the best values are the means inside and outside, and the best S of a given size are the largest
-    weights or the smallest ones (beta is then below alpha); so the best is found by one sort. `zeros` prescribes the
-    share of weights that are alpha (rounded to a whole number of weights). Derived by us; the paper claims a closed
-    form, whose text we have not.
+    For a set S of ones, the best beta is the mean of the weights in S and the best alpha that of the others. The best S
+    of a given size holds the largest weights, or the smallest ones (beta is then below alpha). So one sort finds the
+    best. `zeros` prescribes the share of weights that are alpha, rounded to a whole number of weights. The derivation
+    is ours: the paper claims a closed form, but we do not have its text.
 
     Raises InputError for no weights, weights that are not finite, or a share outside 0 to 1.
     """
@@ -111,14 +111,13 @@ def closed_form(weights: NDArray[Any], zeros: float | None = None) -> TwoValued:
 
 def _budgeted(model: keras.Model) -> list[Kernel]:
     """The kernels in {alpha, beta} of a model, masked ones too."""
-    inner = ((k, k.quantizer.quantizer if isinstance(k.quantizer, Masked) else k.quantizer) for k in kernels_of(model))
-    return [kernel for kernel, quantizer in inner if isinstance(quantizer, AlphaBeta)]
+    return [kernel for kernel in kernels_of(model) if isinstance(unwrapped(kernel.quantizer)[0], AlphaBeta)]
 
 
 def ones_share(model: keras.Model) -> tf.Tensor:
     """(weights at beta) / (weights) over all kernels in {alpha, beta} of a model; gradient 1/(2 #weights) to each.
 
-    Pruned connections count as weights and as none. Raises InputError where there is no such kernel.
+    A pruned connection counts among the weights, and is not at beta. Raises InputError where there is no such kernel.
     """
     kernels = _budgeted(model)
     if not kernels:
@@ -128,8 +127,8 @@ def ones_share(model: keras.Model) -> tf.Tensor:
         w = kernel.weights
         hard = tf.cast(w >= 0, w.dtype)
         counted = hard + (w - tf.stop_gradient(w)) / 2.0
-        mask = kernel.quantizer.mask if isinstance(kernel.quantizer, Masked) else tf.ones_like(w)
-        ones += tf.reduce_sum(counted * mask)
+        mask = unwrapped(kernel.quantizer)[1]
+        ones += tf.reduce_sum(counted if mask is None else counted * mask)
     return ones / float(sum(int(kernel.weights.shape.num_elements()) for kernel in kernels))
 
 
@@ -137,8 +136,8 @@ class Budget(keras.losses.Loss):
     """A task loss plus the push towards `target` ones in all of a model: L + lambda * relu(share - target).
 
     lambda = gamma * L / (excess * (1 - gamma)), without gradient, and 0 where the excess is below 1e-4: the penalty's
-    value is always gamma/(1 - gamma) * L, and only its direction comes from the excess. One global budget. Source: the
-    authors' code; their pairs (target, gamma) for CIFAR-10 are in docs/training.md.
+    value is always gamma/(1 - gamma) * L, and only its direction comes from the excess. The budget is one for the whole
+    model. Source: the authors' code; their pairs (target, gamma) for CIFAR-10 are in docs/training.md.
     """
 
     def __init__(self, task: Callable[[Any, Any], Any], model: keras.Model, target: float, gamma: float):
@@ -157,7 +156,7 @@ class Budget(keras.losses.Loss):
         return loss + tf.where(excess > ENOUGH, tf.stop_gradient(weight), 0.0) * excess
 
 
-# Layers that can take a kernel quantizer, and what they become.
+# Layers that `two_valued` quantises, and the layers that they become.
 QUANTISED: dict[type, Any] = {
     keras.layers.Dense: qkeras.QDense, keras.layers.Conv1D: qkeras.QConv1D, keras.layers.Conv2D: qkeras.QConv2D,
     qkeras.QDense: qkeras.QDense, qkeras.QConv1D: qkeras.QConv1D, qkeras.QConv2D: qkeras.QConv2D,
@@ -169,9 +168,26 @@ def two_valued(model: keras.Model, zeros: float | None = None, keep: Collection[
     """A model whose dense and convolution kernels are the nearest in {alpha, beta} (`closed_form`), without training.
 
     Layers that have a kernel quantizer and those in `keep` stay as they are. `zeros` is each layer's share of alpha.
-    Returns the new model and, by layer, its values and squared error as they ship, snapped. Raises InputError for a
-    layer to keep that is not there, and where nothing is left to quantise.
+    Returns the new model and, by the layer's name, its weights as they ship (snapped) and their squared error. Raises
+    InputError for a layer to keep that is not there, and where nothing is left to quantise.
     """
+    wanted = _to_quantise(model, keep)
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return _quantised(layer, snapped) if layer in wanted else type(layer).from_config(layer.get_config())
+
+    copy, found = keras.models.clone_model(model, clone_function=clone), {}
+    for layer in model.layers:
+        target = copy.get_layer(layer.name)
+        if layer in wanted:
+            found[layer.name] = _take_nearest(target, layer, zeros)
+        else:
+            target.set_weights(layer.get_weights())
+    return copy, found
+
+
+def _to_quantise(model: keras.Model, keep: Collection[str]) -> list[keras.layers.Layer]:
+    """The dense and convolution layers without a kernel quantizer that are not in `keep`; InputError without any."""
     unknown = set(keep) - {layer.name for layer in model.layers}
     if unknown:
         raise InputError(f"keep: no layer {sorted(unknown)[0]!r} in model {model.name!r}; it has "
@@ -180,30 +196,24 @@ def two_valued(model: keras.Model, zeros: float | None = None, keep: Collection[
               and getattr(layer, "kernel_quantizer", None) is None]
     if not wanted:
         raise InputError(f"model {model.name!r}: no dense or convolution layer without a kernel quantizer to quantise")
+    return wanted
 
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if layer not in wanted:
-            return type(layer).from_config(config)
-        for key in ("kernel_constraint", "kernel_regularizer"):
-            config[key] = None
-        return QUANTISED[type(layer)].from_config({**config, "kernel_quantizer": AlphaBeta(snapped=snapped)})
 
-    copy, found = keras.models.clone_model(model, clone_function=clone), {}
-    for layer in model.layers:
-        target = copy.get_layer(layer.name)
-        if layer not in wanted:
-            target.set_weights(layer.get_weights())
-            continue
-        kernel = layer.kernel.numpy()
-        best = closed_form(kernel, zeros)
-        quantizer = target.kernel_quantizer_internal
-        target.kernel.assign(np.where(best.ones, 1.0, -1.0))
-        if layer.use_bias:
-            target.bias.assign(layer.bias)
-        quantizer.tau.assign((best.beta - best.alpha) / 2)
-        quantizer.phi.assign((best.beta + best.alpha) / 2)
-        alpha, beta = (float(v) for v in quantizer.values())
-        error = float(np.sum((kernel - np.where(best.ones, beta, alpha)) ** 2))
-        found[layer.name] = TwoValued(best.ones, alpha, beta, error)
-    return copy, found
+def _quantised(layer: keras.layers.Layer, snapped: int) -> keras.layers.Layer:
+    """The layer of QKeras' that `layer` becomes, with a kernel in {alpha, beta} and without weights yet."""
+    plain = {"kernel_constraint": None, "kernel_regularizer": None, "kernel_quantizer": AlphaBeta(snapped=snapped)}
+    return QUANTISED[type(layer)].from_config({**layer.get_config(), **plain})
+
+
+def _take_nearest(target: keras.layers.Layer, layer: keras.layers.Layer, zeros: float | None) -> TwoValued:
+    """Give `target` the weights in {alpha, beta} nearest to those of `layer`, and its bias; what ships, snapped."""
+    kernel = layer.kernel.numpy()
+    best, quantizer = closed_form(kernel, zeros), target.kernel_quantizer_internal
+    target.kernel.assign(np.where(best.ones, 1.0, -1.0))
+    if layer.use_bias:
+        target.bias.assign(layer.bias)
+    quantizer.tau.assign((best.beta - best.alpha) / 2)
+    quantizer.phi.assign((best.beta + best.alpha) / 2)
+    alpha, beta = (float(v) for v in quantizer.values())
+    error = float(np.sum((kernel - np.where(best.ones, beta, alpha)) ** 2))
+    return TwoValued(best.ones, alpha, beta, error)

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 from bnnflow.errors import InputError
 from bnnflow.train.proximal import PAIRS, pair_of
-from bnnflow.train.quantizers import KernelQuantizer, Masked, kernels_of
+from bnnflow.train.quantizers import KernelQuantizer, kernels_of, unwrapped
 from bnnflow.train.schedules import HARD_FROM, Annealed
 
 __all__ = ["CODEWORDS", "Codebook", "Codewords", "KernelCodebook", "SubBit", "assign", "codewords_of", "nearest",
@@ -26,19 +26,21 @@ __all__ = ["CODEWORDS", "Codebook", "Codewords", "KernelCodebook", "SubBit", "as
 
 # float32 (512, 9): codeword k has +1 at tap t (row-major) where bit t of k is set.
 CODEWORDS = np.where(np.arange(512)[:, None] >> np.arange(9) & 1, 1, -1).astype(np.float32)
-# Latent weights count in multiples of 2^-16 up to 16 when they are compared, so that sums of nine are exact in float32:
-# a tie is a tie, and the last bits of an order of addition never choose a codeword.
-GRID, REACH = 2.0**16, 16.0
-RENEWED, HYSTERESIS = 25, 1e-3  # of a sub-bit table: steps from gradient to gradient; smaller numbers change no sign
+# Latent weights are rounded to multiples of 2^-16 and clipped to 16 when they are compared with codewords. So sums of
+# nine are exact in float32: ties are true ties, and the order of addition never decides which codeword is chosen.
+GRID, LARGEST = 2.0**16, 16.0
+# Of a sub-bit table: steps from one gradient to the next, and the size below which a number changes no sign.
+RENEWED, HYSTERESIS = 25, 1e-3
 Slope = Callable[[tf.Tensor], tf.Tensor]
 
 
 def nearest(weights: tf.Tensor, codebook: tf.Tensor) -> tf.Tensor:
     """For each row of `weights` the row of `codebook` with the largest inner product: (K, 9), (n, 9) -> int64 (K,).
 
-    The first of equal ones. All rows of a codebook are of one length, so it is the one at the smallest distance, too.
+    It is the first of equal ones. As all rows of a codebook have one length, it is also the row at the smallest
+    distance.
     """
-    snapped = tf.round(tf.clip_by_value(weights, -REACH, REACH) * GRID) / GRID
+    snapped = tf.round(tf.clip_by_value(weights, -LARGEST, LARGEST) * GRID) / GRID
     return tf.argmax(tf.matmul(snapped, codebook, transpose_b=True), axis=1)
 
 
@@ -69,18 +71,18 @@ def _hard(soft: tf.Tensor, hard: tf.Tensor) -> Any:
 def sinkhorn(scores: tf.Tensor, iterations: int = 20) -> tf.Tensor:
     """Soft selection of n of N candidates: scores (N, n), n <= N -> P (N, n), float32, a differentiable function.
 
-    Every column of P sums to 1 (it is normalised last) and every row to at most 1 (in the limit of many iterations):
-    the convex hull of all selections without repeats. P is n columns of a doubly stochastic N x N matrix whose N - n
-    others, which select nothing, all have scores 0. Those stay equal to each other, so one column of mass N - n stands
-    for them, with which rows sum to 1; an iteration costs N(n+1).
+    Every column of P sums to 1 (columns are normalised last) and, in the limit of many iterations, every row to at most
+    1. Such P are the convex hull of all selections without repeats. P is n columns of a doubly stochastic N x N matrix;
+    its N - n other columns, which select nothing, have scores 0. They stay equal to each other, so one spare column of
+    mass N - n stands for them all, and rows sum to 1 with it. An iteration costs N(n+1).
 
-    Log-domain normalisation of rows and columns as in Gumbel-Sinkhorn (Mena et al., arXiv 1802.08665); the slack column
+    Log-domain normalisation of rows and columns as in Gumbel-Sinkhorn (Mena et al., arXiv 1802.08665); the spare column
     is ours.
     """
     candidates, n = scores.shape
-    slack = [log(candidates - n)] if candidates > n else []
-    scores = tf.pad(scores, [[0, 0], [0, len(slack)]])
-    mass = tf.constant([0.0] * n + slack, scores.dtype)
+    spare = [log(candidates - n)] if candidates > n else []
+    scores = tf.pad(scores, [[0, 0], [0, len(spare)]])
+    mass = tf.constant([0.0] * n + spare, scores.dtype)
     column = mass
     for _ in range(iterations):
         row = -tf.reduce_logsumexp(scores + column, axis=1, keepdims=True)
@@ -89,18 +91,18 @@ def sinkhorn(scores: tf.Tensor, iterations: int = 20) -> tf.Tensor:
 
 
 def assign(scores: NDArray[Any]) -> NDArray[np.int32]:
-    """The selection without repeats of the largest sum of scores: (N, n), n <= N -> int32 (n,), a candidate a column.
+    """The selection without repeats that has the largest sum of scores: (N, n), n <= N -> int32 (n,).
 
-    Exact (a linear assignment problem, solved as SciPy does).
+    Entry j is the candidate of column j. The result is exact: it is a linear assignment problem, which SciPy solves.
     """
     columns, chosen = linear_sum_assignment(np.asarray(scores).T, maximize=True)
     return np.asarray(chosen[np.argsort(columns)], np.int32)
 
 
 class Codebook(KernelQuantizer):
-    """A quantizer of 3x3 kernels: (3, 3, a, b) float32 -> the same shape, each of a*b kernels a row of `codebook()`.
+    """A quantizer of 3x3 kernels: each of the a*b kernels of (3, 3, a, b) becomes its nearest row of `codebook()`.
 
-    It is the nearest row. A QConv2D has (3, 3, inputs/groups, outputs), a depthwise one (3, 3, inputs, multiplier).
+    A QConv2D has the shape (3, 3, inputs/groups, outputs), a depthwise convolution (3, 3, inputs, multiplier).
     """
 
     n: int
@@ -110,11 +112,11 @@ class Codebook(KernelQuantizer):
         raise NotImplementedError
 
     def training_codebook(self) -> tf.Tensor:
-        """The codewords of a training step, with a gradient to what is learned of them: float32 (n, 9) of +-1."""
+        """The codewords of a training step: float32 (n, 9) of +-1, differentiable by what is learned of them."""
         raise NotImplementedError
 
     def slope(self, weights: tf.Tensor) -> tf.Tensor:
-        """What the gradient of a latent weight is multiplied with; elementwise."""
+        """The factor of each latent weight's gradient; elementwise."""
         raise NotImplementedError
 
     def build(self, input_shape: Any) -> None:
@@ -148,38 +150,39 @@ def _number(what: str, value: Any, low: int, high: int) -> int:
 
 
 def _seeded(seed: int | None) -> int:
-    """A seed, drawn from NumPy's global generator (which keras.utils.set_random_seed sets) where there is none."""
+    """The seed, checked; if None, one from NumPy's global generator, which keras.utils.set_random_seed sets."""
     return int(np.random.randint(2**31)) if seed is None else _number("codebook: seed", seed, 0, 2**31 - 1)
 
 
 @keras.utils.register_keras_serializable(package="bnnflow")
 class KernelCodebook(Annealed, Codebook):
-    """3x3 kernels in n codewords which the layer selects of a candidate set, without repeats: (3, 3, a, b) -> same.
+    """3x3 kernels in n codewords, which the layer selects from a candidate set without repeats: (3, 3, a, b) -> same.
 
-    Every training step draws a selection: `assign` of the learned `scores` X (N, n) plus Gumbel noise, so column j's
-    candidate is codeword j. It is kept as `chosen` (n,), saved with the model; inference uses that, hence no noise.
-    The noise shrinks linearly with the training's progress to nothing at HARD_FROM, from where on the last selection
-    stays while batch norms settle. Without `bnnflow.train.Progress` it never shrinks, and what ships is the last draw.
+    Every training step draws a selection: `assign` of the learned `scores` X (N, n) plus Gumbel noise gives each column
+    j a candidate, which is codeword j. The selection is the weight `chosen` (n,), saved with the model; inference uses
+    it, so it has no noise. With the training's progress the noise shrinks linearly, to 0 at HARD_FROM. From there on
+    the last selection stays, while batch norms settle. Without `bnnflow.train.Progress` the noise never shrinks, and
+    the last selection ships.
 
     Backward: to the latent weights by a hard pair of PAIRS (default: clipped straight-through); to X through the soft
     selection P = sinkhorn((X + noise) / T), as if the codewords were P^T times the candidates (the permutation
     straight-through estimator).
 
-    Noise is a function of `seed` and of the weight `step`, so a resumed training draws what it would have drawn.
+    The noise is a function of `seed` and of the weight `step`, so a resumed training draws what it would have drawn.
 
     Sparks (arXiv 2303.14470), whose abstract has the selection without repeats, the Gumbel-Sinkhorn relaxation and the
     permutation straight-through estimator. Its equations were not available to us: ours are the candidate set, the
-    slack column, the start and decay of the noise, all constants, and that the gradient is taken at the soft P.
+    spare column, the start and decay of the noise, all constants, and that the gradient is taken at the soft P.
     """
 
     def __init__(self, n: int, candidates: int = 512, temperature: float = 1.0, noise: float = 0.1,
                  iterations: int = 10, gradient: str = "ste", seed: int | None = None, **kwargs: Any):
-        """`n` codewords (2..512) of `candidates` N (n..512; a random subset where fewer than 512); `temperature` T > 0;
-        `noise` >= 0 is the factor of the Gumbel noise at the start, where scores are normal numbers; `iterations` of
-        Sinkhorn; `gradient` a pair of PAIRS with a hard sign; `seed` of noise, start and subset, drawn from NumPy's
-        global generator where None.
+        """`n` codewords (2..512) are selected from `candidates` N (n..512; fewer than 512 are a random subset).
 
-        Raises InputError for anything else.
+        `temperature` T > 0 and `iterations` are those of `sinkhorn`; `noise` >= 0 is the factor of the Gumbel noise at
+        the start, where scores are normally distributed; `gradient` names a pair of PAIRS with a hard sign; `seed` is
+        that of noise, start and subset, and where None one from NumPy's global generator. Raises InputError for
+        anything else.
         """
         super().__init__(**kwargs)
         self.n = _number("codebook: n", n, 2, 512)
@@ -206,7 +209,7 @@ class KernelCodebook(Annealed, Codebook):
 
     @property
     def unfinished(self) -> str:
-        """Why `chosen` is no codebook, as in a damaged file; "" where it is."""
+        """Why `chosen` is not a codebook, which a damaged file can cause; "" where it is one."""
         chosen = self.chosen.numpy() if self.built else np.zeros(1)
         wrong = chosen[(chosen < 0) | (chosen > 511)]
         return f"its codebook holds codeword {wrong[0]}, none of 0 to 511; train it again" if len(wrong) else ""
@@ -216,8 +219,9 @@ class KernelCodebook(Annealed, Codebook):
         return tf.gather(CODEWORDS, self.chosen)
 
     def draw(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """The selection of this step, nothing changed: its candidates int32 (n,), all different, and the noisy scores
-        float32 (N, n) that led to it.
+        """The selection of this step: its candidates int32 (n,), all different, and the noisy scores float32 (N, n).
+
+        No weight is changed.
         """
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.convert_to_tensor(self.step)])
         uniform = tf.random.stateless_uniform(self.scores.shape, seed, minval=np.finfo(np.float32).tiny)
@@ -227,7 +231,7 @@ class KernelCodebook(Annealed, Codebook):
         return tf.ensure_shape(rows, (self.n,)), scores
 
     def training_codebook(self) -> tf.Tensor:
-        """A new selection before HARD_FROM, then the last one."""
+        """A new selection before HARD_FROM, and the last one from then on."""
         return tf.cond(self.progress < HARD_FROM, self._drawn, self.codebook)
 
     def _drawn(self) -> tf.Tensor:
@@ -238,7 +242,7 @@ class KernelCodebook(Annealed, Codebook):
         return tf.matmul(selection, tf.gather(CODEWORDS, self.pool), transpose_a=True)
 
     def _selection(self, scores: tf.Tensor, hard: tf.Tensor) -> tf.Tensor:
-        """`hard` (N, n), exactly, with the gradient of the soft selection, which is computed only for that."""
+        """`hard` (N, n), exactly, with the gradient of the soft selection, which only the backward pass computes."""
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def select(scores: tf.Tensor) -> Any:
@@ -253,7 +257,7 @@ class KernelCodebook(Annealed, Codebook):
         return select(scores)
 
     def slope(self, weights: tf.Tensor) -> tf.Tensor:
-        """That of the pair."""
+        """B of the pair `gradient`."""
         return self._pair.backward(weights, self._pair.schedule(tf.convert_to_tensor(self.progress)))
 
     def get_config(self) -> dict[str, Any]:
@@ -264,21 +268,21 @@ class KernelCodebook(Annealed, Codebook):
 
 @keras.utils.register_keras_serializable(package="bnnflow")
 class SubBit(Codebook):
-    """3x3 kernels in n codewords which are learned as signs of a real table: (3, 3, a, b) -> same.
+    """3x3 kernels in n codewords, which are learned as signs of a real table: (3, 3, a, b) -> same.
 
-    - `table` P (n, 9) starts as n different random codewords. Codewords are sign(P) where |P| >= 1e-3, elsewhere what
-      they were before: `memory` (n, 9), moved by training steps only.
+    - `table` P (n, 9) starts as n different random codewords. Codewords are sign(P) where |P| >= 1e-3; elsewhere they
+      stay as they were, which is `memory` (n, 9), written by training steps only.
     - Latent weights get the gradient of clip(w, -1, 1) in every step; every 25th step also gives each row of P the
       sum of the gradients of its kernels. In between, P's gradient is 0 (an optimizer's momentum may move it).
     - Every 25th step clips P to [-3, 3] and replaces codewords that repeat an earlier one by random unused ones.
 
-    SNN (Wang et al., ICCV 2021), after its published code (yikaiw/SNN), where n = 2^tau. Ours: repeats are replaced in
-    place and before a 25th step instead of behind it, so that a row's gradient belongs to its codeword. Left out: the
-    layer's scale mean|w| per output channel, which a batch norm behind the layer absorbs.
+    SNN (Wang et al., ICCV 2021), after its published code (yikaiw/SNN), where n = 2^tau. Other than there, repeats are
+    replaced in place, and before a 25th step instead of behind it, so that a row's gradient belongs to its codeword.
+    The layer's scale mean|w| per output channel is left out, as a batch norm behind the layer absorbs it.
     """
 
     def __init__(self, n: int, seed: int | None = None, **kwargs: Any):
-        """`n` codewords (2..512); `seed` of the start and of replacements, from NumPy's global generator where None.
+        """`n` codewords (2..512); `seed` of start and replacements, if None one from NumPy's global generator.
 
         Raises InputError for anything else.
         """
@@ -328,7 +332,7 @@ class SubBit(Codebook):
 
 
 class Codewords(NamedTuple):
-    """How a layer's 3x3 kernels use its codebook: distinct ones in use, codewords, bits per weight log2(n)/9."""
+    """How a layer's 3x3 kernels use its codebook: `used` different codewords of `n`; `bits` per weight, log2(n)/9."""
 
     used: int
     n: int
@@ -336,10 +340,10 @@ class Codewords(NamedTuple):
 
 
 def codewords_of(model: keras.Model) -> dict[str, Codewords]:
-    """What each layer with a codebook uses of it, by the layer's name; a mask on top is not counted."""
+    """How each layer with a codebook uses it, by the layer's name; connections that a mask prunes count too."""
     found = {}
     for layer, weights, quantizer in kernels_of(model):
-        inner = quantizer.quantizer if isinstance(quantizer, Masked) else quantizer
+        inner, _ = unwrapped(quantizer)
         if isinstance(inner, Codebook):
             kernels = np.asarray(inner(weights)).reshape(9, -1)
             found[layer.name] = Codewords(len(np.unique(kernels, axis=1).T), inner.n, log2(inner.n) / 9)

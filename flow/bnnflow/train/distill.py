@@ -52,7 +52,7 @@ class Distiller(keras.Model):
         self.student, self.temperature, self.mix = student, float(temperature), float(mix)
         self._kl = keras.metrics.Mean(name="kl")
         softmax, student_softmax = ends_in_softmax(teacher), ends_in_softmax(student)
-        # Functions, because Keras would make a teacher in an attribute a part of this model.
+        # These are functions, because Keras would track a teacher that is an attribute as a part of this model.
         self._teach: Callable[[Any], Any] = lambda x: _logits(teacher(x, training=False), softmax)
         self._learn: Callable[[Any], Any] = lambda y: _logits(y, student_softmax)
 
@@ -70,7 +70,7 @@ class Distiller(keras.Model):
 
 
 def ends_in_softmax(model: keras.Model) -> bool:
-    """The model's output is a softmax, so probabilities, not logits."""
+    """True where the output is that of a softmax: probabilities instead of logits."""
     layer = model.outputs[0]._keras_history.layer
     if isinstance(layer, keras.Model):
         return ends_in_softmax(layer)

@@ -23,7 +23,7 @@ __all__ = ["OPTIMIZERS", "Arrays", "Recipe", "Row", "Training", "accuracy", "fit
 
 Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]  # x_train, y_train, x_test, y_test
 Row = dict[str, Any]
-PREDICT = 1024  # samples a batch where nothing is learned
+PREDICT = 1024  # samples in a batch of `Training.measure`
 
 # name: (model, learning rate or schedule, options) -> optimizer.
 OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
@@ -32,7 +32,7 @@ OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "bop2": lambda model, rate, **options: Bop2ndOrder.of(model, learning_rate=rate, **options),
 }
 
-# Operations whose numbers come from a state that TensorFlow keeps to itself, or from Python.
+# TensorFlow operations whose results depend on a state that is no variable, or on Python.
 HIDDEN = frozenset("""EagerPyFunc Multinomial ParameterizedTruncatedNormal PyFunc RandomGamma RandomPoisson
 RandomPoissonV2 RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt TruncatedNormal""".split())
 
@@ -41,9 +41,9 @@ RandomPoissonV2 RandomShuffle RandomStandardNormal RandomUniform RandomUniformIn
 class Recipe:
     """How to train: cross-entropy, a cosine schedule from `learning_rate` to 0 over all steps, shuffled by the seed.
 
-    `validation` is the share (0..1) of the training samples that are held back to choose the best epoch by. `prune` and
-    `distill` are the arguments of `Prune` and, besides the models, of `Distiller`; `budget` the target and gamma of
-    `Budget`; `optimizer_options` arguments of the optimizer, say Bop's threshold.
+    `validation` is the share (0..1) of the training samples that are held back, to choose the best epoch with. `prune`
+    holds arguments of `Prune`, `distill` those of `Distiller` (but for the models), `budget` the target and gamma of
+    `Budget`, `optimizer_options` arguments of the optimizer, for example Bop's threshold.
     """
 
     epochs: int = 40
@@ -73,16 +73,14 @@ class Recipe:
 
 
 class Training:
-    """A training under way: a classifier, its arrays and recipe, and where it is.
+    """A training under way: a classifier, its arrays, the recipe, and how far it is.
 
-    The next step depends on `state()` and nothing else, as long as `hidden()` is empty: the order of samples comes from
+    As long as `hidden()` is empty, the next step depends on `state()` and nothing else: the order of samples comes from
     (seed, epoch), schedules from the optimizer's steps, and every variable of the step is in the state.
     """
 
     def __init__(self, model: keras.Model, arrays: Arrays, recipe: Recipe, teacher: keras.Model | None = None):
-        """Raises InputError for arrays that are no classification of the model's inputs, and for a recipe that does not
-        fit the model.
-        """
+        """Raises InputError for arrays that do not fit the model's input and classes, and for such a recipe."""
         _check(model, arrays)
         self.model, self.recipe, self.rows = model, recipe, list[Row]()
         self.best: tuple[int, list[NDArray[Any]]] | None = None  # epoch and weights of the best one
@@ -114,11 +112,11 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """All epochs are in `rows`."""
+        """True where all epochs are in `rows`."""
         return len(self.rows) == self.recipe.epochs
 
     def advance(self) -> Row | None:
-        """Make a step; at the end of an epoch also its row of `rows`, which is returned."""
+        """Make a step; at the end of an epoch measure it, too, and return its row of `rows`."""
         first = len(self.rows) * self.steps_per_epoch
         if self.step == first:
             self.trained.reset_metrics()
@@ -139,7 +137,7 @@ class Training:
         return self._shuffled[1]
 
     def _end_epoch(self) -> Row:
-        """Measure; the best epoch is one in which nothing was soft and no mask was still to change."""
+        """Measure the epoch. It can become the best one if its network is of the kind that ships."""
         row: Row = {"epoch": len(self.rows) + 1, "step": self.step,
                     **{m.name: float(m.result()) for m in self.trained.metrics},
                     "zeros": zeros_of(self.model), "ships": self.ships}
@@ -157,7 +155,7 @@ class Training:
 
     @property
     def ships(self) -> bool:
-        """The network is of the kind that ships: every forward is hard, and masks are frozen."""
+        """True where the network is of the kind that ships: every forward is hard, and masks are frozen."""
         parts = self.model._flatten_layers(include_self=False)
         return not any(getattr(part, "unfinished", "") for part in parts) and (self.prune is None or self.prune.frozen)
 
@@ -172,7 +170,7 @@ class Training:
         return float(losses.mean()), accuracy(outputs, y)
 
     def finish(self) -> float:
-        """Take the weights of the best epoch, the last ones without any, harden them; returns the test accuracy."""
+        """Take the weights of the best epoch (without one, the last weights) and harden them; the test accuracy."""
         self.callbacks.on_train_end()
         if self.best is not None:
             self.model.set_weights(self.best[1])
@@ -180,7 +178,7 @@ class Training:
         return self.measure(*self.test)[1]
 
     def variables(self) -> list[Any]:
-        """Every variable that a step reads or writes, without a teacher's."""
+        """Every variable that a step reads or writes, but for a teacher's."""
         metrics = [v for metric in self.trained.metrics for v in metric.variables]
         generators = [getattr(getattr(part, "_random_generator", None), "_generator", None)
                       for part in self.model._flatten_layers(include_self=False)]
@@ -188,7 +186,7 @@ class Training:
                 *(generator.state for generator in generators if generator is not None)]
 
     def hidden(self, teacher: keras.Model | None = None) -> Iterator[str]:
-        """What a step depends on besides `variables`: variables of nobody, random numbers with a hidden state."""
+        """What a step depends on besides `variables`: variables that are not among them, and HIDDEN operations."""
         rate = self.trained.optimizer._current_learning_rate  # follows from the steps
         known = {v.ref() for v in [*self.variables(), rate, *(teacher.weights if teacher is not None else [])]}
         graph = self._step.graph
@@ -198,13 +196,13 @@ class Training:
         yield from (f"{node.op} in {node.name!r}" for node in nodes if node.op in HIDDEN)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The variables and the best weights by number; `rows` and the best epoch are the caller's to keep."""
+        """The variables and the best weights, numbered; the caller keeps `rows` and the number of the best epoch."""
         best = self.best[1] if self.best else []
         return {**{f"variable{k}": v.numpy() for k, v in enumerate(self.variables())},
                 **{f"best{k}": w for k, w in enumerate(best)}}
 
     def restore(self, state: Mapping[str, NDArray[Any]], rows: list[Row], best_epoch: int | None) -> None:
-        """Go to a state; raises InputError where it is of another network."""
+        """Continue from a state; raises InputError where it is of another network."""
         variables = self.variables()
         missing = [k for k, v in enumerate(variables)
                    if state.get(f"variable{k}", np.empty(0)).shape != tuple(v.shape)]
@@ -235,7 +233,7 @@ def fit(model: keras.Model, arrays: Arrays, epochs: int, batch_size: int = 64, l
 
 
 def accuracy(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Share of rows whose largest output is at the label."""
+    """Share (0..1) of the rows of `outputs` (n, classes) whose largest value is at the label (n,)."""
     return float(np.mean(np.argmax(outputs, axis=-1) == labels))
 
 
@@ -248,7 +246,7 @@ def _optimizer(model: keras.Model, recipe: Recipe, schedule: Any) -> keras.optim
 
 
 def _loss(model: keras.Model, recipe: Recipe) -> keras.losses.Loss:
-    """Cross-entropy, within a budget of ones where there is one."""
+    """Cross-entropy; with a budget in the recipe, plus its penalty."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not ends_in_softmax(model))
     if not recipe.budget:
         return loss
@@ -258,7 +256,7 @@ def _loss(model: keras.Model, recipe: Recipe) -> keras.losses.Loss:
 
 
 def _split(x: NDArray[Any], y: NDArray[Any], recipe: Recipe) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
-    """(to train with, held back for validation), each [x float32, y int64]; which ones follows from the seed."""
+    """(samples to train with, samples held back for validation), each [x float32, y int64]; the seed decides which."""
     count = round(recipe.validation * len(x))
     if count >= len(x) or (recipe.validation and not count):
         raise InputError(f"validation={recipe.validation}: holds back {count} of {len(x)} training samples; "
@@ -270,20 +268,30 @@ def _split(x: NDArray[Any], y: NDArray[Any], recipe: Recipe) -> tuple[list[NDArr
 
 
 def _check(model: keras.Model, arrays: Arrays) -> None:
-    """Raise InputError unless this is a classifier of one input with labels in its range."""
-    if not isinstance(model, keras.Model) or not model.built or isinstance(model.input_shape, list) \
-            or len(model.outputs) != 1 or len(model.output_shape) != 2 or (model.output_shape[1] or 0) < 2:
+    """Raise InputError unless this is a classifier of one input, with samples of its shape and labels in its range."""
+    if not _is_classifier(model):
         raise InputError("build() must give a built Keras model (tf_keras) of one input and one output of two or more "
                          f"classes, got {getattr(model, 'output_shape', type(model).__name__)}")
     if not isinstance(arrays, (tuple, list)) or len(arrays) != 4 or not all(hasattr(a, "shape") for a in arrays):
         raise InputError("data() must give four arrays: x_train, y_train, x_test, y_test")
-    classes = model.output_shape[1]
     for what, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
-        if x.shape[1:] != model.input_shape[1:] or y.shape != (len(x),) or not len(x):
-            raise InputError(f"x_{what} {x.shape} and y_{what} {y.shape}: the model needs (n, "
-                             f"{', '.join(map(str, model.input_shape[1:]))}) and labels (n,)")
-        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classes:
-            raise InputError(f"y_{what}: {y.dtype} labels from {y.min()} to {y.max()}; the model has {classes} "
-                             f"classes, so integers from 0 to {classes - 1}")
-        if not np.isfinite(x).all():
-            raise InputError(f"x_{what} holds values that are not finite")
+        _check_samples(model, what, x, y)
+
+
+def _is_classifier(model: Any) -> bool:
+    """True for a built Keras model of one input and one output (n, classes) of two or more classes."""
+    return (isinstance(model, keras.Model) and model.built and not isinstance(model.input_shape, list)
+            and len(model.outputs) == 1 and len(model.output_shape) == 2 and (model.output_shape[1] or 0) >= 2)
+
+
+def _check_samples(model: keras.Model, what: str, x: NDArray[Any], y: NDArray[Any]) -> None:
+    """Raise InputError unless `x` and `y` are finite samples (n, ...) of the model's input and their labels (n,)."""
+    classes = model.output_shape[1]
+    if x.shape[1:] != model.input_shape[1:] or y.shape != (len(x),) or not len(x):
+        raise InputError(f"x_{what} {x.shape} and y_{what} {y.shape}: the model needs (n, "
+                         f"{', '.join(map(str, model.input_shape[1:]))}) and labels (n,)")
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classes:
+        raise InputError(f"y_{what}: {y.dtype} labels from {y.min()} to {y.max()}; the model has {classes} "
+                         f"classes, so integers from 0 to {classes - 1}")
+    if not np.isfinite(x).all():
+        raise InputError(f"x_{what} holds values that are not finite")

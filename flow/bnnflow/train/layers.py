@@ -1,4 +1,4 @@
-"""Layers of ours. Each lowers exactly: the thermometer in activations.py, the merges in merges.py."""
+"""Layers of ours. All of them lower exactly (`bnnflow.frontends.keras`: activations.py and merges.py)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bnnflow.train.schedules import Annealed
 
 __all__ = ["ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr"]
 
-# Thresholds are multiples of (high - low) * 2^-16 in the forward pass. So the last bits of softmax and cumsum, which
-# differ between eager and graph execution, never decide on which side of an input code a threshold lies.
+# Thresholds are multiples of (high - low) * 2^-16 in the forward pass. The last bits of softmax and cumsum differ
+# between eager and graph execution; rounded away, they cannot move a threshold across an input code.
 GRID_BITS = 16
 FLOOR = 1e-3  # smallest relative gap of a start; without it coinciding quantiles give log(0)
 HALVINGS = 2  # of the surrogate's half-width, evenly over the training
@@ -116,7 +116,7 @@ class LearnedThermometer(Annealed):
         return self.low + (self.high - self.low) * relative
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Compare; hard forward, triangular surrogate backward."""
+        """Compare: hard in the forward pass, with a triangle as surrogate gradient in the backward pass."""
         halvings = tf.floor(tf.minimum(self.progress, 0.999) * (HALVINGS + 1))
         width = 2.0 * (self.high - self.low) / self.planes * 2.0**-halvings
         planes = _compare(x[..., None], self.thresholds(), width)
@@ -134,7 +134,7 @@ class LearnedThermometer(Annealed):
 
 
 class _Merge(keras.layers.Layer):
-    """A merge of two or more inputs of one shape."""
+    """A layer that merges two or more inputs of one shape."""
 
     def build(self, input_shape: Any) -> None:
         """Check the inputs; raises InputError for fewer than two, or different shapes."""
@@ -162,11 +162,11 @@ def _highest(*xs: tf.Tensor) -> Any:
 class LogicOr(_Merge):
     """OR of inputs of the same two values, the higher of which means true: [(..., C)] * n -> (..., C).
 
-    It is their maximum. The gradient goes straight through to every input.
+    The result is the inputs' maximum. The gradient goes straight through to every input.
     """
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        """True where any input is."""
+        """True where any input is true."""
         return _highest(*inputs)
 
 
@@ -174,17 +174,17 @@ class LogicOr(_Merge):
 class LogicAnd(_Merge):
     """AND of inputs of the same two values, the higher of which means true: [(..., C)] * n -> (..., C).
 
-    It is their minimum. The gradient goes straight through to every input.
+    The result is the inputs' minimum. The gradient goes straight through to every input.
     """
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        """True where all inputs are."""
+        """True where all inputs are true."""
         return -_highest(*(-x for x in inputs))
 
 
 @keras.utils.register_keras_serializable(package="bnnflow")
 class ChannelSelect(_Merge):
-    """Each channel comes from one of the inputs, which one is learned: [(..., C)] * n -> (..., C).
+    """Each channel is taken from one of the inputs, and which one is learned: [(..., C)] * n -> (..., C).
 
     Channel c is that of input argmax(scores[:, c]), the first of equal ones; `scores` (n, C) starts small and random.
     The gradient of the scores is that of their softmax.
@@ -197,11 +197,11 @@ class ChannelSelect(_Merge):
                                       initializer=keras.initializers.RandomNormal(stddev=0.1))
 
     def choice(self) -> tf.Tensor:
-        """The input that each channel comes from: int64 (C,)."""
+        """The number of the input that each channel is taken from: int64 (C,)."""
         return tf.argmax(self.scores, axis=0)
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        """Select; hard forward, softmax backward."""
+        """Select channels: hard in the forward pass, by the softmax of the scores in the backward pass."""
         soft = tf.nn.softmax(self.scores, axis=0)
         hard = tf.one_hot(self.choice(), len(inputs), axis=0, dtype=soft.dtype)
         parts = tf.unstack(hard + (soft - tf.stop_gradient(soft)))

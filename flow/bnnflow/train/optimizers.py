@@ -9,7 +9,7 @@ import tf_keras as keras
 
 from bnnflow.errors import InputError
 from bnnflow.train.proximal import sign
-from bnnflow.train.quantizers import Binary, Masked, kernels_of
+from bnnflow.train.quantizers import Binary, kernels_of, unwrapped
 
 __all__ = ["Bop", "Bop2ndOrder"]
 
@@ -29,8 +29,9 @@ class Bop(keras.optimizers.Adam):
 
     def __init__(self, flips: list[bool], gamma: Rate = 1e-4, threshold: float = 1e-8,
                  learning_rate: Rate = 1e-3, name: str = "Bop", **kwargs: Any):
-        """`flips` says of each variable to train, in the model's order, whether it is a binary kernel: names cannot, as
-        Keras gives others to a model that it reads. `gamma` in (0, 1] may follow a schedule, `learning_rate` is Adam's.
+        """`flips` says of each trainable variable, in the model's order, whether it is a binary kernel. (Names could
+        not say it, because Keras renames variables when it reads a model.) `gamma` in (0, 1] may follow a schedule;
+        `learning_rate` is Adam's.
 
         Raises InputError for a gamma or threshold out of range.
         """
@@ -46,7 +47,7 @@ class Bop(keras.optimizers.Adam):
 
         Raises InputError where there is none to train.
         """
-        binary = {id(k.weights): k.weights for k in kernels_of(model) if isinstance(_inner(k.quantizer), Binary)}
+        binary = {id(k.weights): k.weights for k in kernels_of(model) if isinstance(unwrapped(k.quantizer)[0], Binary)}
         flips = [id(w) in binary for w in model.trainable_weights]
         if not any(flips):
             raise InputError("no kernel to train of this model has a Binary quantizer; use kernel_quantizer=Binary()")
@@ -56,14 +57,14 @@ class Bop(keras.optimizers.Adam):
         return cls(flips, **kwargs)
 
     def build(self, var_list: Any) -> None:
-        """Make the state; raises InputError for another number of variables than `flips` is about."""
+        """Make the state; raises InputError for another number of variables than `flips` has."""
         if len(var_list) != len(self.flips):
             raise InputError(f"{self.name}: made for {len(self.flips)} variables, got gradients of {len(var_list)}; "
                              "make it with of(model) once layers are frozen or not, and use every layer in the loss")
         super().build(var_list)
 
     def update_step(self, gradient: Any, variable: Any) -> None:
-        """Flip, or a step of Adam."""
+        """Flip weights of a binary kernel; make a step of Adam for any other variable."""
         place = self._index_dict[self._var_key(variable)]
         if not self.flips[place]:
             super().update_step(gradient, variable)
@@ -72,7 +73,7 @@ class Bop(keras.optimizers.Adam):
         variable.assign(tf.where(variable * pull > self.threshold, -variable, variable))
 
     def _pull(self, gradient: tf.Tensor, m: tf.Variable, v: tf.Variable) -> tf.Tensor:
-        """Update the state; what says against a weight's sign."""
+        """Update the state, and return for each weight the pull against its sign: m here."""
         gamma = self._at(self.gamma)
         return m.assign((1.0 - gamma) * m + gamma * gradient)
 
@@ -86,7 +87,7 @@ class Bop(keras.optimizers.Adam):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """The optimizer again, its schedules too."""
+        """The optimizer of a config, with its schedules."""
         rates = {key: keras.optimizers.schedules.deserialize(config[key]) for key in ("gamma", "sigma")
                  if isinstance(config.get(key), dict)}
         return super().from_config({**config, **rates}, custom_objects)
@@ -114,10 +115,6 @@ class Bop2ndOrder(Bop):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {**super().get_config(), "sigma": self._serialize_hyperparameter(self.sigma)}
-
-
-def _inner(quantizer: Any) -> Any:
-    return quantizer.quantizer if isinstance(quantizer, Masked) else quantizer
 
 
 def _positive(name: str, what: str, value: float, zero: bool = False) -> float:

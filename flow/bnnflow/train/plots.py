@@ -17,13 +17,13 @@ from bnnflow.train.layers import LearnedThermometer
 
 __all__ = ["plot_history", "plot_tone_curves", "thermometers_of"]
 
-FEW = 6  # curves that a legend names
+FEW = 6  # curves that a legend names at most
 
 
 def plot_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write loss (nats), accuracy (0..1) and, where masks cut, the share of zeros over the epochs as SVG.
+    """Write loss (nats), accuracy (0..1) and, where masks prune, the share of zeros over the epochs as SVG.
 
-    `rows` are those of `Training.rows`; epochs whose network is not yet of the kind that ships are grey.
+    `rows` are those of `Training.rows`. Epochs whose network is not yet of the kind that ships have a grey background.
     """
     figure = Figure(figsize=(7, 3), layout="constrained")
     losses, shares = figure.subplots(1, 2)
@@ -48,7 +48,7 @@ def thermometers_of(model: Any) -> list[LearnedThermometer]:
 
 
 def plot_tone_curves(model: Any, path: Path) -> None:
-    """Write as SVG how many planes of each thermometer are on (share, 0..1) over its inputs, a curve a channel.
+    """Write as SVG the share (0..1) of each thermometer's planes that are on, over its input; one curve a channel.
 
     Evenly spaced thresholds give a straight line; a learned curve is the tone mapping that the network chose. Raises
     InputError where the model has no thermometer.

@@ -1,8 +1,9 @@
-"""Pairs of a forward and a backward quantizer of +-1, and the layer and helper that use them.
+"""Pairs of a forward and a backward quantizer of +-1, and the layer and base class that use them.
 
-A latent weight u enters the network as F(u), and its gradient comes back as B(u) * dL/dF: the view of ProxConnect++ (Lu
-et al., arXiv 2402.17710). A pair is a proximal method where F = T(P) and B = T'(P) for a monotone P = integral of dF/B:
-for a hard sign, where B is constant on the latent weights' range; for a smooth F, where B is its derivative.
+A latent weight u enters the network as F(u), and its gradient comes back as B(u) * dL/dF. This is the view of
+ProxConnect++ (Lu et al., arXiv 2402.17710). A pair is a proximal method where F = T(P) and B = T'(P) for a monotone
+P = integral of dF/B. A hard sign meets this where B is constant on the latent weights' range; a smooth F meets it where
+B is its derivative.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _ones(u: tf.Tensor, mu: tf.Tensor) -> tf.Tensor:
 
 
 def _geometric(first: float, last: float, until: float = 1.0) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From `first` to `last` with the training's progress, reached at `until`."""
+    """A schedule that grows geometrically from `first` to `last`, which it reaches at the progress `until`."""
     return lambda p: first * (last / first) ** tf.minimum(p / until, 1.0)
 
 
@@ -91,8 +92,9 @@ def _geometric(first: float, last: float, until: float = 1.0) -> Callable[[tf.Te
 class Pair:
     """F(u, mu) and B(u, mu), where mu = schedule(progress) and progress goes from 0 to 1 in a training.
 
-    `soft` says that F is no sign, but becomes one, `hard`, at HARD_FROM; `proximal` whether the criterion holds for
-    latent weights clipped to [-1, 1], where F is soft up to HARD_FROM: a sign with the last slope does not meet it.
+    `soft` says that F is no sign until HARD_FROM, where it becomes one, `hard`. `proximal` says that the pair is a
+    proximal method (see above) for latent weights clipped to [-1, 1]. A soft F is one until HARD_FROM only: the sign,
+    with the slope of the smooth F, does not meet the criterion.
     """
 
     forward: Function
@@ -145,7 +147,7 @@ class Scheduled(Annealed):
 
     @property
     def unfinished(self) -> str:
-        """Why the forward is still soft, so that weights are no levels yet; "" where they are."""
+        """Why the forward is still soft, so that weights are not levels yet; "" once it is hard."""
         if not self._pair.soft or (self.built and float(self.progress) >= HARD_FROM):
             return ""
         return (f"gradient {self.gradient!r} is soft until {HARD_FROM:.0%} of its training and is at "

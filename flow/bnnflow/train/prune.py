@@ -1,7 +1,8 @@
 """Pruning of connections: masks by magnitude, N:M, block and fan-in, and the callback that tightens them in training.
 
-The functions are pure: latent weights -> bool mask of the same shape, True where a connection stays. `alive` says what
-earlier masks left; what is cut stays cut. Ties go to the lower index, so that masks repeat.
+The functions are pure: latent weights -> bool mask of the same shape, True where a connection stays. `alive` is the
+mask so far: connections that it has cut stay cut. Of equal weights the one with the lower index stays, so that the same
+weights always give the same mask.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
-from bnnflow.train.quantizers import Kernel, Masked, kernels_of
+from bnnflow.train.quantizers import Kernel, Masked, kernels_of, unwrapped
 
 __all__ = ["METHODS", "Prune", "block", "cubic", "fan_in", "magnitude", "magnitude_global", "n_of_m", "zeros_of"]
 
@@ -37,10 +38,10 @@ def magnitude_global(weights: Sequence[Floats], zeros: float, alive: Sequence[Ma
 
 
 def n_of_m(weights: Floats, n: int, m: int, alive: Mask | None = None, depthwise: bool = False) -> Mask:
-    """Keep the n largest |w| of every m inputs in a row, for each output (N:M, Zhou et al., arXiv 2102.04010).
+    """Keep the n largest |w| of every m consecutive inputs, for each output (N:M, Zhou et al., arXiv 2102.04010).
 
-    Inputs are counted as in `fan_in`; so with m dividing the channels a row is of one tap. Raises InputError unless
-    1 <= n <= m and m divides the inputs.
+    Inputs are counted as in `fan_in`, so where m divides the channels, m consecutive inputs belong to one tap. Raises
+    InputError unless 1 <= n <= m and m divides the inputs.
     """
     _whole("n", n), _whole("m", m)
     scores = _columns(_scores(weights, alive), depthwise)
@@ -55,10 +56,10 @@ def n_of_m(weights: Floats, n: int, m: int, alive: Mask | None = None, depthwise
 
 def block(weights: Floats, zeros: float, shape: Sequence[int], alive: Mask | None = None,
           depthwise: bool = False) -> Mask:
-    """Cut the share `zeros` of the blocks of the smallest mean |w|; a block is all taps of `shape` = (input channels,
-    output channels).
+    """Cut the share `zeros` of the blocks, those of the smallest mean |w|.
 
-    Raises InputError for a share outside 0..1 and a shape that does not divide the kernel's (inputs, outputs).
+    A block is `shape` = (input channels, output channels) of the kernel with all their taps. Raises InputError for a
+    share outside 0..1 and a shape that does not divide the kernel's (inputs, outputs).
     """
     scores = _scores(weights, alive)
     taps, inputs, outputs = _taps(weights, depthwise)
@@ -75,23 +76,27 @@ def block(weights: Floats, zeros: float, shape: Sequence[int], alive: Mask | Non
 
 
 def fan_in(weights: Floats, inputs: int, alive: Mask | None = None, depthwise: bool = False) -> Mask:
-    """Keep the `inputs` largest |w| of every output; at most 6 make a neuron of bits one LUT.
+    """Keep the `inputs` largest |w| of every output; with 6 or fewer, a neuron that reads bits is one LUT of an FPGA.
 
-    The inputs of a kernel (..., in, out) are all axes but the last, taps x channels of its group; those of a depthwise
-    one (..., channels, multiplier) are its taps. Raises InputError for less than one.
+    The inputs of a kernel (..., in, out) are all axes but the last, taps x channels of its group. Those of a depthwise
+    kernel (..., channels, multiplier) are its taps. Raises InputError for less than one.
     """
     _whole("inputs", inputs)
     return _largest(_columns(_scores(weights, alive), depthwise), inputs, axis=0).reshape(weights.shape)
 
 
 def cubic(progress: float) -> float:
-    """Share of the final pruning at a share of the pruning time: 1 - (1 - p)^3, Zhu and Gupta (arXiv 1710.01878)."""
+    """The share of the target that is pruned at the share p of the pruning time: 1 - (1 - p)^3.
+
+    Source: Zhu and Gupta (arXiv 1710.01878).
+    """
     return 1.0 - (1.0 - min(max(progress, 0.0), 1.0)) ** 3
 
 
 def zeros_of(model: keras.Model) -> float:
     """Share (0..1) of connections that masks have cut, out of all kernels that are Masked; 0 where none is."""
-    masks = [np.asarray(kernel.quantizer.mask) for kernel in kernels_of(model) if isinstance(kernel.quantizer, Masked)]
+    found = (unwrapped(kernel.quantizer)[1] for kernel in kernels_of(model))
+    masks = [np.asarray(mask) for mask in found if mask is not None]
     return float(1.0 - sum(m.sum() for m in masks) / sum(m.size for m in masks)) if masks else 0.0
 
 
@@ -104,15 +109,15 @@ METHODS: dict[str, dict[str, type]] = {
 class Prune(keras.callbacks.Callback):
     """Tightens the masks of a model's Masked kernels while it trains, then leaves them alone.
 
-    From the share `start` of `steps` on, every share `every`, until the share `end`, where the target is reached:
-    pruning follows `cubic`. Behind `end` masks are frozen, so that the network settles as it ships. Weights that are
-    cut get no gradient (Masked) and never come back, whatever an optimizer's momentum makes of them.
-    It counts `optimizer.iterations`, so a resumed training goes on; its only state are the masks.
+    Of `steps` steps, it prunes from the share `start` on, again after every share `every`, and last at the share `end`,
+    where the target is reached; in between it follows `cubic`. After `end` masks are frozen, so that the network
+    settles as it ships. Weights that are cut get no gradient (Masked) and never come back, even if an optimizer's
+    momentum moves them. It counts `optimizer.iterations` and has no state but the masks, so a resumed training goes on.
     """
 
     def __init__(self, steps: int, method: str = "magnitude", start: float = 0.1, end: float = 0.8,
                  every: float = 0.01, layers: Sequence[str] = (), **options: Any):
-        """`method` with its `options` is one of METHODS; `layers` names those to prune, all that are Masked by default.
+        """`method` with its `options` is one of METHODS; `layers` names layers to prune, by default all Masked ones.
 
         Raises InputError for another method or option, and shares that are not 0 <= start <= end < 1, every > 0.
         """
@@ -126,12 +131,12 @@ class Prune(keras.callbacks.Callback):
         self.period = max(1, round(every * steps))
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Find the kernels and try the target on them; raises InputError where it does not fit one."""
+        """Find the kernels and try the target on them; raises InputError where it does not fit a kernel."""
         self.kernels = list(_masked(self.model, self.layers))
         self.masks(1.0)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Before a step at which pruning is due: new masks."""
+        """Set new masks before a step at which pruning is due."""
         step = int(self.model.optimizer.iterations)
         if not self.first <= step <= self.last or (step != self.last and (step - self.first) % self.period):
             return
@@ -141,7 +146,7 @@ class Prune(keras.callbacks.Callback):
 
     @property
     def frozen(self) -> bool:
-        """Masks are final: the step of the last pruning has been made."""
+        """True where masks are final: the step of the last pruning has been made."""
         return int(self.model.optimizer.iterations) > self.last
 
     def masks(self, share: float) -> list[Mask]:
@@ -153,7 +158,7 @@ class Prune(keras.callbacks.Callback):
         return [self._mask(kernel, w, a, share) for kernel, w, a in zip(self.kernels, weights, alive)]
 
     def _mask(self, kernel: Kernel, weights: Floats, alive: Mask, share: float) -> Mask:
-        """At a share of the target, N:M and fan-in keep more inputs, the others cut fewer."""
+        """The mask of a kernel at a share of the target, where N:M and fan-in keep more inputs, and others cut less."""
         given, depthwise = self.options, getattr(kernel.layer, "depthwise_kernel", None) is kernel.weights
         try:
             if self.method == "magnitude":
@@ -180,14 +185,17 @@ def _check_options(method: str, options: Mapping[str, Any]) -> None:
 
 
 def _masked(model: keras.Model, layers: Sequence[str]) -> Iterator[Kernel]:
-    """The kernels to prune; raises InputError where a named layer has none, or no layer has."""
+    """The kernels to prune; raises InputError where a named layer has no Masked kernel, or the whole model has none."""
     found = [kernel for kernel in kernels_of(model) if isinstance(kernel.quantizer, Masked)]
-    names = list(dict.fromkeys(kernel.layer.name for kernel in found))
-    missing = [name for name in layers if name not in names]
-    if missing or not found:
+    _check_layers(layers, list(dict.fromkeys(kernel.layer.name for kernel in found)))
+    return (kernel for kernel in found if not layers or kernel.layer.name in layers)
+
+
+def _check_layers(layers: Sequence[str], masked: Sequence[str]) -> None:
+    missing = [name for name in layers if name not in masked]
+    if missing or not masked:
         raise InputError(f"prune: {', '.join(map(repr, missing)) or 'no layer'} has a Masked kernel; make it with "
-                         f"kernel_quantizer=Masked(...). Masked: {', '.join(names) or 'none'}")
-    yield from (kernel for kernel in found if not layers or kernel.layer.name in layers)
+                         f"kernel_quantizer=Masked(...). Masked: {', '.join(masked) or 'none'}")
 
 
 def _share(zeros: Any) -> float:
@@ -197,7 +205,7 @@ def _share(zeros: Any) -> float:
 
 
 def _count(zeros: float, size: int) -> int:
-    """How many of `size` a share is; halves up."""
+    """The share `zeros` of `size` as a whole number; halves are rounded up."""
     return int(_share(zeros) * size + 0.5)
 
 
@@ -208,12 +216,12 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _between(begin: int, end: int, share: float) -> int:
-    """Whole numbers from `begin` down to `end`, never ahead of the share."""
+    """The whole number at a share of the way from `begin` down to `end`; of two, the one nearer to `begin`."""
     return begin - int((begin - end) * share + 1e-9)
 
 
 def _scores(weights: Floats, alive: Mask | None) -> Floats:
-    """|w|, and -1 for what is cut already."""
+    """|w| of each connection, and -1 for those that are cut already."""
     size = np.abs(np.asarray(weights, np.float64))
     return size if alive is None else np.where(alive, size, -1.0)
 
@@ -225,7 +233,7 @@ def _taps(weights: Floats, depthwise: bool) -> tuple[int, int, int]:
 
 
 def _columns(scores: Floats, depthwise: bool) -> Floats:
-    """A kernel as (inputs of a neuron, neurons)."""
+    """The scores of a kernel as (inputs of a neuron, neurons)."""
     taps, inputs, outputs = _taps(scores, depthwise)
     return scores.reshape(taps * inputs, outputs)
 

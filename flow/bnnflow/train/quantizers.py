@@ -17,7 +17,7 @@ __all__ = ["Binary", "Kernel", "KernelQuantizer", "Masked", "kernels_of", "snap"
 
 
 class KernelQuantizer(keras.layers.Layer):
-    """What QKeras' layers read of a kernel quantizer; a class of ours adds `call(weights)` and its own weights.
+    """A kernel quantizer with everything that QKeras' layers read of it; subclasses add `call(weights)`.
 
     Exact lowering needs values that are integers times a power of two (`snap`).
     """
@@ -27,18 +27,18 @@ class KernelQuantizer(keras.layers.Layer):
 
     @property
     def unfinished(self) -> str:
-        """Why the weights are no levels yet, or ""; see Scheduled."""
+        """Why the weights are not levels yet, or ""; see Scheduled."""
         return ""
 
     def max(self) -> float:
-        """The latent weights are clipped to [-max, max]; QKeras makes a constraint and an initializer of it."""
+        """Latent weights are clipped to [-max, max]: QKeras makes a constraint and an initializer of this number."""
         return 1.0
 
 
 def snap(values: tf.Tensor, bits: int = 6, axis: Any = None) -> tf.Tensor:
     """Round to integers of up to 2^bits times one power of two, over all or along `axis`; straight-through gradient.
 
-    So that what is learned as a real number trains as it ships.
+    Real numbers that are learned go through this function, so that they train as they ship.
     """
     largest = tf.reduce_max(tf.abs(values), axis=axis, keepdims=axis is not None)
     # The power of two at or above the largest, by the bits of its float32: a logarithm may round to another one.
@@ -104,7 +104,7 @@ class Masked(KernelQuantizer):
         self.mask.assign(mask.astype(np.float32))
 
     def call(self, weights: Any) -> Any:
-        """Quantise, then cut the pruned connections."""
+        """Quantise, then make the pruned connections 0."""
         return self.quantizer(weights) * self.mask
 
     def max(self) -> float:

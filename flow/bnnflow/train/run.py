@@ -55,7 +55,8 @@ WORDS = {int: "a whole number", float: "a number", str: "text", dict: "a mapping
 class Network:
     """What is trained: `build(**arguments)` gives a Keras model, `data(**arguments)` the four arrays.
 
-    `defaults` are values of the config, `source` is what the code is known by, `input_type` is that of `bnnflow build`.
+    `defaults` are values of the config, `source` identifies the code (it is part of the run's digest), `input_type` is
+    that of `bnnflow build`.
     """
 
     name: str
@@ -92,7 +93,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out: test accuracy (0..1) of the hard network, the epoch (from 1) its weights are of, the file."""
+    """The result of a run: test accuracy (0..1) of the hard network, the epoch (from 1) of its weights, the file."""
 
     accuracy: float
     epoch: int
@@ -104,7 +105,7 @@ class Result:
 
 
 def network_of_file(path: str | os.PathLike[str]) -> Network:
-    """The network of a Python file, which is run; raises InputError where that fails."""
+    """The network of a Python file, which is executed; raises InputError where that fails."""
     source = existing(path, "Python")
     spec = importlib.util.spec_from_file_location(f"bnnflow_network_{source.stem}", source)
     if spec is None or spec.loader is None:
@@ -117,7 +118,7 @@ def network_of_file(path: str | os.PathLike[str]) -> Network:
 
 
 def config_of(given: str | os.PathLike[str] | Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> Config:
-    """A YAML file or mapping over `defaults`, checked; raises InputError for unknown keys and wrong types or values."""
+    """`defaults` overridden by a YAML file or mapping; raises InputError for unknown keys and wrong types or values."""
     name = "config" if given is None or isinstance(given, Mapping) else str(given)
     values = _yaml(given) if isinstance(given, (str, os.PathLike)) else given
     if not isinstance(values, Mapping | None):
@@ -184,7 +185,7 @@ def _loop(training: Training, folder: Path, seconds: float, steps: int,
 
 
 def _finished(training: Training, folder: Path) -> Result:
-    """Write what a run ends with."""
+    """Write the files of the result."""
     from bnnflow.train.plots import plot_history, plot_tone_curves, thermometers_of
 
     accuracy = training.finish()
@@ -233,7 +234,7 @@ def _call(network: Network, name: str, arguments: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def _blamed(what: str) -> Iterator[None]:
-    """Name the user's code, and the line, for whatever it raises."""
+    """Turn whatever the user's code raises into an InputError that names the code and the line."""
     try:
         yield
     except BnnflowError:
@@ -334,7 +335,10 @@ def _write_history(rows: list[Row], path: Path) -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM for a step to end; a second one interrupts at once. Only a main thread may."""
+    """Collect SIGINT and SIGTERM, so that the step under way can end; a second signal interrupts at once.
+
+    Outside the main thread, where Python does not allow it, nothing is collected.
+    """
     caught: list[int] = []
 
     def note(number: int, frame: Any) -> None:

@@ -10,13 +10,14 @@ import tf_keras as keras
 
 __all__ = ["HARD_FROM", "Annealed", "Progress", "annealed_of", "harden", "set_progress"]
 
-HARD_FROM = 0.8  # from this share of the training on forwards are hard and scales stay, while batch norms settle
+# From this share of a training on, forwards are hard and shared scales stay, while batch norms settle.
+HARD_FROM = 0.8
 
 
 class Annealed(keras.layers.Layer):
     """A layer or quantizer of ours that follows the training's progress.
 
-    `progress` is a scalar weight from 0 to 1, saved with the model; `Progress` moves it, `harden` ends it.
+    `progress` is a scalar weight from 0 to 1, saved with the model. `Progress` moves it; `harden` sets it to 1.
     """
 
     def build(self, input_shape: Any) -> None:
@@ -25,9 +26,9 @@ class Annealed(keras.layers.Layer):
         super().build(input_shape)
 
     def settling(self, learned: tf.Tensor) -> tf.Tensor:
-        """Scales that a whole layer shares, without gradient from HARD_FROM on.
+        """Scales that a whole layer shares; they get no gradient from HARD_FROM on.
 
-        A snapped one that still crosses a border in the last steps shifts every sum, and batch norms are left behind.
+        If a snapped scale crossed a border in the last steps, every sum would shift, and batch norms could not follow.
         """
         share = tf.cast(self.progress < HARD_FROM, learned.dtype)
         return share * learned + (1.0 - share) * tf.stop_gradient(learned)
@@ -39,7 +40,7 @@ def annealed_of(model: keras.Model) -> Iterator[Annealed]:
 
 
 def set_progress(model: keras.Model, progress: float) -> None:
-    """Move everything annealed in a model to a share (0..1) of its training."""
+    """Set the progress (0..1) of everything annealed in a model."""
     for part in annealed_of(model):
         part.progress.assign(progress)
 
@@ -47,14 +48,14 @@ def set_progress(model: keras.Model, progress: float) -> None:
 def harden(model: keras.Model) -> keras.Model:
     """End all schedules, so that every forward is what ships; returns the model.
 
-    Batch norms keep the statistics of the soft forwards: train, or estimate them, some more.
+    Batch norms keep the statistics of the soft forwards: train some more, or estimate them anew.
     """
     set_progress(model, 1.0)
     return model
 
 
 class Progress(keras.callbacks.Callback):
-    """Moves what is annealed with the optimizer's steps, out of `steps` in all, so that a resumed run goes on."""
+    """Sets the progress of everything annealed to (steps of the optimizer) / `steps`, so that a resumed run goes on."""
 
     def __init__(self, steps: int):
         super().__init__()
@@ -65,5 +66,5 @@ class Progress(keras.callbacks.Callback):
         set_progress(self.model, min(int(self.model.optimizer.iterations) / self.steps, 1.0))
 
     def on_train_end(self, logs: Any = None) -> None:
-        """What ships is hard."""
+        """Harden the model, as it ships."""
         harden(self.model)

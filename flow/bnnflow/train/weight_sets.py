@@ -1,8 +1,8 @@
-"""Kernel quantizers whose sets of weights differ in hardware: two values a filter, balanced, one-sided, ternary, odd.
+"""Kernel quantizers with weights of two values a filter, of balanced, one-sided or ternary ones, or of odd integers.
 
-All give integers times one power of two, so that they lower exactly and train as they ship. Papers keep real scales;
-ours are snapped inside the forward (`snap`). A scale that all weights of a filter share could also move behind the sum,
-as a real number (the real-scaled class of docs/architecture.md); that is not done here.
+All yield integers times one power of two, so that they lower exactly and train as they ship. Where the papers have real
+scales, ours are snapped inside the forward pass (`snap`). A scale that all weights of a filter share could also move
+behind the sum, as a real number (the real-scaled class of docs/architecture.md); that is not done here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
 from bnnflow.train.proximal import Pair, Scheduled
-from bnnflow.train.quantizers import KernelQuantizer, Masked, kernels_of, snap
+from bnnflow.train.quantizers import KernelQuantizer, kernels_of, snap, unwrapped
 from bnnflow.train.schedules import HARD_FROM, Annealed
 
 __all__ = ["RBNN", "TTQ", "TWN", "AdaBin", "BiPer", "MultiBranch", "Rotations", "SiMaN", "SignedBinary"]
@@ -33,7 +33,7 @@ class _PerFilter(KernelQuantizer):
     (rows, columns, channels, multiplier), with a filter for each channel and multiplier; 0 makes it one filter.
     """
 
-    bits = 8  # only QKeras' initializer reads it: it spreads the weights for coarser ones
+    bits = 8  # only QKeras' initializer reads it, which spreads the weights of coarser quantizers
 
     def __init__(self, axes: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
@@ -69,7 +69,7 @@ class _PerFilter(KernelQuantizer):
 
 
 class _Scaled(_PerFilter):
-    """A per-filter quantizer with scales, integers of up to 2^snapped times one power of two for the whole kernel."""
+    """A per-filter quantizer with scales: integers of up to 2^snapped times one power of two for the whole kernel."""
 
     def __init__(self, snapped: int = 5, **kwargs: Any):
         super().__init__(**kwargs)
@@ -103,7 +103,8 @@ def _through(weights: tf.Tensor, hard: tf.Tensor, slope: Callable[[tf.Tensor], t
 class AdaBin(Scheduled, _Scaled):
     """Two values a filter, beta - alpha and beta + alpha: alpha * F((w - beta) / alpha) + beta.
 
-    beta is the mean of the filter's latent weights, alpha their standard deviation, both snapped where they scale.
+    beta is the mean of the filter's latent weights, alpha their standard deviation. Both are snapped outside F, where
+    they make the values, and real inside.
     Backward: B of `gradient` (EDE in the authors' code) between the derivatives of mean and deviation.
     Source: AdaBin (ECCV 2022), the authors' code (huawei-noah/Efficient-Computing); the snapping is ours. Its
     activations are not built.
@@ -126,7 +127,7 @@ class SiMaN(_PerFilter):
 
     Every filter is balanced, the odd weight being +1; of equal magnitudes the later one is the larger. Backward:
     straight-through from the binary weight to the magnitude of the standardised one, and through the standardisation.
-    Source: SiMaN, the authors' code (lmbxmu/SiMaN). Its learned scale a filter is the batch norm's here; its
+    Source: SiMaN, the authors' code (lmbxmu/SiMaN). A batch norm takes the place of its learned scale a filter; its
     standardised inputs are not built, see docs/training.md.
     """
 
@@ -153,9 +154,9 @@ class RBNN(Scheduled, _PerFilter):
     a filter, a the largest divisor up to its root. `theta` is learned, one a filter, from pi/2, as in the authors'
     code; there its gradient is 0 but for float32's rounding of pi.
 
-    Backward: B of `gradient` ("rbnn") and the derivatives of rotation and standardisation. At run time a rotation costs
-    nothing. Source: RBNN (NeurIPS 2020), the authors' code (lmbxmu/RBNN). Its learned scale a filter is the batch
-    norm's here.
+    Backward: B of `gradient` ("rbnn") and the derivatives of rotation and standardisation. At inference a rotation
+    costs nothing. Source: RBNN (NeurIPS 2020), the authors' code (lmbxmu/RBNN). A batch norm takes the place of its
+    learned scale a filter.
     """
 
     def __init__(self, gradient: str = "rbnn", axes: int = 1, **kwargs: Any):
@@ -208,8 +209,9 @@ def _polar(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class Rotations(keras.callbacks.Callback):
-    """Solves the rotations of all RBNN kernels before the first of every `steps` steps of the optimizer, which is an
-    epoch's number in the authors' code; counted by the optimizer, so that a resumed run turns at the same steps.
+    """Solves the rotations of all RBNN kernels every `steps` steps, before a step; in the authors' code once an epoch.
+
+    It counts the optimizer's steps, so that a resumed run solves them at the same steps.
     """
 
     def __init__(self, steps: int):
@@ -224,13 +226,17 @@ class Rotations(keras.callbacks.Callback):
         if int(self.model.optimizer.iterations) % self.steps:
             return
         for kernel in kernels_of(self.model):
-            quantizer = kernel.quantizer.quantizer if isinstance(kernel.quantizer, Masked) else kernel.quantizer
+            quantizer, _ = unwrapped(kernel.quantizer)
             if isinstance(quantizer, RBNN):
                 quantizer.solve(kernel.weights)
 
 
 def _sine_pair(omega: float) -> Pair:
-    """sin(omega u) and its derivative; hard, its sign by the number of the half wave: no last bit of a sine decides."""
+    """The pair sin(omega u) and its derivative.
+
+    Its hard form, the sign of the sine, is computed from the number of the half wave: the last bit of a sine could
+    change a sign.
+    """
 
     def forward(u: tf.Tensor, mu: tf.Tensor) -> tf.Tensor:
         return tf.sin(omega * u)
@@ -250,8 +256,8 @@ class BiPer(Scheduled, KernelQuantizer):
 
     Backward, in both stages: omega cos(omega w). Source: BiPer (arXiv 2404.01278), the authors' code, which changes
     stages at 600 of 900 epochs. In the first stage it adds tau * mean(sin^2(omega w)) to the loss, tau = .037 or .0468;
-    as coded that pulls the sines to 0, away from the signs, so `tau` is 0 here unless given. Its learned scale a filter
-    is the batch norm's here.
+    as coded that pulls the sines to 0, away from the signs, so `tau` is 0 here unless given. A batch norm takes the
+    place of its learned scale a filter.
     """
 
     bits = 8  # as _PerFilter
@@ -342,10 +348,10 @@ class TWN(_Scaled):
 class TTQ(Annealed, _Scaled):
     """Ternary weights {-Wn, 0, Wp} with two learned scales a layer; 0 where |w| <= d = threshold * max|w|.
 
-    Both are snapped, at least one unit, start at 1 and stay in the last fifth of a training. Backward: to w, the
-    gradient times Wp, 1 and Wn in the three zones; to Wp its sum over the positive weights; to Wn minus its sum over
-    the negative ones, which is calculus: the public re-implementation that was read has no minus there. Source: trained
-    ternary quantization (arXiv 1612.01064). In hardware unequal scales need two popcounts.
+    Both scales are snapped, at least one unit, start at 1 and are not trained in the last fifth of a training.
+    Backward: to w, the gradient times Wp, 1 and Wn in the three zones; to Wp, its sum over the positive weights; to Wn,
+    minus its sum over the negative ones, as the derivative demands (a public re-implementation has no minus there).
+    Source: trained ternary quantization (arXiv 1612.01064). In hardware unequal scales need two popcounts.
     """
 
     def __init__(self, threshold: float = 0.05, snapped: int = 5, **kwargs: Any):
@@ -387,9 +393,9 @@ class MultiBranch(KernelQuantizer):
     """M-bit weights without 0, the odd integers up to 2^M - 1 times 2^-M: a sum of M branches of {-1, +1} with weights
     2^m, so that a product with M-bit data is M*M popcounts.
 
-    Forward: the nearest level, of two equally near ones the one with the even place. Backward: straight-through,
-    0 where |w| > 1. Source: the {-1, +1} encoding decomposition (arXiv 1905.13389), which divides by 2^M - 1, no power
-    of two; the rest is ours, as only its abstract was read. The graph holds the integers, not the branches.
+    Forward: the nearest level; of two equally near levels the one with the even place. Backward: straight-through,
+    0 where |w| > 1. Source: the {-1, +1} encoding decomposition (arXiv 1905.13389), of which we read only the abstract;
+    it divides by 2^M - 1, which is no power of two. The graph holds the integers, not the branches.
     """
 
     def __init__(self, branches: int = 2, **kwargs: Any):
