@@ -289,3 +289,15 @@ def test_facts_are_saved_and_checked(tmp_path):
         with pytest.raises(InputError, match="bad.json"):
             load_facts(tmp_path / "bad.json")
     assert replace(facts, source=SOURCES[0]).source == "table estimate"
+
+
+def test_facts_of_the_first_format_are_read(tmp_path):
+    """In it the positions of LUTs, also those of modules, are called sites."""
+    layer = Facts("dense", "logic synthesis", lut_positions=3)
+    facts = Facts("net", "logic synthesis", "yosys", "0.70", lut=9, lut_positions=7, modules=(layer,))
+    save_facts([facts], tmp_path / "new.json")
+    text = (tmp_path / "new.json").read_text()
+    old = text.replace('"bnnflow_facts": 2', '"bnnflow_facts": 1').replace("lut_positions", "lut_sites")
+    assert old != text and load_facts(written(tmp_path, old, "old.json")) == [facts]
+    with pytest.raises(InputError, match="new.json: not facts of format 1 or 2"):
+        load_facts(written(tmp_path, text.replace('"bnnflow_facts": 2', '"bnnflow_facts": 3'), "new.json"))

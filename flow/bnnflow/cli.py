@@ -452,7 +452,7 @@ def synth(context: typer.Context,
 def _parts(facts: Facts) -> Table:
     """The modules of a design, a row each, with what is known of any."""
     rows = (*facts.modules, facts)
-    columns = [name for name in ("lut", "lut_packed", "lut_sites", "carry", "muxf", "ff", "dsp", "bram", "uram",
+    columns = [name for name in ("lut", "lut_packed", "lut_positions", "carry", "muxf", "ff", "dsp", "bram", "uram",
                                  "weight_bits", "buffer_bits", "depth", "latency", "latency_ns", "interval")
                if any(getattr(row, name) for row in rows)]
     table = Table("", *columns, box=None, pad_edge=False)

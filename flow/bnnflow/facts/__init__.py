@@ -1,1 +1,1 @@
-"""What one source says of a design's size and speed, and readers of the tools' reports."""
+"""Facts: what one source says of the size and speed of a design. Readers of reports, and what a project keeps."""

@@ -20,7 +20,8 @@ __all__ = ["COUNTS", "SOURCES", "Facts", "load_facts", "save_facts"]
 SOURCES = ("table estimate", "netlist count", "kernel synthesis", "C synthesis", "co-simulation", "logic synthesis",
            "placed", "routed")
 COUNTS = ("lut", "ff", "dsp", "bram", "uram")
-FORMAT = 1
+FORMATS = (1, 2)  # that are read; the last one is written
+FORMER_NAMES = {"lut_positions": "lut_sites"}  # of fields in files of format 1
 MAX_BYTES = 2**26
 MAX_DEPTH = 50
 REMEDY = "remove the file, and run again what made it"
@@ -28,17 +29,17 @@ REMEDY = "remove the file, and run again what made it"
 
 @dataclass(frozen=True)
 class Facts:
-    """Size and speed of a design or one of its modules; None is "not said", never zero.
+    """Size and speed of a design or one of its modules, as one source says them; None is "not said", never zero.
 
-    `lut`, `ff`, `dsp`, `uram` count the device's own units, `bram` blocks of 18 Kbit (a 36 Kbit tile is two).
-    `lut_packed` is an estimate with small LUTs in pairs, `lut_sites` the LUT positions taken (`bnnflow.devices.lut_packing`),
-    `carry` counts the family's carry blocks, `muxf` multiplexers behind LUTs, `depth` is the longest path in
-    LUTs and carry elements.
-    `latency` and `interval` are (fewest, most) clock cycles from an input to its output and from an input to the next;
-    clocks are periods in ns. `weight_bits` and `buffer_bits` are bits of constants, and of state between pixels.
+    `lut`, `ff`, `dsp`, `uram` count the device's own units, `bram` blocks of 18 Kbit (a tile of 36 Kbit is two).
+    `lut_packed` is the synthesis tool's estimate with small LUTs in pairs, `lut_positions` how many positions of LUTs
+    are taken on the chip (`bnnflow.devices.lut_packing`). `carry` counts the family's carry blocks, `muxf` the
+    multiplexers behind LUTs, `depth` the LUTs and carry elements of the longest path.
+    `latency` and `interval` are (fewest, most) clock cycles from an input to its output, and from an input to the next.
+    Clocks are periods in ns. `weight_bits` are bits of constants, `buffer_bits` bits of state between pixels.
     `available` has the device's totals under the names of COUNTS.
 
-    Raises InputError for a source that is none of SOURCES ("" where a report does not say its stage).
+    `source` is one of SOURCES, or "" where a report does not say its stage; raises InputError for another.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Facts:
     clock_estimated: float | None = None
     weight_bits: int | None = None
     buffer_bits: int | None = None
-    lut_sites: int | None = None
+    lut_positions: int | None = None
     available: Mapping[str, int] = field(default_factory=dict)
     modules: tuple[Facts, ...] = ()
     notes: tuple[str, ...] = ()
@@ -73,7 +74,7 @@ class Facts:
 
     @property
     def period(self) -> float | None:
-        """The clock period in ns that the design can have: the asked one, or the estimate where that is longer."""
+        """The clock period in ns that the design can have: the one asked for, or the estimate where that is longer."""
         known = [clock for clock in (self.clock_target, self.clock_estimated) if clock is not None]
         return max(known) if known else None
 
@@ -91,14 +92,14 @@ class Facts:
 
     @property
     def used(self) -> dict[str, float]:
-        """Per cent of the device, of every count and total that is known; a device's own 0 of 0 is left out."""
+        """Every known count in per cent of the device's total; what the device has none of is left out."""
         counts = {name: getattr(self, name) for name in COUNTS}
         return {name: round(100 * count / self.available[name], 3) for name, count in counts.items()
                 if count is not None and self.available.get(name)}
 
     @property
     def fits(self) -> bool | None:
-        """True where nothing known exceeds the device; None where no total is known."""
+        """True where no known count exceeds the device's total; None where no total is known."""
         if not self.available:
             return None
         return all((getattr(self, name) or 0) <= total for name, total in self.available.items())
@@ -111,12 +112,12 @@ class Facts:
         return html_table(said, head, rows, self.notes)
 
     def merged(self, other: Facts) -> Facts:
-        """These facts, what they leave open filled from `other` (timing beside utilisation, for instance)."""
+        """These facts, with what they do not say taken from `other`: utilisation and timing make one, for instance."""
         open_ = {f.name: getattr(other, f.name) for f in fields(self) if getattr(self, f.name) in (None, "", (), {})}
         return replace(self, **open_)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, with what follows from it; `from_dict` reads it back."""
+        """Plain data for JSON, with the numbers that follow from them; `from_dict` reads it back."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data["available"], data["notes"] = dict(self.available), list(self.notes)
         data["modules"] = [module.as_dict() for module in self.modules]
@@ -125,12 +126,12 @@ class Facts:
 
     @classmethod
     def from_dict(cls, data: Any, depth: int = 0) -> Facts:
-        """What `as_dict` gave; raises InputError for anything else."""
+        """The facts that `as_dict` gave, of this format or an earlier one; raises InputError for anything else."""
         if not isinstance(data, dict) or depth > MAX_DEPTH:
             raise InputError("facts: not what `bnnflow.facts.facts.save_facts` writes")
         values: dict[str, Any] = {}
         for name, check in _CHECKS.items():
-            value = data.get(name)
+            value = data.get(name, data.get(FORMER_NAMES.get(name, name)))
             if not check(value):
                 raise InputError(f"facts: {name}={value!r:.60} cannot be")
             values[name] = tuple(value) if isinstance(value, list) else value
@@ -163,7 +164,7 @@ def _text(value: Any) -> bool:
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("name", "source", "tool", "version", "part"), _text),
-    **dict.fromkeys((*COUNTS, "lut_packed", "lut_sites", "carry", "muxf", "depth", "weight_bits", "buffer_bits"),
+    **dict.fromkeys((*COUNTS, "lut_packed", "lut_positions", "carry", "muxf", "depth", "weight_bits", "buffer_bits"),
                     _count),
     **dict.fromkeys(("latency", "interval"), _pair),
     **dict.fromkeys(("clock_target", "clock_estimated"), _clock),
@@ -175,7 +176,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
 
 def save_facts(facts: tuple[Facts, ...] | list[Facts], path: str | os.PathLike[str]) -> None:
     """Write facts as JSON, whole or not at all."""
-    data = {"bnnflow_facts": FORMAT, "facts": [f.as_dict() for f in facts]}
+    data = {"bnnflow_facts": FORMATS[-1], "facts": [f.as_dict() for f in facts]}
     with whole_file(path) as partial:
         partial.write_text(json.dumps(data, indent=1) + "\n")
 
@@ -187,8 +188,10 @@ def load_facts(path: str | os.PathLike[str]) -> list[Facts]:
         if source.stat().st_size > MAX_BYTES:
             raise InputError(f"more than {MAX_BYTES >> 20} MiB; no facts of ours")
         data = json.loads(Path(source).read_text(encoding="utf-8"))
-        if not isinstance(data, dict) or data.get("bnnflow_facts") != FORMAT or not isinstance(data.get("facts"), list):
-            raise InputError(f"not facts of format {FORMAT}")
+        if not isinstance(data, dict) or data.get("bnnflow_facts") not in FORMATS:
+            raise InputError(f"not facts of format {' or '.join(map(str, FORMATS))}")
+        if not isinstance(data.get("facts"), list):
+            raise InputError("no list of facts")
         if not data["facts"]:
             raise InputError("no facts")
         return [Facts.from_dict(row) for row in data["facts"]]

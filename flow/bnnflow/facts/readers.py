@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 from xml.etree import ElementTree
 
@@ -20,24 +21,29 @@ from bnnflow.files import existing
 
 __all__ = ["read_report"]
 
-DAMAGE = (AttributeError, LookupError, RecursionError, StopIteration, TypeError, ValueError)  # what half a file raises
+# What the readers below raise for a file that is cut off or damaged.
+DAMAGE = (AttributeError, LookupError, RecursionError, StopIteration, TypeError, ValueError)
 Rows = list[list[str]]
 Numbers = dict[str, Any]  # fields of Facts by name
 
-# What the tools call the counts: in reports of HLS (blocks of 18 Kbit), and in those of Vivado.
+# What the tools call the counts of Facts: in reports of HLS (blocks of RAM have 18 Kbit), in Vivado's tables of site
+# types and of accelerators (36 Kbit), and in its hierarchy, which has blocks of both sizes.
 HLS_NAMES = {"LUT": "lut", "FF": "ff", "DSP": "dsp", "DSP48E": "dsp", "BRAM_18K": "bram", "BRAM": "bram",
              "URAM": "uram"}
-SITES = {"CLB LUTs": "lut", "Slice LUTs": "lut", "CLB Registers": "ff", "Slice Registers": "ff", "DSPs": "dsp",
-         "Block RAM Tile": "bram", "URAM": "uram"}
+SITE_NAMES = {"CLB LUTs": "lut", "Slice LUTs": "lut", "CLB Registers": "ff", "Slice Registers": "ff", "DSPs": "dsp",
+              "Block RAM Tile": "bram", "URAM": "uram"}
+ACCELERATOR_NAMES = {"LUT": "lut", "REG": "ff", "BRAM": "bram", "URAM": "uram", "DSP": "dsp"}
+HIERARCHY_NAMES = {"Total LUTs": "lut", "FFs": "ff", "URAM": "uram", "DSP Blocks": "dsp", "DSP48 Blocks": "dsp"}
 
 
 def read_report(path: str | os.PathLike[str]) -> Facts:
-    """Facts of one report file: csynth .xml or .rpt, verbose .rpt.xml, cosim .rpt, export .rpt, utilisation (flat,
-    hierarchical, by SLR, of an accelerator) and timing of Vivado, `stat -json` of yosys, or one set of facts of our
-    own (.json).
+    """Facts of one report file.
 
-    A file with several HLS reports gives the last one. Raises InputError for a missing, empty, huge, damaged or other
-    file, which it names.
+    It may be one of HLS (csynth .xml or .rpt, verbose .rpt.xml, cosim .rpt, export .rpt; the last where a file has
+    several), of Vivado (utilisation flat, hierarchical, by SLR or of an accelerator, timing), of yosys (`stat -json`),
+    or a file of ours with one set of facts (.json).
+
+    Raises InputError, with the file's name, where it is missing, empty, huge, damaged or something else.
     """
     source = existing(path, "report")
     try:
@@ -60,6 +66,7 @@ def read_report(path: str | os.PathLike[str]) -> Facts:
 
 
 def _of_text(text: str) -> Facts:
+    """A report in text, by the first of READERS whose mark it has."""
     for mark, reader in READERS:
         if re.search(mark, text, re.M):
             return reader(text)
@@ -79,18 +86,19 @@ def _number(text: str, per: float = 1) -> int | None:
 
 
 def _clock(text: str | None) -> float | None:
+    """The period in ns at the start of a cell; None where there is none above 0."""
     found = re.match(r"\s*(\d+(?:\.\d+)?)", text or "")
     return float(found[1]) if found and float(found[1]) > 0 else None
 
 
 def _pair(fewest: str, most: str) -> tuple[int, int] | None:
-    """Cycles; None where the tool could not tell ("?", "undef")."""
+    """(fewest, most) cycles; None where the tool could not tell ("?", "undef")."""
     a, b = _number(fewest), _number(most)
     return None if a is None or b is None or "-" in (fewest.strip(), most.strip()) else (a, b)
 
 
 def _tables(text: str) -> Iterator[Rows]:
-    """Every table of a text that is drawn with | and +, as rows of cells."""
+    """All tables of a text that are drawn with | and +, as rows of cells."""
     rows: Rows = []
     for line in text.splitlines():
         stripped = line.strip()
@@ -101,6 +109,18 @@ def _tables(text: str) -> Iterator[Rows]:
             rows = []
     if rows:
         yield rows
+
+
+def _row_counts(head: Sequence[str], row: Sequence[str], names: Mapping[str, str] = HLS_NAMES, per_block: int = 1
+                ) -> Numbers:
+    """The counts in a row of a table, from the columns that `names` has; a block of RAM counts as `per_block`."""
+    columns = {k: names[cell] for k, cell in enumerate(head) if cell in names}
+    return {name: _number(row[k], per_block if name == "bram" else 1) for k, name in columns.items()}
+
+
+def _known(numbers: Numbers) -> dict[str, int]:
+    """Those that the tool could tell."""
+    return {name: n for name, n in numbers.items() if n is not None}
 
 
 def _said(text: str, key: str) -> str:
@@ -131,6 +151,7 @@ def _hls(text: str) -> Facts:
 
 
 def _after(text: str, mark: str) -> Iterator[Rows]:
+    """The tables behind a heading."""
     found = re.search(mark, text)
     if not found:
         raise InputError(f"no section {mark.strip(chr(92))!r}; the report is not whole")
@@ -143,29 +164,29 @@ def _cycles(row: Sequence[str]) -> Numbers:
 
 
 def _totals(rows: Rows) -> tuple[Numbers, dict[str, int]]:
-    """The counts and those of the device, of a utilisation summary."""
-    columns = {k: HLS_NAMES[cell] for k, cell in enumerate(rows[0]) if cell in HLS_NAMES}
-    known = {row[0]: {name: _number(row[k]) for k, name in columns.items()} for row in rows}
+    """(counts, the device's totals) of a summary of utilisation."""
+    known = {row[0]: _row_counts(rows[0], row) for row in rows}
     if "Total" not in known:
         raise InputError("no row of totals; the report is not whole")
-    return known["Total"], {name: n for name, n in known.get("Available", {}).items() if n is not None}
+    return known["Total"], _known(known.get("Available", {}))
 
 
 def _instances(text: str) -> dict[str, Numbers]:
-    """Counts and cycles of the instances in the details, by module."""
+    """Counts and cycles of the instances in the details, by module: the one table has counts, the other cycles."""
     found: dict[str, Numbers] = {}
-    for rows in _tables(text):
-        names = next((row for row in rows if row[0] == "Instance"), None)
-        if names is None or len(names) < 3 or names[1] != "Module":
-            continue
-        columns = {k: HLS_NAMES[cell] for k, cell in enumerate(names) if cell in HLS_NAMES}
-        for row in rows[rows.index(names) + 1:]:
-            if len(row) != len(names) or row[0] in ("", "Total") or not row[1]:
-                continue
-            numbers = ({name: _number(row[k]) for k, name in columns.items()} if columns
-                       else _cycles(row[2:]) if "min" in names else {})
-            found.setdefault(row[1], {}).update(numbers)
+    for names, row in chain.from_iterable(map(_instance_rows, _tables(text))):
+        found.setdefault(row[1], {}).update(_row_counts(names, row) or (_cycles(row[2:]) if "min" in names else {}))
     return found
+
+
+def _instance_rows(rows: Rows) -> Iterator[tuple[list[str], list[str]]]:
+    """(names of the columns, row) of every instance in a table; none in a table of other things."""
+    names = next((row for row in rows if row[0] == "Instance"), [])
+    if len(names) < 3 or names[1] != "Module":
+        return
+    for row in rows[rows.index(names) + 1:]:
+        if len(row) == len(names) and row[0] not in ("", "Total") and row[1]:
+            yield names, row
 
 
 def _summary(text: str) -> Facts:
@@ -178,9 +199,8 @@ def _summary(text: str) -> Facts:
 
     def facts(row: Sequence[str]) -> Facts:
         latency, interval = (row[column[name]] for name in ("Latency (cycles)", "Interval"))
-        counts: Numbers = {HLS_NAMES[name]: _number(row[k]) for name, k in column.items() if name in HLS_NAMES}
         return replace(base, name=row[0].lstrip("+ ").rstrip("*"), latency=_pair(latency, latency),
-                       interval=_pair(interval, interval), **counts)
+                       interval=_pair(interval, interval), **_row_counts(head, row))
 
     top, *rest = map(facts, modules)
     return replace(top, modules=tuple(rest))
@@ -206,19 +226,21 @@ def _of_xml(text: str) -> Facts:
     tool = "Vivado HLS" if re.match(r"20(1\d|20\.1)", version) else "Vitis HLS"
     facts = Facts(get("UserAssignments/TopModelName"), "C synthesis", tool, version, get("UserAssignments/Part"),
                   clock_target=_clock(get("UserAssignments/TargetClockPeriod")))
-    available = {name: n for name, n in _counts(root.find("AreaEstimates/AvailableResources")).items() if n is not None}
+    available = _known(_xml_counts(root.find("AreaEstimates/AvailableResources")))
     modules = tuple(replace(facts, name=module.findtext("Name") or "", **_speed(module),
-                            **_counts(module.find("AreaEstimates/Resources")))
+                            **_xml_counts(module.find("AreaEstimates/Resources")))
                     for module in root.findall("ModuleInformation/Module"))
-    return replace(facts, **_speed(root), **_counts(resources), available=available, modules=modules)
+    return replace(facts, **_speed(root), **_xml_counts(resources), available=available, modules=modules)
 
 
-def _counts(element: ElementTree.Element | None) -> Numbers:
+def _xml_counts(element: ElementTree.Element | None) -> Numbers:
+    """The counts in an element of the XML, one a child."""
     return {HLS_NAMES[child.tag]: _number(child.text or "") for child in (() if element is None else element)
             if child.tag in HLS_NAMES}
 
 
 def _speed(element: ElementTree.Element) -> Numbers:
+    """Clock, latency and interval of a design or module; a pipelined loop has one interval only."""
     clock = element.findtext("PerformanceEstimates/SummaryOfTimingAnalysis/EstimatedClockPeriod")
     tags = ("Best-caseLatency", "Worst-caseLatency", "Interval-min", "Interval-max", "PipelineInitiationInterval")
     least, most, low, high, every = (
@@ -236,22 +258,28 @@ def _verbose(root: ElementTree.Element) -> Facts:
         raise InputError("not a report of C synthesis")
     said = {item.get("name", ""): (item.text or "").strip() for item in head.findall("item")}
     summaries = [item.find("table") for item in root.iter("item") if item.get("name") == "Summary"]
-    clock, latency, area = [_columns(table) for table in summaries[:3] if table is not None]
-    names = [name.strip() for name in (summaries[2].findtext("keys") or "").split(",")][1:]  # type: ignore[union-attr]
-    available = area.pop("Available", [])
-    area.pop("Utilization (%)", None)
-    total: Numbers = {HLS_NAMES[name]: sum(_number(row[k]) or 0 for row in area.values())
-             for k, name in enumerate(names) if name in HLS_NAMES}
-    (clocks,), (cycles,) = clock.values(), latency.values()
+    timing, latency, area = (table for table in summaries[:3] if table is not None)
+    (clocks,), (cycles,) = _xml_rows(timing).values(), _xml_rows(latency).values()
+    counts, available = _xml_totals(area)
     return Facts(found[2], "C synthesis", f"{found[1]} HLS", said.get("Version", "").split(" ")[0],
-                 said.get("Target device", ""), **total, clock_target=_clock(clocks[0]),
-                 clock_estimated=_clock(clocks[1]), **_cycles(cycles),
-                 available={HLS_NAMES[name]: int(n) for name, n in zip(names, available) if name in HLS_NAMES})
+                 said.get("Target device", ""), **counts, clock_target=_clock(clocks[0]),
+                 clock_estimated=_clock(clocks[1]), **_cycles(cycles), available=available)
 
 
-def _columns(table: ElementTree.Element) -> dict[str, list[str]]:
+def _xml_rows(table: ElementTree.Element) -> dict[str, list[str]]:
+    """The rows of a table by their names; the tools call them columns."""
     return {row.get("name", ""): [cell.strip() for cell in (row.text or "").split(",")]
             for row in table if row.tag in ("column", "specialColumn")}
+
+
+def _xml_totals(table: ElementTree.Element) -> tuple[Numbers, dict[str, int]]:
+    """(counts, the device's totals) of a table with a row for everything that takes resources."""
+    names = [HLS_NAMES.get(name.strip()) for name in (table.findtext("keys") or "").split(",")][1:]
+    rows = _xml_rows(table)
+    available = rows.pop("Available", [])
+    rows.pop("Utilization (%)", None)
+    counts: Numbers = {name: sum(_number(row[k]) or 0 for row in rows.values()) for k, name in enumerate(names) if name}
+    return counts, {name: int(total) for name, total in zip(names, available) if name}
 
 
 def _cosim(text: str) -> Facts:
@@ -268,49 +296,54 @@ def _cosim(text: str) -> Facts:
 # --- Vivado ---------------------------------------------------------------------------------------------------------
 
 
+# (word in the state of a design, source of Facts); "physopt postPlace" and "physopt postRoute" are states, too.
+STAGES = (("postplace", "placed"), ("postroute", "routed"), ("placed", "placed"), ("routed", "routed"),
+          ("synth", "logic synthesis"), ("optimized", "logic synthesis"))
+
+
 def _vivado(text: str, **numbers: Any) -> Facts:
-    """The head that every report of Vivado has."""
-    state, source = _said(text, "Design State").lower(), ""
-    for word, stage in (("postplace", "placed"), ("postroute", "routed"), ("placed", "placed"), ("routed", "routed"),
-                        ("synth", "logic synthesis"), ("optimized", "logic synthesis")):
-        if word in state.replace(" ", "") and not source:
-            source = stage
+    """Facts with `numbers`, of a design, tool, device and stage as the head of every report of Vivado says them."""
+    state = _said(text, "Design State").lower().replace(" ", "")
+    source = next((stage for word, stage in STAGES if word in state), "")
     version = re.search(r"v\.([0-9][\w.]*)", _said(text, "Tool Version"))
     facts = Facts(_said(text, "Design"), source, "Vivado", version[1] if version else "", _said(text, "Device"))
     return replace(facts, **numbers)
 
 
-def _sites(text: str) -> Facts:
-    """report_utilization: the tables of sites; by SLR, their sum."""
-    counts: dict[str, int] = {}
-    available: dict[str, int] = {}
-    for rows in _tables(text):
-        if rows[0][0].strip() != "Site Type":
-            continue
-        used = [k for k, cell in enumerate(rows[0]) if cell == "Used" or re.fullmatch(r"SLR\d+", cell)]
-        total = [k for k, cell in enumerate(rows[0]) if cell == "Available"]
-        for row in rows[1:]:
-            name = SITES.get(row[0].rstrip("*"))
-            if name and name not in counts:
-                per = 2 if name == "bram" else 1
-                counts[name] = sum(_number(row[k], per) or 0 for k in used)
-                if total:
-                    available[name] = _number(row[total[0]], per) or 0
-    if "lut" not in counts:
+def _utilisation(text: str) -> Facts:
+    """report_utilization: tables of site types; what is used is the sum where there is a column for every SLR."""
+    first: dict[str, tuple[list[str], list[str]]] = {}  # (head, row) of every count; other tables say some of it again
+    for name, head, row in chain.from_iterable(map(_site_rows, _tables(text))):
+        first.setdefault(name, (head, row))
+    if "lut" not in first:
         raise InputError("no table of LUTs; the report is not whole")
+    counts = {name: _sum(row, head, r"Used|SLR\d+", name) for name, (head, row) in first.items()}
+    available = {name: _sum(row, head, "Available", name) for name, (head, row) in first.items() if "Available" in head}
     return _vivado(text, **counts, available=available)
 
 
+def _site_rows(rows: Rows) -> Iterator[tuple[str, list[str], list[str]]]:
+    """(count of Facts, head, row) for the known rows of a table of site types; none in other tables."""
+    for row in rows[1:] if rows[0][0] == "Site Type" else []:
+        name = SITE_NAMES.get(row[0].rstrip("*"))
+        if name:
+            yield name, rows[0], row
+
+
+def _sum(row: Sequence[str], head: Sequence[str], columns: str, name: str) -> int:
+    """A count as the sum of all columns whose head is like a pattern."""
+    per = 2 if name == "bram" else 1
+    return sum(_number(row[k], per) or 0 for k, cell in enumerate(head) if re.fullmatch(columns, cell))
+
+
 def _hierarchy(text: str) -> Facts:
-    """report_utilization -hierarchical."""
-    names = {"Total LUTs": "lut", "FFs": "ff", "URAM": "uram", "DSP Blocks": "dsp", "DSP48 Blocks": "dsp"}
+    """report_utilization -hierarchical: the first row is the whole design."""
     rows = next(rows for rows in _tables(text) if rows[0][0] == "Instance")
     column = {cell: k for k, cell in enumerate(rows[0])}
 
     def facts(row: Sequence[str]) -> Facts:
-        counts: Numbers = {names[cell]: _number(row[k]) for cell, k in column.items() if cell in names}
         blocks = 2 * (_number(row[column["RAMB36"]]) or 0) + (_number(row[column["RAMB18"]]) or 0)
-        return _vivado(text, name=row[0], bram=blocks, **counts)
+        return _vivado(text, name=row[0], bram=blocks, **_row_counts(rows[0], row, HIERARCHY_NAMES))
 
     top, *rest = map(facts, rows[1:])
     return replace(top, modules=tuple(rest))
@@ -318,21 +351,18 @@ def _hierarchy(text: str) -> Facts:
 
 def _accelerator(text: str) -> Facts:
     """report_accelerator_utilization: what the kernels use, of the user's budget."""
-    names = {"LUT": "lut", "REG": "ff", "BRAM": "bram", "URAM": "uram", "DSP": "dsp"}
     rows = next(rows for rows in _tables(text) if rows[0][0] == "Name")
-    column = {k: names[cell] for k, cell in enumerate(rows[0]) if cell in names}
-    known = {row[0]: {name: _number(row[k], 2 if name == "bram" else 1) for k, name in column.items()} for row in rows}
+    known = {row[0]: _row_counts(rows[0], row, ACCELERATOR_NAMES, per_block=2) for row in rows}
     if not {"Used Resources", "User Budget"} <= set(known):
         raise InputError("no row of used resources; the report is not whole")
-    budget = {name: n for name, n in known["User Budget"].items() if n is not None}
-    kernels = [row[0] for row in rows[1:] if row[0] not in ("Platform", "User Budget", "Used Resources",
-                                                            "Unused Resources")]
-    return _vivado(text, **known["Used Resources"], available=budget,
+    others = ("Platform", "User Budget", "Used Resources", "Unused Resources")
+    kernels = [row[0] for row in rows[1:] if row[0] not in others]
+    return _vivado(text, **known["Used Resources"], available=_known(known["User Budget"]),
                    modules=tuple(_vivado(text, name=name, **known[name]) for name in kernels))
 
 
 def _timing(text: str) -> Facts:
-    """report_timing_summary and report_timing: the asked period, and the one that the worst path allows."""
+    """report_timing_summary and report_timing: the period asked for, and the one that the worst path allows."""
     summary = re.search(r"^\s*WNS\(ns\).*\n[\s-]+\n\s*(\S+)", text, re.M)
     worst = summary[1] if summary else (re.search(r"Slack \(\w+\)\s*:\s*(\S+?)ns", text) or ["", "NA"])[1]
     period = re.search(r"Clock Summary\n(?:.*\n){4}\s*\S+\s+\{.*?\}\s+(\S+)", text)
@@ -358,7 +388,7 @@ def _export(text: str) -> Facts:
 
 
 def _yosys(data: dict[str, Any]) -> Facts:
-    """`stat -json`: LUTs as they are, and yosys' estimate of them with small ones in pairs."""
+    """`stat -json`: the LUTs, and yosys' estimate of them with small ones in pairs."""
     packed = data["design"].get("estimated_num_lc")
     luts, found = count_cells(data["design"]["num_cells_by_type"])
     counts: Numbers = {"lut": sum(luts.values()), **found}
@@ -367,6 +397,7 @@ def _yosys(data: dict[str, Any]) -> Facts:
                  lut_packed=None if packed is None else int(packed))
 
 
+# (mark, reader) of the reports in text; the first reader whose mark is found reads it, so that the order counts.
 READERS: tuple[tuple[str, Callable[[str], Facts]], ...] = (
     (r"^== (Vivado|Vitis) HLS Report for '", _hls),
     (r"^== Synthesis Summary Report of '", _summary),
@@ -374,6 +405,6 @@ READERS: tuple[tuple[str, Callable[[str], Facts]], ...] = (
     (r"^Simulation tool|Latency\(Clock Cycles\)", _cosim),
     (r"Command\s*: report_accelerator_utilization", _accelerator),
     (r"^\| *Instance *\| *Module *\| *Total LUTs", _hierarchy),
-    (r"^\| +Site Type +\|.*SLR\d|^\| *(CLB|Slice) LUTs", _sites),
+    (r"^\| +Site Type +\|.*SLR\d|^\| *(CLB|Slice) LUTs", _utilisation),
     (r"Command\s*: report_timing", _timing),
 )

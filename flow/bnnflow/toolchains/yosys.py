@@ -182,7 +182,7 @@ def synthesize_project(project: Project, family: str = "xcup", layers: bool = Fa
 
 def _facts(name: str, size: Size) -> Facts:
     return Facts(name, "logic synthesis", YOSYS.name, size.tool, size.family, lut=size.raw, ff=size.ff,
-                 lut_packed=size.packed, lut_sites=size.sites, carry=size.carry, muxf=size.muxf, depth=size.depth,
+                 lut_packed=size.packed, lut_positions=size.sites, carry=size.carry, muxf=size.muxf, depth=size.depth,
                  clock_estimated=size.delay, modules=tuple(_facts(*layer) for layer in size.layers.items()))
 
 
