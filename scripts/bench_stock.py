@@ -194,6 +194,7 @@ def main() -> None:
     from nairods import inputs
 
     from bnnflow import BnnflowError, InputError
+    from bnnflow.toolchains.gxx import GXX
     from bnnflow.toolchains.process import need
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -207,7 +208,7 @@ def main() -> None:
         files = sorted(args.folder.rglob("*.weights.h5"))[: args.networks]
         if not files or args.inputs < 1 or (args.networks or 1) < 1:
             raise InputError(f"nothing to run: no .weights.h5 file in {args.folder}, or --networks or --inputs below 1")
-        need("gxx")
+        need(GXX)
         bench(files, inputs(args.inputs), environment(args.environment.expanduser().resolve()))
     except BnnflowError as error:
         sys.exit(f"error: {error}")

@@ -9,6 +9,7 @@ import pytest
 import bnnflow as bf
 from bnnflow.ir import fixed
 from bnnflow.toolchains import process as tools
+from bnnflow.toolchains.yosys import YOSYS
 from tests.conftest import union
 from tests.random_graphs import random_codes
 from tests.test_estimate import dense
@@ -132,7 +133,7 @@ def test_argmax(cli, tmp_path):
 
 
 @pytest.mark.rtl
-@pytest.mark.skipif(tools.find("yosys") is None, reason=tools.TOOLS["yosys"].remedy)
+@pytest.mark.skipif(tools.find(YOSYS) is None, reason=YOSYS.remedy)
 def test_build_and_synth(cli, tmp_path):
     bf.save(GRAPH, tmp_path / "net.npz")
     assert cli("build", "net.npz", "--backend", "Verilog", "--clock-period", "2").returncode == 0

@@ -9,7 +9,7 @@ import bnnflow.train  # isort: skip
 import qkeras
 import tf_keras as keras
 
-from bnnflow.builder import trace_project
+from bnnflow.simulation import trace_project
 from tests.contracts import conv, dense, several, shake
 
 pytestmark = [pytest.mark.hls, pytest.mark.filterwarnings("ignore::UserWarning")]

@@ -97,7 +97,7 @@ def test_an_output_that_is_read_beside_a_node_with_its_copys_name(options, tmp_p
 
 @pytest.mark.hls
 def test_streams_are_traced(tmp_path):
-    from bnnflow.builder import trace_project
+    from bnnflow.simulation import trace_project
 
     graph = union({"r": residual(), "g": random_graph(3)})
     bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream"))

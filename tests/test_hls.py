@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
-from bnnflow import builder
 from bnnflow.backends.hls.fusion import fusion_groups
 from bnnflow.backends.hls.kernel_call import pack_fields
 from bnnflow.backends.hls.ops import EMIT_HLS
@@ -29,6 +28,9 @@ from bnnflow.errors import InputError, Mismatch, ToolError
 from bnnflow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Weights
 from bnnflow.ir.vectors import default_vectors
 from bnnflow.ir.verify import dot_domain
+from bnnflow.toolchains import compiled
+from bnnflow.toolchains.gxx import compile_project
+from bnnflow.toolchains.toolchain import TOOLCHAINS
 from tests.conftest import ROOT, union
 from tests.random_graphs import outputs, random_codes, random_graph
 
@@ -312,7 +314,7 @@ def test_changed_sources_are_compiled_and_refused(project, tmp_path):
 def test_the_bench_itself_fails(project, tmp_path):
     """main returns 1 for one or 256 wrong outputs, for no samples and for missing files."""
     program = tmp_path / "bench"
-    builder._compile(Project.open(project), program, tmp_path / "log")
+    compile_project(Project.open(project), program, tmp_path / "log")
 
     def bench(inputs: str | None, expected: str) -> int:
         (tmp_path / "tb_data").mkdir(exist_ok=True)
@@ -334,10 +336,10 @@ def test_the_bench_itself_fails(project, tmp_path):
 def test_compiled_programs_are_kept_while_others_throw_away(tmp_path, monkeypatch):
     """Eight at once fill and empty one cache: none trips over a file that is gone; then what was used last is kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(builder, "CACHED", 3)
+    monkeypatch.setattr(compiled, "KEPT", 3)
 
     def keep(name):
-        return builder._cached(f"csim-{name}", tmp_path, lambda program: program.write_text("made"))
+        return compiled.kept_program(f"csim-{name}", tmp_path, lambda program: program.write_text("made"))
 
     with ThreadPoolExecutor(8) as pool:
         assert len(list(pool.map(keep, range(500)))) == 500
@@ -432,10 +434,10 @@ def test_a_bench_that_is_not_ours(project, monkeypatch):
             return run / "out", failed
         return simulator
 
-    monkeypatch.setitem(builder.SIMULATORS, "gxx", stand_in(len(expected), True))
+    monkeypatch.setitem(TOOLCHAINS, "gxx", replace(TOOLCHAINS["gxx"], simulate=stand_in(len(expected), True)))
     with pytest.raises(Mismatch, match="the bench was changed, build the project again"):
         bf.simulate(project)
-    monkeypatch.setitem(builder.SIMULATORS, "gxx", stand_in(len(expected) - 1, False))
+    monkeypatch.setitem(TOOLCHAINS, "gxx", replace(TOOLCHAINS["gxx"], simulate=stand_in(len(expected) - 1, False)))
     with pytest.raises(ToolError, match="255 samples of 256; it stopped early"):
         bf.simulate(project)
 

@@ -13,10 +13,10 @@ from bnnflow.backends.hls import netlist_kernel as hls_logic
 from bnnflow.backends.hls.fusion import kernels
 from bnnflow.backends.hls.netlist_kernel import to_cpp
 from bnnflow.backends.netlist.lower import to_logic
-from bnnflow.builder import trace_project
 from bnnflow.errors import InputError, Mismatch
 from bnnflow.ir import BIPOLAR, Domain, Graph, Node, Op, Steps, Weights, Window
 from bnnflow.ir.verify import dot_domain
+from bnnflow.simulation import trace_project
 from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
 

@@ -22,7 +22,7 @@ from bnnflow.estimates.kernels import _kernel_call, synthesized_cost
 from bnnflow.ir import BIPOLAR, BIT, Domain, Graph, Node, Op, Steps, Sum, Weights, Window
 from bnnflow.ir.verify import RULES
 from bnnflow.toolchains import process as tools
-from bnnflow.toolchains.yosys import Size, synthesize
+from bnnflow.toolchains.yosys import YOSYS, Size, synthesize
 from tests.random_graphs import random_codes, random_graph
 from tests.test_estimate import conv, dense
 from tests.test_rtl import needs_yosys
@@ -118,7 +118,7 @@ def evaluated(text: str, given: list[dict[str, int]], folder: Path) -> list[int]
                      for name, width in ports.items()) for row in given]
     (folder / "run.ys").write_text("\n".join(["read_verilog cell.v", "proc", *(
         f"tee -a out.txt eval {line} -show y" for line in sets)]) + "\n")
-    tools.call([*tools.command("yosys"), "run.ys"], folder, folder / "yosys.log", 120)
+    tools.call([*tools.command(YOSYS), "run.ys"], folder, folder / "yosys.log", 120)
     found = re.findall(r"y = (?:\d+'([01]+)|(\d+))\.", (folder / "out.txt").read_text())  # 32 bits may be decimal
     assert len(found) == len(given)
     return [int(bits, 2) if bits else int(number) for bits, number in found]

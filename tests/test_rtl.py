@@ -14,20 +14,23 @@ from bnnflow.backends.netlist.lower import Logic, to_logic
 from bnnflow.backends.netlist.netlist import Lut
 from bnnflow.backends.project import Project
 from bnnflow.backends.verilog import to_verilog
-from bnnflow.builder import trace_project
 from bnnflow.devices.lut_packing import lut_positions
 from bnnflow.devices.timing import ALONG, CLOCK_TO_Q, LUT, NET, OFF, ONTO, SETUP, longest_path
 from bnnflow.facts.facts import load_facts
 from bnnflow.ir import BIT, Domain, Graph, Index, Node, Op, Steps, Weights
+from bnnflow.simulation import trace_project
 from bnnflow.toolchains import process as tools
-from bnnflow.toolchains.yosys import FAMILIES, synthesize
+from bnnflow.toolchains.gxx import GXX
+from bnnflow.toolchains.nextpnr import NEXTPNR
+from bnnflow.toolchains.verilator import VERILATOR
+from bnnflow.toolchains.yosys import FAMILIES, YOSYS, synthesize
 from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
 from tests.test_logic import neurons
 
-needs_verilator = pytest.mark.skipif(tools.find("verilator") is None or tools.find("gxx") is None,
-                                     reason=tools.TOOLS["verilator"].remedy)
-needs_yosys = pytest.mark.skipif(tools.find("yosys") is None, reason=tools.TOOLS["yosys"].remedy)
+needs_verilator = pytest.mark.skipif(tools.find(VERILATOR) is None or tools.find(GXX) is None,
+                                     reason=VERILATOR.remedy)
+needs_yosys = pytest.mark.skipif(tools.find(YOSYS) is None, reason=YOSYS.remedy)
 
 
 def small_layer(seed: int) -> Graph:
@@ -110,7 +113,7 @@ endmodule
                       f"write_verilog -noattr {name}_mapped.v\n")
         script.append(PROOF.format(files=f"gold.v {name}_mapped.v +/xilinx/cells_sim.v"))
     (folder / "prove.ys").write_text("\n".join(script))
-    program = tools.command("yosys")
+    program = tools.command(YOSYS)
     tools.call([*program, "prove.ys"], folder, folder / "yosys.log", 600)
 
 
@@ -154,7 +157,7 @@ def test_verilog_projects_refuse_what_they_cannot_do(tmp_path):
     with pytest.raises(bf.InputError, match="only backend='Verilog' can be combinational"):
         bf.BuildConfig(pipelined=False)
     bf.build(small_layer(1), bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog"))
-    with pytest.raises(bf.InputError, match="is a Verilog project; tool 'gxx' cannot simulate it"):
+    with pytest.raises(bf.InputError, match="gxx: .* Verilog project; build it .* 'Vivado', or use tool='verilator'"):
         bf.simulate(tmp_path / "prj", tool="gxx")
     with pytest.raises(bf.InputError, match="use one of xc7, xcup, ice40, ecp5"):
         bf.synthesize(tmp_path / "prj", family="xc2v")
@@ -262,7 +265,7 @@ def test_families(tmp_path, family, monkeypatch):
     size = bf.synthesize(tmp_path / "prj", family=family, layers=True)
     assert size.lut > 20 and size.ff > 12 and size.depth > 0
     assert {layer.name for layer in size.modules} >= {"myproject_layer_y", "myproject_layer_z"}
-    assert (size.lut_sites is not None) == family.startswith("xc")
+    assert (size.lut_positions is not None) == family.startswith("xc")
     assert (size.clock_estimated is not None) == (family == "xcup") == bool(size.notes)
     assert family != "xcup" or 0.5 < size.clock_estimated < 1.5  # built for 1 ns, by delays of routed nets
     assert (size.lut_packed is not None) == family.startswith("xc") and size.source == "logic synthesis"
@@ -272,7 +275,7 @@ def test_families(tmp_path, family, monkeypatch):
 
 @pytest.mark.rtl
 @needs_yosys
-@pytest.mark.skipif(tools.find("nextpnr") is None, reason="needs nextpnr-ecp5 (pip install 'bnnflow[pnr]')")
+@pytest.mark.skipif(tools.find(NEXTPNR) is None, reason="needs nextpnr-ecp5 (pip install 'bnnflow[pnr]')")
 @pytest.mark.parametrize("pipelined", [True, False])
 def test_place_and_route(tmp_path, pipelined, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

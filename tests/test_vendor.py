@@ -79,9 +79,9 @@ def test_hls_scripts_under_tcl(backend, words, step, tmp_path, monkeypatch):
     """`words`: where the switches come as one word each, and not as the one argument that they were."""
     prj = tmp_path / "a folder"
     bf.build(net(), replace(CONFIG, output_dir=prj, backend=backend))
-    tool = backend.lower()
-    monkeypatch.setattr(tools, "find", lambda name, via="": {"vitis": "/x/vitis_hls", "vivado": "/x/vivado_hls"}[name])
-    _, *arguments = vendor._hls(tool, step, prj, "")
+    program, path = {"Vitis": (vendor.VITIS, "/x/vitis_hls"), "Vivado": (vendor.VIVADO, "/x/vivado_hls")}[backend]
+    monkeypatch.setattr(tools, "find", lambda program, via="": path)
+    _, *arguments = vendor._hls(program, step, prj, "")
     recorder = Recorder()
 
     def simulation_files() -> None:
@@ -271,6 +271,8 @@ def test_missing_tools_and_bad_options(project, install, monkeypatch, tmp_path):
         bf.synthesize(project, "quartus")
     with pytest.raises(InputError, match="steps place: use some of csynth, cosim, export, logic"):
         bf.synthesize(project, steps=["place"])
+    with pytest.raises(InputError, match="vitis has no option family, layers; use some of say, steps, via, hours"):
+        bf.synthesize(project, family="xc7", layers=True)
     with pytest.raises(InputError, match="hours=0"):
         bf.synthesize(project, hours=0)
     install("vitis-run")
@@ -320,7 +322,7 @@ def test_a_prefix(via, name, text, project, install, tmp_path):
         bf.synthesize(project, "vivado", via='ssh "x')
     with pytest.raises(InputError, match="via=' ': name a command"):
         bf.synthesize(project, "vivado", via=" ")
-    with pytest.raises(InputError, match="a prefix is for vitis and vivado"):
+    with pytest.raises(InputError, match="a prefix is for vitis or vivado"):
         bf.simulate(project, via="ssh up")
 
 
@@ -358,7 +360,7 @@ def test_a_project_that_cannot_be_written_to(project, install, monkeypatch):
     install("vitis-run")
     with pytest.raises(InputError, match=r"cannot write \S*/vitis: .*; runs are kept in the project: free some room"):
         bf.synthesize(project)
-    monkeypatch.setattr("bnnflow.builder.synthesized_cost", lambda *_: None)  # the table's
+    monkeypatch.setattr("bnnflow.synthesis.synthesized_cost", lambda *_: None)  # the table's
     facts = bf.estimate(project, synthesize=True)
     assert facts.lut is not None and facts.notes[-1].startswith("not kept for the report: ")
     assert len(bf.report(project)["projects"][0]["facts"]) == 2

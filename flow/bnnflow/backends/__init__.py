@@ -4,5 +4,5 @@ from bnnflow.backends.backend import register
 from bnnflow.backends.hls.backend import VITIS, VIVADO
 from bnnflow.backends.verilog import VERILOG
 
-for backend in (VITIS, VIVADO, VERILOG):
-    register(backend)
+for row in (VITIS, VIVADO, VERILOG):
+    register(row)

@@ -71,10 +71,10 @@ class Backend:
     one is called in messages. `simulator` and `synthesizer` name the toolchains that are used where none is asked for.
     `sources` are patterns (of `Path.glob`) of all files of a project that a toolchain compiles.
 
-    `check` raises InputError, with all problems at once, for a graph that the backend cannot write. `write` writes the
-    sources into `config.output_dir`, which will be moved to the given folder, with input codes for the test bench, or
-    default ones for None; it returns the name, in the top function, of the array of every node that has one. `kernels`
-    says which nodes are computed together.
+    `check` raises InputError, with all problems at once, for a graph that the backend cannot write. `write` raises it
+    too, or makes the folder `config.output_dir`, which will be moved to the given one, and writes the sources there,
+    with input codes for the test bench, or default ones for None; it returns the name, in the top function, of the
+    array of every node that has one. `kernels` says which nodes are computed together.
 
     `one_netlist`: the whole design is one netlist of LUTs and is counted as such, not kernels with costs of their own.
     `fixed` has the options of a build that do not apply: {option: (the value that it must have, why)}.

@@ -3,5 +3,5 @@
 from bnnflow.toolchains import gxx, nextpnr, verilator, vitis, yosys
 from bnnflow.toolchains.toolchain import register
 
-for toolchain in (gxx.TOOLCHAIN, verilator.TOOLCHAIN, yosys.TOOLCHAIN, nextpnr.TOOLCHAIN, *vitis.VENDORS):
-    register(toolchain)
+for row in (gxx.TOOLCHAIN, verilator.TOOLCHAIN, yosys.TOOLCHAIN, nextpnr.TOOLCHAIN, *vitis.VENDORS):
+    register(row)
