@@ -124,7 +124,8 @@ def run(networks: int, inputs: int, seed: int, csim: int, report: object = print
     for reason, count in refused.most_common():
         report(f"refused {count}: {reason}...")
     if sum(refused.values()) > networks // 5:
-        raise BnnflowError(f"{sum(refused.values())} of {networks} networks were refused; the generator asks for too much")
+        raise BnnflowError(f"{sum(refused.values())} of {networks} networks were refused; the generator asks for too "
+                           "much")
     for option, count in sorted(histogram.items()):
         report(f"  {option:32} {count}")
     share = totals["near"] / max(totals["sums"], 1)

@@ -31,7 +31,7 @@ def layer_of(name: str, rank: int, library: Any = keras.layers) -> Any:
 class ImageMaker(Maker):
     """Blocks of convolutions; everything else as in Maker."""
 
-    moving = False  # tails of whole images are slow to evaluate element by element
+    moving = False  # epilogues of whole images are slow to evaluate element by element
 
     def __init__(self, seed: int, real: bool, rank: int):
         super().__init__(seed, real)

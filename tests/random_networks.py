@@ -102,13 +102,13 @@ def kernel(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> objec
     }[kind]()
 
 
-def _norm(kind: str, layer: keras.layers.BatchNormalization, rng: np.random.Generator, reach: int, unit: float) -> None:
+def _norm(kind: str, layer: keras.layers.BatchNormalization, rng: np.random.Generator, bound: int, unit: float) -> None:
     """Set batch norm weights. `ties`: means on sums and no shift, so that the sum at the threshold is an exact tie."""
     n = layer.moving_mean.shape[0]
     gamma = rng.normal(0, 1, n)
-    variance = rng.uniform(0, 4, n) * max(reach, 1) * unit**2
+    variance = rng.uniform(0, 4, n) * max(bound, 1) * unit**2
     beta = rng.normal(0, 0.3, n)
-    mean = rng.normal(0, np.sqrt(reach), n) * unit
+    mean = rng.normal(0, np.sqrt(bound), n) * unit
     if kind in ("hostile", "ties"):
         gamma[rng.random(n) < 0.15] = 0
         variance[rng.random(n) < 0.2] = 0
@@ -176,7 +176,7 @@ class Maker:
         """What may stand between a sum and its batch norm."""
         return h
 
-    def norm(self, h: Any, kind: str, reach: int, unit: float) -> Any:
+    def norm(self, h: Any, kind: str, bound: int, unit: float) -> Any:
         for _ in range(2 if kind == "twice" else 1):
             if kind == "qbatchnorm":
                 layer = qkeras.QBatchNormalization()
@@ -185,7 +185,7 @@ class Maker:
                     epsilon=float(self.rng.choice([1e-3, 1e-6])), scale=bool(self.rng.random() < 0.9),
                     center=bool(self.rng.random() < 0.9))
             h = layer(h)
-            self.later.append(lambda layer=layer: _norm(kind, layer, self.rng, reach, unit))
+            self.later.append(lambda layer=layer: _norm(kind, layer, self.rng, bound, unit))
         return h
 
     def between(self, h: Any) -> Any:
@@ -208,9 +208,9 @@ class Maker:
             self.options.append("act_as=argument")
             return self.total(h, units, self.choose("bias", BIASES), text), top, step
         h = self.after_sum(self.total(h, units, self.choose("bias", BIASES)))
-        reach = levels * self.fan_in
+        bound = levels * self.fan_in
         kind = self.choose("norm", REAL_NORMS if self.real else NORMS)
-        h = h if kind == "none" else self.norm(h, kind, reach, unit)
+        h = h if kind == "none" else self.norm(h, kind, bound, unit)
         h = self.between(h)
         if self.rng.random() < 0.2:
             self.options.append("layer=dropout")
@@ -238,11 +238,11 @@ class Maker:
         if finish == "quantised":
             self.total, self.after_sum = self.dense, lambda h: h  # type: ignore[method-assign]
             return self.block(h, units, levels, unit)[0]
-        reach = levels * h.shape[-1]
+        bound = levels * h.shape[-1]
         h = self.dense(h, units, "float" if finish == "bias" else self.choose("bias", BIASES))
         if finish == "norm":
-            h = self.norm(h, self.choose("norm", (REAL_NORMS if self.real else NORMS)[1:]), reach, unit)
-        if finish == "float" and reach < 2000:
+            h = self.norm(h, self.choose("norm", (REAL_NORMS if self.real else NORMS)[1:]), bound, unit)
+        if finish == "float" and bound < 2000:
             h = keras.layers.LeakyReLU(0.3)(h)
         if finish == "softmax":
             h = keras.layers.Softmax()(h) if self.rng.random() < 0.5 else keras.layers.Activation("softmax")(h)
@@ -271,7 +271,8 @@ def first_layer(make: Maker, x: Any, domain: Domain) -> tuple[Any, int, float]:
     elif first != "none":
         if first == "rescaling_thermometer":
             h, low, high = keras.layers.Rescaling(1 / 3, 0.1)(h), low / 3, high / 3
-        layer = bnnflow.train.LearnedThermometer(int(rng.integers(1, 6)), low, high, per_channel=first.endswith("channel"))
+        planes, per_channel = int(rng.integers(1, 6)), first.endswith("channel")
+        layer = bnnflow.train.LearnedThermometer(planes, low, high, per_channel=per_channel)
         h, unit, levels = layer(h), 1.0, 1
         make.later.append(lambda: layer.gaps.assign(rng.normal(0, 1.5, layer.gaps.shape)))
     return h, levels, unit

@@ -344,10 +344,11 @@ def test_sub_bit_replaces_repeats_and_clips():
 
 @pytest.mark.parametrize("make", [lambda: KernelCodebook(4), lambda: SubBit(4), lambda: Masked(KernelCodebook(4))])
 def test_other_kernels_are_refused(make):
+    message = r"kernels of shape \(3, 3, inputs, outputs\), got \(.*bnnflow.train.Binary"
     for layer, x in ((conv(2, 5, kernel_quantizer=make()), keras.Input((8, 8, 1))),
                      (conv(2, 3, rank=1, kernel_quantizer=make()), keras.Input((8, 1))),
                      (dense(2, kernel_quantizer=make()), keras.Input((8,)))):
-        with pytest.raises(InputError, match=r"kernels of shape \(3, 3, inputs, outputs\), got \(.*bnnflow.train.Binary"):
+        with pytest.raises(InputError, match=message):
             layer(x)
 
 

@@ -1,4 +1,4 @@
-"""Convolutions and pools, case by case: what the contract rows and the fuzzing do not name."""
+"""Convolutions and pools, case by case: those that contract rows and fuzzing do not single out."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_outputs_of_images_keep_their_bound():
                                    keras.layers.Flatten, lambda: keras.layers.Reshape((2, 8)),
                                    lambda: keras.layers.Permute((2, 1, 3))])
 def test_a_pool_or_a_move_behind_a_batch_norm(after):
-    """As the output, and before a quantiser; the batch norm keeps its rank."""
+    """A pool as the output, and before a quantiser; the batch norm keeps its rank."""
     x = keras.Input((4, 4, 2))
     layer = keras.layers.BatchNormalization(scale=False)
     h = layer(conv(4, 3, kernel_quantizer=qkeras.ternary(alpha=1))(x))
@@ -201,7 +201,7 @@ def shifted(kind: str) -> keras.Model:
 
 
 def normalised() -> keras.Model:
-    """A Normalization, one for all, and one a channel into a sum by channel; zeros that a Rescaling shifts."""
+    """A Normalization for all channels, one for each channel before a depthwise sum, and zeros that a Rescaling shifts."""
     x = keras.Input((6, 5, 3))
     one = keras.layers.Normalization(axis=None, mean=0.4, variance=0.06)(x)
     each = keras.layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.06, 0.05, 0.04])(x)

@@ -92,7 +92,7 @@ def test_every_pair_has_formulas():
 @pytest.mark.parametrize("make", [Binary, Binarize, lambda name: Masked(Binary(name))])
 @pytest.mark.parametrize("name", PAIRS)
 def test_forward_and_gradient_are_the_pair(name, make):
-    """Values in float32 against float64; signs exactly. B times the gradient that arrives, not B alone."""
+    """Values in float32 against float64, signs exactly; the gradient is B times the gradient that arrives."""
     part, u = make(name), tf.Variable(GRID, dtype=tf.float32)
     arriving = np.linspace(-2, 3, len(GRID)).astype(np.float32)
     part(u)

@@ -61,7 +61,7 @@ CONFIG = {"validation": 0.2, "seed": 3, "prune": {"method": "n_of_m", "n": 1, "m
 
 
 class Killed(Exception):
-    """A run that ends without a word."""
+    """A run that ends without output."""
 
 
 @pytest.fixture

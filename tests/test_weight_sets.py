@@ -48,7 +48,7 @@ def weights(shape: tuple[int, ...], seed: int = 0) -> Float:
 
 
 def filters(w: Float, axes: int) -> Float:
-    """(filters, weights of each), float64."""
+    """A kernel as (filters, weights of a filter), float64."""
     return np.asarray(w, np.float64).reshape(-1, int(np.prod(w.shape[w.ndim - axes:]))).T
 
 
@@ -57,7 +57,7 @@ def as_kernel(rows: Float, shape: tuple[int, ...]) -> Float:
 
 
 def run(quantizer: Any, w: Float, arriving: Float | None = None) -> tuple[Float, Float]:
-    """FloatTensor and gradient for what arrives."""
+    """The quantized weights, and the gradient of the latent ones when `arriving` is that of the quantized ones."""
     variable = tf.Variable(w)
     with tf.GradientTape() as tape:
         y = quantizer(variable)
@@ -70,7 +70,7 @@ def arriving_at(shape: tuple[int, ...]) -> Float:
 
 
 def snapped(values: Float, bits: int) -> Float:
-    """To integers times the power of two that gives the largest up to 2^bits of them."""
+    """Rounded to multiples of a power of two, of which the largest value has up to 2^bits."""
     unit = 2.0 ** (np.ceil(np.log2(np.abs(values).max())) - bits)
     return np.rint(values / unit) * unit
 
@@ -342,7 +342,7 @@ def test_ttq(scales):
 
 
 def test_ttq_learns_its_scales_downhill():
-    """With the minus that calculus asks for, both scales come near those that made the targets."""
+    """With the minus of the derivative, both scales come near those that made the targets."""
     w = weights((40, 1))
     w[np.abs(w) < 0.05] = 0.2
     target = np.where(w > 0, 0.75, -0.25)
@@ -419,7 +419,7 @@ def test_images_lower_exactly_and_survive_files(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", PER_FILTER)
 def test_depthwise_filters_are_one_a_channel_and_multiplier(kind):
-    """The same as the filters of a dense kernel of the same numbers."""
+    """A depthwise kernel has the same filters as a dense kernel of the same numbers."""
     w = weights((3, 2, 4, 2))
     deep, flat = kind(axes=2), kind()
     assert np.array_equal(run(deep, w)[0].reshape(6, 8), run(flat, w.reshape(6, 8))[0])
