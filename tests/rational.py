@@ -1,4 +1,4 @@
-"""Keras models in exact rational arithmetic, written apart from flow: what a real-scaled network means.
+"""Keras models in exact rational arithmetic, written apart from bnnflow: what a real-scaled network means.
 
 Slow and simple: object arrays of Fractions, layer by layer, images tap by tap. Every float32 parameter is the rational
 number it is; a kernel is integer codes times its quantizer's scale.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bnnflow.train import Masked  # isort: skip  (before QKeras)
+from bnnflow.train.quantizers import unwrapped  # isort: skip  (before QKeras)
 import qkeras
 import tf_keras as keras
 
@@ -74,7 +74,7 @@ def _kernel(layer: Any, what: str = "kernel") -> Reals:
     if quantizer is None:
         return _exact(weights)
     real = np.asarray(quantizer(weights), np.float64)
-    inner = quantizer.quantizer if isinstance(quantizer, Masked) else quantizer
+    inner, _ = unwrapped(quantizer)
     scale = _exact(np.broadcast_to(np.asarray(inner.scale), real.shape))
     codes = np.sign(real) if not isinstance(inner, qkeras.quantized_bits) else np.rint(
         real / scale.astype(np.float64) * 64) / 64

@@ -13,9 +13,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from bnnflow.backends.netlist.lower import to_logic
-from bnnflow.exact.levels import levels_of
 from bnnflow.frontends.keras.calls import model_calls
 from bnnflow.frontends.keras.layers import LOWERINGS
+from bnnflow.frontends.keras.quantizers import levels_of
 from bnnflow.frontends.keras.reading import custom_objects, read_model
 from bnnflow.frontends.keras.reference import check_equal, keras_activations
 from bnnflow.ir.evaluate import check_codes

@@ -12,7 +12,7 @@ import qkeras
 import tensorflow as tf
 import tf_keras as keras
 
-from bnnflow.exact import epilogues as tails
+from bnnflow.exact import epilogues
 from bnnflow.frontends.keras.reference import check_equal, keras_activations
 from bnnflow.ir import Op, Steps
 from tests.contracts import dense, shake
@@ -61,12 +61,12 @@ def test_values_that_keras_itself_gets_wrong_are_refused():
 
 @pytest.mark.parametrize("act", ["binary(alpha=1)", "ternary(alpha=1)", "quantized_relu(4,1)"])
 @pytest.mark.parametrize("seed", range(4))
-def test_bisection_finds_the_cuts_of_the_whole_table(act, seed, monkeypatch):
+def test_bisection_finds_the_thresholds_of_the_whole_table(act, seed, monkeypatch):
     rng = np.random.default_rng(seed)
     values = rng.normal(size=20), rng.normal(size=20), rng.integers(0, 40, 20), rng.uniform(0, 9, 20)
     model = norm_network(*values, act, 40)
     table = bf.lower(model, "ufixed<4,4>")
-    monkeypatch.setattr(tails, "TABLE", 1)
+    monkeypatch.setattr(epilogues, "TABLE", 1)
     assert bf.lower(model, "ufixed<4,4>").digest == table.digest
 
 
@@ -77,7 +77,7 @@ def test_ranges_past_the_table_are_exact():
     model = shake(keras.Model(x, h))
     data = np.random.default_rng(0).integers(0, 256, (500, 784)) / 256
     graph = bf.lower(model, "ufixed<8,0>")
-    assert graph.nodes[1].domain.size > tails.TABLE
+    assert graph.nodes[1].domain.size > epilogues.TABLE
     check_equal(graph, model, data)
 
 

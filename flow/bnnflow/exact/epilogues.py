@@ -1,12 +1,12 @@
-"""Epilogues: what Keras does in float32 between an integer and the next quantised activation, by evaluation.
+"""Epilogues: what a model computes in float32 between an integer and the next quantised activation, by evaluation.
 
-A epilogue is a list of stages, each a Keras layer (or a part of one) that works on every element by itself or moves
+An epilogue is a list of stages, each a layer (or a part of one) that works on every element by itself or moves
 elements. It is called on integer candidates at its real rank; the codes it yields become thresholds, or a table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -15,54 +15,72 @@ from math import prod
 from typing import NoReturn
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
-from bnnflow.exact.levels import Levels, Refusal
+from bnnflow.exact.functions import ArrayFunction, Refusal, Uncomputable
+from bnnflow.exact.levels import Levels
 from bnnflow.ir import Node, Steps
 
-__all__ = ["Line", "Stage", "Epilogue", "FloatTensor"]
+__all__ = ["Epilogue", "FloatTensor", "Line", "Rounding", "Stage"]
 
 Int = NDArray[np.int64]
+Float = NDArray[np.float32]
 
 TABLE = 2**16  # ranges up to this many sums are evaluated whole, larger ones bisected and sampled
 CHUNK = 2**22  # elements of one evaluation
-SHAKE = 4  # units in the last place that a vectorised function may be off; sigmoid, softplus and exp showed up to 2
+MAX_NUDGED = 6  # stages whose last bits are not sure: all 2^n ways to be off are tried
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How far the float32 result of scale * x + offset may be off: by four errors, each relative to something else.
+
+    `of_product` is relative to |scale * x|, `of_shifted` to |scale * x + offset - late|, `of_result` to
+    |scale * x + offset|; `late` is the part of the offset that is added last, after a product with a rounded scale.
+    What comes in off goes through the stage times `growth`, as these three do (errors of the second order). `absolute`
+    is off whatever x is, and `flushed` where x counts at all: what a framework loses that flushes tiny numbers to zero.
+    """
+
+    of_product: Fraction = Fraction(0)
+    of_shifted: Fraction = Fraction(0)
+    of_result: Fraction = Fraction(0)
+    late: Fraction = Fraction(0)
+    growth: Fraction = Fraction(1)
+    absolute: Fraction = Fraction(0)
+    flushed: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True)
 class Line:
-    """scale * x + offset, exactly. `size` bounds the parts that Keras makes the offset of; `noise` is what Keras'
-    float32 result is off by, beyond its roundings, where the sum before it is real-scaled. `late` is the part of the
-    offset that is not multiplied by a scale that was rounded itself; `plain` marks one float32 addition, x + offset.
-    """
+    """scale * x + offset, exactly, and how far the float32 result is off it. The front end knows the rounding."""
 
     scale: Fraction
     offset: Fraction
-    size: Fraction
-    noise: Fraction = Fraction(0)
-    late: Fraction = Fraction(0)
-    plain: bool = False
+    rounding: Rounding = Rounding()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a epilogue.
+    """One stage of an epilogue: `layer` names it in messages, `apply` computes it.
 
     `affine` gives a Line per element of the last axis, or one for all, where the stage is affine; `which`, where the
-    positions differ, the Line of every element. `ideal` marks the stage that stands for the real scale of a sum
-    (reals.py). `sums` says that a sum may follow with no activation between (a Rescaling, an average); behind a bias or
-    a batch norm that is an oversight, and refused. `alike` says that all positions of a channel (all but the last axis)
-    are treated alike, `rising` that no output falls where its input rises. `index` (flat, output -> input) marks a
-    stage that only moves elements;
-    `head` marks softmax and sigmoid, dropped at an output; `planes` > 1 a stage that makes so many outputs of every
-    input (a thermometer), next to each other. Where the last bits of a stage depend on the element's place in the
-    tensor (sigmoid, exp, log: vector body and remainder) `shaky` says where they enter: "after" a float stage, "before"
-    a quantiser that computes so inside.
+    positions differ, the number of the Line of every element. `ideal` marks the stage that stands for the real scale of
+    a sum (reals.py). `sums` says that a sum may follow with no activation between (a Rescaling, an average); behind a
+    bias or a batch norm that is an oversight, and refused.
+
+    `alike` says that all positions of a channel (all but the last axis) are treated alike, `rising` that no output
+    falls where its input rises. `index` (flat, output -> input) marks a stage that only moves elements; `planes` > 1
+    one that makes so many outputs of every input (a thermometer), next to each other. `head` names a function that
+    keeps the order of its inputs (softmax, sigmoid) and is dropped at an output; `mixes` says that it is no function of
+    one element, so that it can only be dropped.
+
+    `input_ulps` and `output_ulps` are units in the last place by which what the stage reads or yields may be off,
+    because its last bits depend on the element's place in the tensor (a sigmoid in the body and in the remainder of a
+    vector). A quantiser that computes such a function before it rounds has `input_ulps`.
     """
 
     layer: str
-    apply: Callable[[tf.Tensor], tf.Tensor]
+    apply: ArrayFunction
     affine: Sequence[Line] | None = None
     which: Int | None = None
     ideal: bool = False
@@ -70,14 +88,40 @@ class Stage:
     alike: bool = False
     rising: bool = False
     index: Int | None = None
-    head: str = ""
     planes: int = 1
-    shaky: str = ""
+    head: str = ""
+    mixes: bool = False
+    input_ulps: int = 0
+    output_ulps: int = 0
+
+    @property
+    def ulps(self) -> int:
+        """Units in the last place that the stage adds; 0 where its bits are the same wherever an element lies."""
+        return max(self.input_ulps, self.output_ulps)
+
+    def __call__(self, x: Float, nudge: int = 0) -> Float:
+        """The values (k, *shape') of inputs (k, *shape), moved by `nudge` units in the last place.
+
+        Raises Refusal where the framework cannot compute them.
+        """
+        try:
+            y = self.apply(_nudged(x, nudge) if self.input_ulps else x)
+        except Uncomputable as error:
+            raise Refusal(f"layer {self.layer!r}: cannot be computed: {error}") from error
+        return _nudged(y, nudge) if self.output_ulps else y
+
+
+def _nudged(x: Float, ulps: int) -> Float:
+    """`x` moved by units in the last place; zeros stay, so that a sign is never made up."""
+    moved = x
+    for _ in range(abs(ulps)):
+        moved = np.nextafter(moved, np.float32(np.inf if ulps > 0 else -np.inf))
+    return np.where(x == 0, x, moved) if ulps else x
 
 
 @dataclass(frozen=True)
 class FloatTensor:
-    """What a Keras tensor means: the integer codes of `node`, then `epilogue`, giving a tensor of `shape`."""
+    """What a tensor of the model means: the integer codes of `node`, then `epilogue`, giving a tensor of `shape`."""
 
     node: Node
     shape: tuple[int, ...]
@@ -94,12 +138,12 @@ class FloatTensor:
 
     @property
     def real(self) -> bool:
-        """True where the sum is real-scaled: Keras' float32 value is noise around scale * code."""
+        """True where the sum is real-scaled: its float32 value is noise around scale * code."""
         return any(stage.ideal for stage in self.epilogue)
 
     @cached_property
     def reduced(self) -> FloatTensor:
-        """One position of the value, of the same rank, where the epilogue treats all positions alike; else the value."""
+        """One position of the value, of the same rank, where the epilogue treats all alike; else the value itself."""
         positions = self.shape[:-1]
         if self.node.shape[:-1] != positions or not all(stage.alike for stage in self.epilogue):
             return self
@@ -120,7 +164,9 @@ class FloatTensor:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """The codes that Keras computes from integers of `value.node`, for every element of the value."""
+    """The codes that the model computes from integers of `value.node`, for every element of the value; `layer` is the
+    quantised activation that gives them.
+    """
 
     value: FloatTensor
     levels: Levels
@@ -128,8 +174,8 @@ class Epilogue:
 
     def __post_init__(self) -> None:
         for stage in self.value.epilogue:
-            if stage.head == "softmax":
-                raise Refusal(f"layer {stage.layer!r}: softmax mixes the elements of a tensor and can only end a "
+            if stage.mixes:
+                raise Refusal(f"layer {stage.layer!r}: {stage.head} mixes the elements of a tensor and can only end a "
                               f"model; remove it or quantise before it (it stands before {self.layer!r})")
 
     @property
@@ -152,32 +198,24 @@ class Epilogue:
         """True where the whole table is evaluated."""
         return self.hi - self.lo < TABLE and (self.hi - self.lo + 1) * self.size <= 2**28
 
-    def reals(self, candidates: Int, nudges: Sequence[int] = ()) -> NDArray[np.float64]:
-        """Candidates (k, elements of the node or 1) -> Keras' values (k, elements of the value).
+    def reals(self, candidates: Int, nudges: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """Candidates (k, elements of the node or 1) -> the model's values (k, elements of the value).
 
-        `nudges` moves what each shaky stage computes by so many units in the last place.
+        `nudges` moves what each stage computes by so many units in the last place.
         """
         step = max(1, CHUNK // max(self.size, self.value.node.size))
         return np.concatenate([self._reals(candidates[i : i + step], nudges) for i in range(0, len(candidates), step)])
 
-    def _reals(self, candidates: Int, nudges: Sequence[int]) -> NDArray[np.float64]:
-        node = self.value.node
-        # Exact: alpha and beta are dyadic and the sum is below 2^24 units.
+    def _reals(self, candidates: Int, nudges: Sequence[int] | None) -> NDArray[np.float64]:
+        node, stages = self.value.node, self.value.epilogue
+        # Exact: scale and offset are dyadic and the sum is below 2^24 units.
         real = (candidates * float(node.domain.scale) + float(node.domain.offset)).astype(np.float32)
-        full = np.broadcast_to(real, (len(real), node.size)).reshape(-1, *node.shape)
-        with tf.device("CPU:0"):
-            x = tf.constant(full)
-            left = list(nudges)
-            for stage in self.value.epilogue:
-                if left and stage.shaky == "before":
-                    x = _nudged(x, left.pop(0))
-                x = stage.apply(x)
-                if left and stage.shaky == "after":
-                    x = _nudged(x, left.pop(0))
-        values: NDArray[np.float64] = x.numpy().astype(np.float64).reshape(len(real), self.size)
-        return values
+        x = np.broadcast_to(real, (len(real), node.size)).reshape(-1, *node.shape)
+        for stage, nudge in zip(stages, nudges or [0] * len(stages), strict=True):
+            x = stage(x, nudge)
+        return x.astype(np.float64).reshape(len(real), self.size)
 
-    def codes(self, candidates: Int, nudges: Sequence[int] = ()) -> Int:
+    def codes(self, candidates: Int, nudges: Sequence[int] | None = None) -> Int:
         """As `reals`, but the positions of the codes in `levels.codes`; refuses a value that is no level."""
         y = self.reals(candidates, nudges)
         places, bad = self.places(y)
@@ -198,7 +236,7 @@ class Epilogue:
         return place.astype(np.int64), None if first is None else (int(first[0]), int(first[1]))
 
     def refuse_value(self, y: float, of: str) -> NoReturn:
-        """Keras gives `y`, which is no level."""
+        """Refuse the value `y`, which is no level."""
         raise Refusal(f"layer {self.layer!r}: yields {y} for {of}, which is none of its levels {self.levels.domain}; "
                       "the values before it are too large for float32, or the quantizer's levels are not exact")
 
@@ -207,42 +245,45 @@ class Epilogue:
         sums = np.arange(self.lo, self.hi + 1)[:, None]
         codes = self.codes(sums)
         if not all(np.array_equal(self.codes(sums, nudges), codes) for nudges in self._nudges()):
-            self._refuse_shaky()
+            self._refuse_last_bits()
         return codes
 
     def steps(self) -> Steps | None:
-        """The thresholds, per element of the value; checked against evaluation. None where codes neither rise nor fall."""
+        """The thresholds, per element of the value, checked against evaluation; None where codes neither rise nor
+        fall. Raises Refusal where a code depends on bits that are not sure.
+        """
         start, last = self.codes(np.array([[self.lo], [self.hi]]))
         sign = np.where(last >= start, 1, -1).astype(np.int64)
         count = int(np.abs(last - start).max())
-        if self.small:
-            thresholds = self._from_table(start, sign, count)
-            probe = np.arange(self.lo, self.hi + 1)[:, None]
-        else:
-            thresholds = self._bisected(start, sign, count)
-            probe = np.random.default_rng(0).integers(self.lo, self.hi, (4096, 1), endpoint=True)
+        thresholds = self._from_table(start, sign, count) if self.small else self._bisected(start, sign, count)
         steps = Steps(start, sign, thresholds)
-        if not self._agrees(steps, probe):
+        if not self._agrees(steps, self._probe()):
             return None
         near = [np.clip(thresholds.T + d, self.lo, self.hi) for d in (-2, -1, 0, 1)] if count else []
-        if not self.small and not all(self._agrees_at(steps, wanted) for wanted in near):
+        if not (self.small or self._agrees_near(steps, near)):
             return None
-        for nudges in self._nudges():
-            if not all(self._agrees_at(steps, wanted, nudges) for wanted in near):
-                self._refuse_shaky()
+        if not all(self._agrees_near(steps, near, nudges) for nudges in self._nudges()):
+            self._refuse_last_bits()
         return steps
 
-    def _nudges(self) -> list[tuple[int, ...]]:
-        """All ways for the shaky stages to be off by a few units in the last place, up or down."""
-        shaky = sum(stage.shaky != "" for stage in self.value.epilogue)
-        if shaky > 6:
-            raise Refusal(f"layer {self.layer!r}: {shaky} functions such as sigmoid before it, whose last bits cannot "
-                          "all be checked together; quantise between them")
-        return list(product((-SHAKE, SHAKE), repeat=shaky)) if shaky else []
+    def _probe(self) -> Int:
+        """The sums at which thresholds are checked: all of them, or a sample."""
+        if self.small:
+            return np.arange(self.lo, self.hi + 1)[:, None]
+        return np.random.default_rng(0).integers(self.lo, self.hi, (4096, 1), endpoint=True)
 
-    def _refuse_shaky(self) -> None:
+    def _nudges(self) -> list[tuple[int, ...]]:
+        """All ways for the stages to be off, up or down, by the units in the last place that they may be off by."""
+        ulps = [stage.ulps for stage in self.value.epilogue]
+        moving = sum(u > 0 for u in ulps)
+        if moving > MAX_NUDGED:
+            raise Refusal(f"layer {self.layer!r}: {moving} functions such as sigmoid before it, whose last bits cannot "
+                          "all be checked together; quantise between them")
+        return list(product(*((-u, u) if u else (0,) for u in ulps))) if moving else []
+
+    def _refuse_last_bits(self) -> NoReturn:
         raise Refusal(f"layer {self.layer!r}: a code of it depends on the last bits of "
-                      f"{', '.join(repr(s.layer) for s in self.value.epilogue if s.shaky)}, which TensorFlow computes "
+                      f"{', '.join(repr(s.layer) for s in self.value.epilogue if s.ulps)}, which are computed "
                       "differently in the body and the remainder of a vector; use the hard_ form of the activation")
 
     def _from_table(self, start: Int, sign: Int, count: int) -> Int:
@@ -278,7 +319,7 @@ class Epilogue:
         rank[order] = np.arange(len(source)) - np.searchsorted(source[order], source[order])
         return rank
 
-    def codes_at(self, wanted: Int, nudges: Sequence[int] = ()) -> Int:
+    def codes_at(self, wanted: Int, nudges: Sequence[int] | None = None) -> Int:
         """As `codes`, with a candidate of its own for every element of the value: (k, elements) -> (k, elements).
 
         Elements made from one source (a thermometer's planes) are evaluated one after the other.
@@ -299,17 +340,9 @@ class Epilogue:
             for part in (candidates[i : i + chunk] for i in range(0, len(candidates), chunk))
         )
 
-    def _agrees_at(self, steps: Steps, wanted: Int, nudges: Sequence[int] = ()) -> bool:
-        return np.array_equal(self.codes_at(wanted, nudges), _apply(steps, wanted))
-
-
-def _nudged(x: tf.Tensor, ulps: int) -> tf.Tensor:
-    """`x` moved by units in the last place; zeros stay, so that a sign is never made up."""
-    values = x.numpy()
-    moved = values
-    for _ in range(abs(ulps)):
-        moved = np.nextafter(moved, np.float32(np.inf if ulps > 0 else -np.inf))
-    return tf.constant(np.where(values == 0, values, moved))
+    def _agrees_near(self, steps: Steps, near: Sequence[Int], nudges: Sequence[int] | None = None) -> bool:
+        """True where the codes at sums (1, elements) around the thresholds are those of the steps."""
+        return all(np.array_equal(self.codes_at(wanted, nudges), _apply(steps, wanted)) for wanted in near)
 
 
 def _apply(steps: Steps, candidates: Int) -> Int:

@@ -1,9 +1,10 @@
-"""The real-scaled class: thresholds of sums whose float32 value in Keras is noise around a real number.
+"""The real-scaled class: thresholds of sums whose float32 value is noise around a real number.
 
-A kernel with `alpha="auto"`, or pixels/255 that go into a sum, give real numbers scale*S that float32 does not hold;
-Keras' own sums depend on the order of addition. Here the graph has the ideal meaning: the epilogue is exact rational
-arithmetic of the float32 parameters as long as it is affine, and a threshold is where that line crosses a threshold. Sums so
-near a threshold that Keras' float32 may fall on its other side are counted by `Steps.margin`.
+A kernel with a real scale, or pixels/255 that go into a sum, give real numbers scale*S that float32 does not hold;
+what a framework computes then depends on its order of addition. Here the graph has the ideal meaning: the epilogue is
+exact rational arithmetic of the float32 parameters as long as it is affine. The rest of it, a function of one float32,
+changes its code at *switching points* (float32 numbers); an integer *threshold* is where the exact line crosses one of
+them. Sums so near a threshold that the float32 value may fall on its other side are counted by `Steps.margin`.
 """
 
 from __future__ import annotations
@@ -14,132 +15,78 @@ from fractions import Fraction
 from math import ceil, floor
 
 import numpy as np
-import tensorflow as tf
-from numpy.typing import NDArray
 
-from bnnflow.exact.epilogues import CHUNK, Epilogue, FloatTensor, Int, Line, Stage
-from bnnflow.exact.levels import Refusal
+from bnnflow.exact.epilogues import CHUNK, Epilogue, Float, Int, Stage
+from bnnflow.exact.functions import Refusal
+from bnnflow.exact.noise import Lines, NoisyLine, lines_of
 from bnnflow.ir import Steps
 
-__all__ = ["Lines", "lines_of", "real_steps", "sum_noise"]
+__all__ = ["real_steps"]
 
-Float = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-ROUNDING = Fraction(1, 2**24)  # relative error of one float32 operation
-TINY = Fraction(1, 2**100)  # more than what TensorFlow, which flushes denormals, loses below 2^-126 in any stage
-LARGEST = 2.0**100  # of the values in a epilogue: far from float32's infinity
-SAFE = 16  # roundings relative to the result of a batch norm, those of its scale too, with room to spare
-GROWTH = 1 + 2 * SAFE * ROUNDING  # of noise that goes through a stage: what is of second order
-
-
-@dataclass(frozen=True)
-class NoisyLine:
-    """value = scale * code + offset; Keras' float32 value is off by at most noise + relative * |scale * code|."""
-
-    scale: Fraction
-    offset: Fraction
-    noise: Fraction
-    relative: Fraction
-
-    def then(self, line: Line) -> NoisyLine:
-        """One more line: what was off is scaled, and computing it rounds.
-
-        A bias rounds once, relative to its result. A batch norm is x*s + (late - m*s), or (x - m)*s + late, where s is
-        rounded itself. The error of s is the same in both products, so relative to (x - m)*s = result - late, as is
-        what the second form rounds. The first rounds x*s once and m*s twice, however large, even where they cancel;
-        late once, and the result, at most |result - late| + |late|. `size` bounds |m*s| + |late|.
-        """
-        scale, offset = self.scale * line.scale, self.offset * line.scale + line.offset
-        tiny = TINY if scale else 0
-        if line.plain:
-            noise = GROWTH * (self.noise + ROUNDING * abs(offset)) + tiny
-            return NoisyLine(scale, offset, noise, GROWTH * (self.relative + ROUNDING))
-        noise = abs(line.scale) * (self.noise + ROUNDING * abs(self.offset)) + 2 * ROUNDING * line.size
-        noise = GROWTH * (noise + SAFE * ROUNDING * abs(offset - line.late)) + line.noise + tiny
-        return NoisyLine(scale, offset, noise, GROWTH * (self.relative + (SAFE + 1) * ROUNDING))
-
-    def off_by(self, code: int) -> Fraction:
-        """How far Keras' float32 value may be from the line at a code."""
-        return self.noise + self.relative * abs(self.scale * code)
-
-
-@dataclass(frozen=True)
-class Lines:
-    """The line of every element of a tensor: few different ones, and `which` each has."""
-
-    rows: list[NoisyLine]
-    which: Int
-
-
-def lines_of(value: FloatTensor, stages: Sequence[Stage]) -> Lines:
-    """The lines from the codes of the value's node through affine and moving stages."""
-    domain = value.node.domain
-    rows = [NoisyLine(domain.scale, domain.offset, Fraction(0), Fraction(0))]
-    which = np.zeros(value.node.size, np.int64)
-    for stage in stages:
-        if stage.index is not None:
-            which = which[stage.index]
-            continue
-        assert stage.affine is not None
-        channels = len(stage.affine)
-        own = np.arange(len(which)) % channels if stage.which is None else stage.which
-        pairs, which = np.unique(which * channels + own, return_inverse=True)
-        rows = [rows[pair // channels].then(stage.affine[pair % channels]) for pair in pairs]
-    return Lines(rows, which)
-
-
-def sum_noise(weights: Float64, ideal: Float64, largest: Float64, off: Float64) -> list[Fraction]:
-    """What Keras' float32 sum over the first axis may be off by, per channel; its inputs are at most `largest` in size
-    and off by `off` (one number a channel each).
-
-    In any order of n additions |error| <= n*u/(1 - n*u) * sum |w||x| (Higham, Accuracy and Stability, 4.2), u = 2^-24;
-    the float32 weights are not quite the ideal ones, and Keras may make them with another last bit than we did.
-    """
-    nu = (len(weights) + SAFE) * float(ROUNDING)
-    size, apart = np.abs(weights).sum(axis=0), np.abs(weights - ideal).sum(axis=0)
-    flushed = len(weights) * (1 + largest) * 2.0**-120
-    noise = 1.01 * (nu / (1 - nu) * largest * size + largest * apart + off * size) + flushed
-    return [Fraction(n) for n in noise.tolist()]
+LARGEST = 2.0**100  # of the values in an epilogue: far from float32's infinity
 
 
 def real_steps(epilogue: Epilogue) -> Steps:
-    """The thresholds of a real-scaled epilogue, per element of the value; raises Refusal where codes are not monotone."""
+    """The thresholds of a real-scaled epilogue, per element; raises Refusal where its codes are not monotone."""
     stages = epilogue.value.epilogue
     first = next(i for i, stage in enumerate(stages) if stage.affine is None and stage.index is None)
     lines, rest = lines_of(epilogue.value, stages[:first]), stages[first:]
-    home = np.arange(len(lines.which))  # of every element of the value, where it is in the tensor that `rest` gets
-    for stage in rest:
-        moves = stage.index is not None and not (len(stage.index) == len(home) == len(np.unique(stage.index)))
-        if stage.shaky or stage.planes > 1 or moves:
-            raise Refusal(f"layer {epilogue.layer!r}: {stage.layer!r} stands before it on a real-scaled sum; only batch "
-                          "norm, relu and what moves all elements may; quantise before it, or use a power-of-two alpha")
-        home = home if stage.index is None else home[stage.index]
-    which = lines.which[home]
-    reach = max(abs(row.scale * end + row.offset) + row.off_by(end) for row in lines.rows for end in (epilogue.lo, epilogue.hi))
-    if reach > LARGEST:
-        raise Refusal(f"layer {epilogue.layer!r}: values up to {float(min(reach, Fraction(10) ** 300)):.3g} reach it, past "
-                      "what float32 holds safely; use scales near 1")
-    shape = epilogue.value.node.shape
-    for stage in stages[:first]:
-        shape = tuple(stage.apply(tf.zeros((1, *shape))).shape[1:])
-    own = np.arange(len(home))  # of every element of the value, where its switches are
+    home = _home(epilogue, rest, len(lines.which))
+    which, reach = lines.which[home], _reach(epilogue, lines)
+    shape = _shape_after(stages[:first], epilogue.value.node.shape)
+    own = np.arange(len(home))  # of every element of the value, where its switching points are
     if all(stage.alike for stage in rest):  # one position has those of all
         own, shape = own % shape[-1], (*(1,) * (len(shape) - 1), shape[-1])
         home = np.arange(shape[-1])
-    switches = _Switches(epilogue, shape, rest, home, float(reach))
-    keys = np.column_stack([which, *(part[own] for part in (switches.low, switches.high, switches.bits))])
-    _, first_seen, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    rows = [_thresholds(epilogue, lines.rows[which[i]], switches, int(own[i])) for i in first_seen]
+    points = SwitchingPoints(epilogue, shape, rest, home, float(reach))
+    keys = np.column_stack([which, *(part[own] for part in (points.low, points.high, points.order))])
+    _, seen, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    rows = [_thresholds(epilogue, lines.rows[which[i]], points, int(own[i])) for i in seen]
     start, sign, thresholds, margin = (np.array([row[k] for row in rows], np.int64)[inverse.ravel()] for k in range(4))
     return Steps(start, sign, thresholds.reshape(len(thresholds), -1), margin.reshape(len(thresholds), -1, 2))
 
 
-class _Switches:
-    """Where the rest of a epilogue, a function of one float32 per element of a tensor of `shape`, changes its code; by
-    bisection over float32. `home` says where each element of the value is in that tensor.
+def _shape_after(stages: Sequence[Stage], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that stages give for a tensor of `shape`."""
+    x = np.zeros((1, *shape), np.float32)
+    for stage in stages:
+        x = stage(x)
+    return x.shape[1:]
 
-    `low`, `high` are the places of the codes at the ends; `passed[i, k]` is the first float32 beyond `-reach` at which
-    element i has left its low code by more than k, `failed[i, k]` the one before.
+
+def _home(epilogue: Epilogue, rest: Sequence[Stage], size: int) -> Int:
+    """For every element of the value, where it is in the tensor of `size` elements that the stages of `rest` get.
+
+    Raises Refusal where these do more than one function per element.
+    """
+    home = np.arange(size)
+    for stage in rest:
+        moves = stage.index is not None and not (len(stage.index) == len(home) == len(np.unique(stage.index)))
+        if stage.ulps or stage.planes > 1 or moves:
+            raise Refusal(f"layer {epilogue.layer!r}: {stage.layer!r} stands before it on a real-scaled sum; only "
+                          "batch norm, relu and what moves all elements may; quantise before it, or use a power-of-two "
+                          "alpha")
+        home = home if stage.index is None else home[stage.index]
+    return home
+
+
+def _reach(epilogue: Epilogue, lines: Lines) -> Fraction:
+    """The largest float32 value that any sum may give; raises Refusal where float32 does not hold it safely."""
+    ends = (epilogue.lo, epilogue.hi)
+    reach = max(abs(row.scale * end + row.offset) + row.off_by(end) for row in lines.rows for end in ends)
+    if reach > LARGEST:
+        raise Refusal(f"layer {epilogue.layer!r}: values up to {float(min(reach, Fraction(10) ** 300)):.3g} reach it, "
+                      "past what float32 holds safely; use scales near 1")
+    return reach
+
+
+class SwitchingPoints:
+    """Where the rest of an epilogue, a function of one float32 per element of a tensor of `shape`, changes its code;
+    found by bisection over float32. `home` says where each element of the value is in that tensor.
+
+    `low` and `high` are the places of the codes at the ends, `order` (elements, count) the switching points as integers
+    in the order of the floats. `passed[i, k]` is the first float32 beyond `-reach` at which element i has left its low
+    code by more than k, `failed[i, k]` the one before.
     """
 
     def __init__(self, epilogue: Epilogue, shape: tuple[int, ...], rest: Sequence[Stage], home: Int, reach: float):
@@ -155,8 +102,8 @@ class _Switches:
             middle = (below + above) // 2
             passed = (self._places(_float(middle)) - self.low) * self.sign > k
             above, below = np.where(passed, middle, above), np.where(passed, below, middle)
-        self.bits = above.T
-        # An element with fewer codes than others never passes the last switches.
+        self.order = above.T
+        # An element with fewer codes than others never passes the last switching points.
         self.passed = np.where(k < np.abs(self.high - self.low), _float(above), np.float32(np.inf)).T
         self.failed = _float(above - 1).T
         self._check(end)
@@ -165,18 +112,17 @@ class _Switches:
         """(k, elements of the value) of float32 -> the places of their codes."""
         given = np.empty_like(x)
         given[:, self.home] = x
-        with tf.device("CPU:0"):
-            y = tf.constant(given.reshape(-1, *self.shape))
-            for stage in self.rest:
-                y = stage.apply(y)
-        values = y.numpy().astype(np.float64).reshape(x.shape)
+        y = given.reshape(-1, *self.shape)
+        for stage in self.rest:
+            y = stage(y)
+        values = y.astype(np.float64).reshape(x.shape)
         places, bad = self.epilogue.places(values)
         if bad is not None:
             self.epilogue.refuse_value(values[bad], f"the value {x[bad]} of element {bad[1]}")
         return places
 
     def _check(self, end: np.float32) -> None:
-        """Between the switches codes must be what they say: a function that turns back is refused."""
+        """Between the switching points codes must be what they say: a function that turns back is refused."""
         rng = np.random.default_rng(0)
         probe = np.unique(np.concatenate([np.linspace(-end, end, 1001), rng.uniform(-end, end, 1000),
                                           rng.normal(0, 1, 1000)]).astype(np.float32))
@@ -188,11 +134,17 @@ class _Switches:
                 raise Refusal(f"layer {self.epilogue.layer!r}: its codes do not rise or fall with the real-scaled sum "
                               "before it; use a monotone activation, or a power-of-two alpha")
 
-    def of(self, element: int, k: int) -> tuple[Fraction, bool]:
-        """(threshold, whether it passes itself): of the two floats around a change the shorter decimal is meant."""
-        failed, passed = self.failed[element, k], self.passed[element, k]
-        inclusive = len(str(abs(passed))) <= len(str(abs(failed)))
-        return Fraction(float(passed if inclusive else failed)), inclusive
+    def of(self, element: int) -> list[tuple[Fraction, bool]]:
+        """Of every change of an element's code: (the switching point, whether it has the code beyond it).
+
+        Of the two floats around a change the one with the shorter decimal is meant.
+        """
+        found = []
+        for k in range(abs(int(self.high[element] - self.low[element]))):
+            failed, passed = self.failed[element, k], self.passed[element, k]
+            inclusive = len(str(abs(passed))) <= len(str(abs(failed)))
+            found.append((Fraction(float(passed if inclusive else failed)), inclusive))
+        return found
 
 
 def _ordered(x: Float) -> Int:
@@ -206,36 +158,55 @@ def _float(order: Int) -> Float:
     return bits.view(np.float32)
 
 
+@dataclass(frozen=True)
+class _Crossing:
+    """The first sum beyond a switching point, and how many sums below it and from it on are within the noise of it."""
+
+    threshold: int
+    margin: tuple[int, int]
+
+
 Thresholds = tuple[int, int, list[int], list[tuple[int, int]]]
 
 
-def _thresholds(epilogue: Epilogue, row: NoisyLine, switches: _Switches, element: int) -> Thresholds:
+def _thresholds(epilogue: Epilogue, row: NoisyLine, points: SwitchingPoints, element: int) -> Thresholds:
     """start, sign, thresholds and margin of one element.
 
-    scale*S + offset >= t is S >= ceil((t - offset)/scale) for a positive scale; for a negative one codes start high and
-    fall where it ceases to hold. `margin` counts the sums below and from the threshold that are within the noise of t.
+    For a positive scale codes start low and change in the direction of the switching points; for a negative one they
+    start high and change back. A line of scale 0 has one code: no sum passes a threshold.
     """
-    scale, offset = row.scale, row.offset
-    low, high = int(switches.low[element]), int(switches.high[element])
-    found, passing = [], 0
-    for k in range(abs(high - low)):
-        t, inclusive = switches.of(element, k)
-        if scale == 0:
-            passing += offset > t or (inclusive and offset == t)
-            near = row.noise > 0 and abs(offset - t) <= row.noise
-            found.append((epilogue.hi + 1, (epilogue.hi + 1 - epilogue.lo, 0) if near else (0, 0)))
-            continue
-        # The first S on the far side: x >= t or x > t where codes rise with S, x < t or x <= t where they fall.
-        at = (t - offset) / scale
-        threshold = ceil(at) if inclusive == (scale > 0) else floor(at) + 1
-        spread = (row.noise + row.relative * abs(t - offset)) / abs(scale)
-        below, above = (threshold - ceil(at - spread), floor(at + spread) + 1 - threshold) if spread else (0, 0)
-        limit = epilogue.hi - epilogue.lo + 1
-        found.append((min(max(threshold, epilogue.lo), epilogue.hi + 1), (min(max(below, 0), limit), min(max(above, 0), limit))))
-    rising = 1 if high >= low else -1
-    start, sign = (low, rising) if scale > 0 else (high, -rising)
-    if scale == 0:
-        start, sign = low + rising * passing, 1
-    found.sort(key=lambda pair: pair[0])
-    found += [(epilogue.hi + 1, (0, 0))] * (switches.count - len(found))
-    return start, sign, [threshold for threshold, _ in found], [margin for _, margin in found]
+    low, high = int(points.low[element]), int(points.high[element])
+    rising, switches = 1 if high >= low else -1, points.of(element)
+    if row.scale == 0:
+        start, sign = low + rising * _passed(row.offset, switches), 1
+        found = [_never(epilogue, row, point) for point, _ in switches]
+    else:
+        start, sign = (low, rising) if row.scale > 0 else (high, -rising)
+        found = [_crossing(epilogue, row, point, inclusive) for point, inclusive in switches]
+        found.sort(key=lambda crossing: crossing.threshold)
+    found += [_Crossing(epilogue.hi + 1, (0, 0))] * (points.count - len(found))
+    return start, sign, [crossing.threshold for crossing in found], [crossing.margin for crossing in found]
+
+
+def _passed(value: Fraction, switches: Sequence[tuple[Fraction, bool]]) -> int:
+    """How many switching points a value has passed."""
+    return sum(value > point or (inclusive and value == point) for point, inclusive in switches)
+
+
+def _never(epilogue: Epilogue, row: NoisyLine, point: Fraction) -> _Crossing:
+    """The crossing of a constant, past all sums: within the noise at all sums, or at none."""
+    near = row.noise > 0 and abs(row.offset - point) <= row.noise
+    return _Crossing(epilogue.hi + 1, (epilogue.hi + 1 - epilogue.lo, 0) if near else (0, 0))
+
+
+def _crossing(epilogue: Epilogue, row: NoisyLine, point: Fraction, inclusive: bool) -> _Crossing:
+    """Where a line crosses a switching point t: scale*S + offset >= t (or > t, where t is not inclusive) is
+    S >= ceil((t - offset)/scale) for a positive scale; for a negative one the first S at which it ceases to hold.
+    """
+    scale, offset, lo, hi = row.scale, row.offset, epilogue.lo, epilogue.hi
+    at = (point - offset) / scale
+    threshold = ceil(at) if inclusive == (scale > 0) else floor(at) + 1
+    spread = (row.noise + row.relative * abs(point - offset)) / abs(scale)
+    below, above = (threshold - ceil(at - spread), floor(at + spread) + 1 - threshold) if spread else (0, 0)
+    limit = hi - lo + 1
+    return _Crossing(min(max(threshold, lo), hi + 1), (min(max(below, 0), limit), min(max(above, 0), limit)))

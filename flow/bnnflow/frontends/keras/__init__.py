@@ -1,3 +1,3 @@
-"""From a Keras model to the integer graph: a model is read, every sum and every epilogue between two sums becomes exact."""
+"""From a Keras model to the integer graph: a model is read, and all between its quantised activations becomes exact."""
 
 import bnnflow.train  # noqa: F401  (asks TensorFlow for the legacy Keras before QKeras imports it)

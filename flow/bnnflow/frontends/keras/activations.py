@@ -1,8 +1,8 @@
-"""What closes a epilogue: a quantised activation or a thermometer, evaluated, becomes a STEP or a LUT."""
+"""Activations: a quantised one or a thermometer closes the epilogue, a float one becomes a stage of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from math import prod
 from typing import Any
@@ -10,19 +10,22 @@ from typing import Any
 import numpy as np
 import qkeras
 import tf_keras as keras
-from numpy.typing import NDArray
 
+from bnnflow.exact.activations import close, step_rows
 from bnnflow.exact.builder_state import GraphBuilder
-from bnnflow.exact.epilogues import TABLE, Epilogue, FloatTensor, Stage
-from bnnflow.exact.levels import Levels, Refusal, levels_of
-from bnnflow.exact.reals import real_steps
+from bnnflow.exact.epilogues import FloatTensor, Stage
+from bnnflow.exact.functions import Refusal
+from bnnflow.exact.levels import Levels
 from bnnflow.frontends.keras.calls import Call
+from bnnflow.frontends.keras.functions import on_arrays
+from bnnflow.frontends.keras.quantizers import levels_of
 from bnnflow.frontends.keras.registry import lowers
-from bnnflow.ir import Domain, Node, Op, Steps, Table
+from bnnflow.frontends.keras.rounding import LAST_BITS
+from bnnflow.ir import Domain, Op
 from bnnflow.train.layers import LearnedThermometer
 from bnnflow.train.proximal import Binarize
 
-__all__ = ["activate", "close"]
+__all__ = ["activate"]
 
 # Activations of additions, products and comparisons only: the same bits wherever an element lies in its tensor.
 STEADY = frozenset(
@@ -33,44 +36,55 @@ STEADY = frozenset(
 
 
 @lowers(qkeras.QActivation)
-def _qactivation(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    return activate(state, call.key, call.layer.quantizer, values[0])
+def _qactivation(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+    return activate(builder, call.key, call.layer.quantizer, values[0])
 
 
 @lowers(keras.layers.Activation)
-def _activation(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    return activate(state, call.key, call.layer.activation, values[0])
+def _activation(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+    return activate(builder, call.key, call.layer.activation, values[0])
 
 
 @lowers(Binarize)
-def _binarize(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _binarize(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     if call.layer.unfinished:
         raise Refusal(f"layer {call.key!r}: {call.layer.unfinished}")
-    return activate(state, call.key, call.layer, values[0])
+    return activate(builder, call.key, call.layer, values[0])
 
 
-def activate(state: GraphBuilder, key: str, activation: Any, value: FloatTensor) -> FloatTensor:
-    """Apply an activation: a quantiser closes the epilogue, softmax and sigmoid wait for the output, others are floats."""
+def activate(builder: GraphBuilder, key: str, activation: Any, value: FloatTensor) -> FloatTensor:
+    """The value after an activation: a quantiser closes the epilogue, softmax and sigmoid wait for the output, and any
+    other function is a float stage.
+    """
     if activation is None or activation is keras.activations.linear:
         return value
     if activation is keras.activations.softmax:
-        return value.then(Stage(key, activation, head="softmax"))
-    levels = levels_of(key, activation)
+        return value.then(Stage(key, on_arrays(activation), head="softmax", mixes=True))
+    levels, ulps = levels_of(key, activation), 0 if _is_steady(activation) else LAST_BITS
     if levels is None:
         head = "sigmoid" if activation is keras.activations.sigmoid else ""
-        shaky = "" if getattr(activation, "__name__", "") in STEADY else "after"
-        return value.then(Stage(key, activation, head=head, alike=True, shaky=shaky))
-    # (stochastic_* have the first attribute too, for training only.)
-    if type(activation) is qkeras.quantized_sigmoid and activation.use_real_sigmoid or (
-            type(activation) is qkeras.quantized_tanh and activation.use_real_tanh):
+        return value.then(Stage(key, on_arrays(activation), head=head, alike=True, output_ulps=ulps))
+    _refuse_real_inside(key, activation)
+    last = Stage(key, on_arrays(activation), alike=True, input_ulps=ulps)
+    return FloatTensor(close(builder, key, value.then(last), levels), value.shape)
+
+
+def _is_steady(activation: Any) -> bool:
+    """True for a function or quantizer of STEADY."""
+    return not STEADY.isdisjoint((getattr(activation, "__name__", ""), type(activation).__name__))
+
+
+def _refuse_real_inside(key: str, activation: Any) -> None:
+    """Refuse a quantizer that rounds a real sigmoid or tanh. (stochastic_* have the attribute for training only.)"""
+    options = {qkeras.quantized_sigmoid: "use_real_sigmoid", qkeras.quantized_tanh: "use_real_tanh"}
+    option = options.get(type(activation), "")
+    if option and getattr(activation, option):
         raise Refusal(f"layer {key!r}: {type(activation).__name__} with a real sigmoid or tanh inside depends on the "
                       "place in the tensor; leave use_real_sigmoid and use_real_tanh off")
-    shaky = "" if type(activation).__name__ in STEADY or getattr(activation, "__name__", "") in STEADY else "before"
-    return FloatTensor(close(state, key, value.then(Stage(key, activation, alike=True, shaky=shaky)), levels), value.shape)
 
 
 @lowers(LearnedThermometer)
-def _thermometer(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _thermometer(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """Codes compared with thresholds: x >= t on the grid alpha*code + beta is code >= ceil((t - beta) / alpha).
 
     Behind a float epilogue (a Rescaling, say) the planes are evaluated like any other quantised activation.
@@ -80,52 +94,14 @@ def _thermometer(state: GraphBuilder, call: Call, values: Sequence[FloatTensor])
         raise Refusal(f"layer {call.key!r}: its thresholds are not finite; use a smaller range low..high")
     shape = (*value.shape[:-1], value.shape[-1] * layer.planes)
     levels = Levels(Domain(0, 1, Fraction(2), Fraction(-1)), (0, 1))
-    whole = value.then(Stage(call.key, call, alike=True, planes=layer.planes), shape)
+    whole = value.then(Stage(call.key, on_arrays(call), alike=True, planes=layer.planes), shape)
     if value.floats:
-        return FloatTensor(close(state, call.key, whole, levels), shape)
+        return FloatTensor(close(builder, call.key, whole, levels), shape)
     d, channels = value.node.domain, value.shape[-1]
     real = np.broadcast_to(layer.thresholds().numpy(), (channels, layer.planes))
     exact = [-((d.offset - Fraction(float(t))) // d.scale) for t in real.ravel()]  # -floor(-q) = ceil(q)
     thresholds = np.array([min(max(c, d.lo), d.hi + 1) for c in exact], np.int64)[:, None]
     rows = np.concatenate([np.zeros_like(thresholds), np.ones_like(thresholds), thresholds], axis=1)
     rows = np.tile(rows, (prod(whole.reduced.shape) // len(rows), 1))
-    return FloatTensor(state.apply(whole, rows, Op.STEP, levels.domain, call.key, _steps(1), origin=call.key), shape)
-
-
-def _steps(count: int) -> Callable[[NDArray[np.int64]], Steps]:
-    """Rows of start, sign, `count` thresholds and, for a real-scaled sum, margin below and above each -> parameters."""
-
-    def params(rows: NDArray[np.int64]) -> Steps:
-        thresholds, margin = rows[:, 2 : 2 + count].copy(), rows[:, 2 + count :].copy()
-        return Steps(rows[:, 0].copy(), rows[:, 1].copy(), thresholds, margin.reshape(-1, count, 2) if margin.size else None)
-
-    return params
-
-
-def close(state: GraphBuilder, key: str, value: FloatTensor, levels: Levels) -> Node:
-    """Close a epilogue with a quantised activation: STEP, where codes rise or fall with the sum, else a LUT."""
-    epilogue = Epilogue(value.reduced, levels, key)
-    steps = real_steps(epilogue) if value.real else epilogue.steps()
-    if steps is None:
-        return _tabulated(state, key, value, epilogue)
-    columns = [steps.start[:, None], steps.sign[:, None], steps.thresholds]
-    if steps.margin is not None:
-        columns.append(steps.margin.reshape(len(steps.thresholds), -1))
-        ambiguous = int(steps.margin.any(axis=2).sum())
-        state.notes.append(f"{key}: {ambiguous} of {steps.thresholds.size} thresholds lie within Keras' float32 noise of a sum; "
-                           "Keras may differ at samples that reach such a sum, and only there")
-    rows, params = np.concatenate(columns, axis=1), _steps(steps.thresholds.shape[1])
-    if levels.even:
-        rows[:, 0] += levels.domain.lo
-        return state.apply(value, rows, Op.STEP, levels.domain, key, params, origin=key)
-    places = state.apply(value, rows, Op.STEP, Domain(0, len(levels.codes) - 1), f"{key}_place", params)
-    return state.add(key, Op.LUT, [places], places.shape, levels.domain, Table(np.array([levels.codes])), origin=key)
-
-
-def _tabulated(state: GraphBuilder, key: str, value: FloatTensor, epilogue: Epilogue) -> Node:
-    if not epilogue.small:
-        raise Refusal(f"layer {key!r}: its codes do not rise or fall with the sum, whose {epilogue.hi - epilogue.lo + 1} "
-                      f"values are too many for a table ({TABLE}); use a monotone activation")
-    state.notes.append(f"{key}: not monotone, kept as a table of {epilogue.hi - epilogue.lo + 1} entries a channel")
-    codes = np.array(epilogue.levels.codes)[epilogue.table()].T
-    return state.apply(value, codes, Op.LUT, epilogue.levels.domain, key, Table, origin=key)
+    node = builder.apply(whole, rows, Op.STEP, levels.domain, call.key, step_rows(1), origin=call.key)
+    return FloatTensor(node, shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
@@ -16,7 +16,8 @@ __all__ = ["Call", "Calls", "model_calls"]
 @dataclass(frozen=True)
 class Call:
     """One use of a layer. `key` names it: the layer's name, after those of the models around it, and from its second
-    use on the number of the use (`outer/dense`, `dense#2`). Tensors are named by opaque keys.
+    use on the number of the use (`outer/dense`, `dense#2`). Tensors are named by opaque keys. `trouble` says why the
+    call cannot be read, where it cannot.
     """
 
     key: str
@@ -46,52 +47,66 @@ def model_calls(model: keras.Model) -> Calls:
     if not isinstance(model, keras.Model):
         raise InputError(f"expected a Keras model or a path, got {type(model).__name__}; models of Keras 3 cannot be "
                          "used with QKeras: build them with tf_keras (TF_USE_LEGACY_KERAS=1)")
-    found: list[Call] = []
-    same: dict[str, str] = {}  # tensor of a nested model -> the tensor outside that it is
-    _open(model, "", [], found, same, {})
-
-    def resolve(key: str) -> str:
-        while key in same:
-            key = same[key]
-        return key
-
-    calls = tuple(
-        Call(c.key, c.layer, tuple(map(resolve, c.inputs)), c.outputs, c.is_input, c.trouble) for c in found
-    )
-    return Calls(calls, tuple(_key("", t) for t in model.inputs), tuple(resolve(_key("", t)) for t in model.outputs))
+    walk = _Walk()
+    walk.open(model, "", [])
+    calls = tuple(replace(call, inputs=tuple(map(walk.resolve, call.inputs))) for call in walk.found)
+    outputs = (walk.resolve(_tensor_key("", t)) for t in model.outputs)
+    return Calls(calls, tuple(_tensor_key("", t) for t in model.inputs), tuple(outputs))
 
 
-def _key(prefix: str, tensor: Any) -> str:
+def _tensor_key(prefix: str, tensor: Any) -> str:
     return f"{prefix}{id(tensor)}"
 
 
-def _open(model: keras.Model, prefix: str, given: list[str], found: list[Call], same: dict[str, str],
-          uses: dict[str, int]) -> None:
-    """Append the calls of one model; `given` are the tensors outside that feed it, none for the outermost."""
-    by_depth = getattr(model, "_nodes_by_depth", None)
-    if not by_depth:
-        raise InputError(f"model {model.name!r} is not Sequential or functional, or has no input shape yet: "
-                         "build it with an Input layer")
-    same.update({_key(prefix, t): outside for t, outside in zip(model.inputs, given)})
-    for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]):
-        layer = node.layer
-        if node.is_input and given:
-            continue
-        key = prefix + layer.name
-        uses[key] = uses.get(key, 0) + 1
-        key = key if uses[key] == 1 else f"{key}#{uses[key]}"
-        inputs = [] if node.is_input else [_key(prefix, t) for t in tf.nest.flatten(node.keras_inputs)]
-        outputs = [_key(prefix, t) for t in tf.nest.flatten(node.outputs)]
+class _Walk:
+    """The calls found while a model and those nested in it are opened."""
+
+    def __init__(self) -> None:
+        self.found: list[Call] = []
+        self.same: dict[str, str] = {}  # tensor of a nested model, or of its call -> the same tensor elsewhere
+        self.uses: dict[str, int] = {}  # of a layer, by its name with those of the models around it
+
+    def resolve(self, tensor: str) -> str:
+        """The tensor of a call that a tensor is."""
+        while tensor in self.same:
+            tensor = self.same[tensor]
+        return tensor
+
+    def open(self, model: keras.Model, prefix: str, given: list[str]) -> None:
+        """Append the calls of one model; `given` are the tensors outside that feed it, none for the outermost."""
+        by_depth = getattr(model, "_nodes_by_depth", None)
+        if not by_depth:
+            raise InputError(f"model {model.name!r} is not Sequential or functional, or has no input shape yet: "
+                             "build it with an Input layer")
+        self.same.update({_tensor_key(prefix, t): outside for t, outside in zip(model.inputs, given)})
+        for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]):
+            if not (node.is_input and given):
+                self._add(node, prefix)
+
+    def _add(self, node: Any, prefix: str) -> None:
+        """Append a call of a layer, or the calls of a nested model."""
+        layer, key = node.layer, self._key(prefix + node.layer.name)
+        inputs = () if node.is_input else tuple(_tensor_key(prefix, t) for t in tf.nest.flatten(node.keras_inputs))
+        outputs = tuple(_tensor_key(prefix, t) for t in tf.nest.flatten(node.outputs))
         if isinstance(layer, keras.Model):
             inside = f"{key}/"
-            _open(layer, inside, inputs, found, same, uses)
-            same.update({outer: _key(inside, t) for outer, t in zip(outputs, layer.outputs)})
-            continue
-        options = {k: v for k, v in node.call_kwargs.items() if v is not None and not (k == "training" and v is False)}
-        trouble = ""
-        if options and not node.is_input:
-            said = ", ".join(f"{k}={v!r:.40}" for k, v in sorted(options.items()))
-            trouble = f"is called with {said}; call it plainly"
-        elif len(node.call_args) > 1 or len(tf.nest.flatten(node.call_args)) != len(node.keras_inputs):
-            trouble = "is called with constants besides tensors; use layers for them"
-        found.append(Call(key, layer, tuple(inputs), tuple(outputs), node.is_input, trouble))
+            self.open(layer, inside, list(inputs))
+            self.same.update({outer: _tensor_key(inside, t) for outer, t in zip(outputs, layer.outputs)})
+        else:
+            self.found.append(Call(key, layer, inputs, outputs, node.is_input, _trouble(node)))
+
+    def _key(self, name: str) -> str:
+        """The name of one more use of a layer."""
+        self.uses[name] = self.uses.get(name, 0) + 1
+        return name if self.uses[name] == 1 else f"{name}#{self.uses[name]}"
+
+
+def _trouble(node: Any) -> str:
+    """Why a call cannot be read: it has arguments besides tensors; empty where it can."""
+    options = {k: v for k, v in node.call_kwargs.items() if v is not None and not (k == "training" and v is False)}
+    if options and not node.is_input:
+        said = ", ".join(f"{k}={v!r:.40}" for k, v in sorted(options.items()))
+        return f"is called with {said}; call it plainly"
+    if len(node.call_args) > 1 or len(tf.nest.flatten(node.call_args)) != len(node.keras_inputs):
+        return "is called with constants besides tensors; use layers for them"
+    return ""

@@ -1,17 +1,18 @@
 """Lowering: a Keras model becomes the integer graph.
 
-Every tensor is an integer node plus a `epilogue`: the float32 stages (bias, batch norm, activation) that Keras applies
-before the next quantised activation. A quantised activation closes the epilogue: it is evaluated (epilogues.py) and becomes one
-STEP, the exact integer thresholds of what Keras computes, or a LUT.
+Every tensor is an integer node plus an `epilogue`: the float32 stages (bias, batch norm, activation) that Keras applies
+before the next quantised activation. A quantised activation closes the epilogue: it is evaluated (exact/epilogues.py)
+and becomes one STEP, the exact integer thresholds of what Keras computes, or a LUT.
 
 Where a layer goes: sums.py (dense, convolution), pools.py, merges.py, stages.py (batch norm, relu, what moves
-elements), activations.py (what closes a epilogue); each registers its layers in LOWERINGS.
+elements), activations.py (what closes an epilogue); each registers its layers in LOWERINGS.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -19,17 +20,19 @@ import tensorflow as tf
 import tf_keras as keras
 
 from bnnflow.errors import InputError, LoweringError
-from bnnflow.exact.builder_state import GraphBuilder
+from bnnflow.exact.builder_state import Framework, GraphBuilder
 from bnnflow.exact.epilogues import FloatTensor
-from bnnflow.exact.levels import Refusal
+from bnnflow.exact.functions import Refusal
 from bnnflow.exact.outputs import output
 from bnnflow.frontends.keras.calls import Call, model_calls
 from bnnflow.frontends.keras.layers import LOWERINGS
 from bnnflow.frontends.keras.reading import read_model, unsupported_layer
-from bnnflow.ir import Domain, Graph, Op, fixed
+from bnnflow.ir import Domain, Graph, Node, Op, fixed
 from bnnflow.ir.passes import optimise
 
 __all__ = ["lower"]
+
+KERAS = Framework("Keras", "a QActivation (binary, ternary, quantized_relu, ...)")
 
 
 def lower(model: keras.Model | str | os.PathLike[str], input_type: str | Mapping[str, str] = "fixed<16,6>",
@@ -47,38 +50,59 @@ def lower(model: keras.Model | str | os.PathLike[str], input_type: str | Mapping
     head = fixed(output_type) if output_type is not None else None
     calls = model_calls(model)
     domains = _input_domains([c.layer.name for c in calls.calls if c.is_input], input_type)
-    problems = [*_not_finite(model), *_unknown(calls.calls)]
-    if problems:
-        raise LoweringError(problems)
-    state = GraphBuilder()
-    values: dict[str, FloatTensor | None] = {}
-    for call in calls.calls:
-        given = [values[key] for key in call.inputs]
-        value = None
-        try:
-            if call.is_input:
-                value = _input(state, call, domains[call.layer.name])
-            # A None is a value that an earlier layer refused to give: that layer is reported, this one is not.
-            elif all(v is not None for v in given):
-                value = LOWERINGS[type(call.layer)](state, call, [v for v in given if v is not None])
-        except Refusal as refusal:
-            problems.append(str(refusal))
-        for key in call.outputs:
-            values[key] = value
+    _raise([*_not_finite(model), *_unknown(calls.calls)])
+    builder, problems = GraphBuilder(KERAS), _Problems()
+    values = _values(builder, calls.calls, domains, problems)
     outputs: list[str] = []
-    for key in calls.outputs:
-        final = values[key]
-        try:
+    for final in (values[key] for key in calls.outputs):
+        with problems.collected():
             if final is not None:
-                outputs.append(output(state, final, head, outputs))
+                outputs.append(output(builder, final, head, outputs))
+    _raise(problems)
+    nodes = _inputs_first(builder.nodes, calls.inputs)
+    return optimise(Graph(tuple(nodes), tuple(outputs), tuple(builder.notes)))
+
+
+class _Problems(list[str]):
+    """What is refused, so that the user sees all of it at once."""
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keep a Refusal as a problem, and go on behind the block."""
+        try:
+            yield
         except Refusal as refusal:
-            problems.append(str(refusal))
+            self.append(str(refusal))
+
+
+def _raise(problems: Sequence[str]) -> None:
     if problems:
-        raise LoweringError(problems)
-    order = {key: k for k, key in enumerate(calls.inputs)}
-    ins = sorted((n for n in state.nodes if n.op is Op.INPUT), key=lambda n: order[n.origin])
-    nodes = [*(replace(n, origin="") for n in ins), *(n for n in state.nodes if n.op is not Op.INPUT)]
-    return optimise(Graph(tuple(nodes), tuple(outputs), tuple(state.notes)))
+        raise LoweringError(list(problems))
+
+
+def _values(builder: GraphBuilder, calls: Sequence[Call], domains: Mapping[str, Domain],
+            problems: _Problems) -> dict[str, FloatTensor | None]:
+    """What every tensor means, by its key; None where its layer, or one before it, is refused."""
+    values: dict[str, FloatTensor | None] = {}
+    for call in calls:
+        given = [value for value in (values[key] for key in call.inputs) if value is not None]
+        result = None
+        # Behind a layer that is refused, layers are not reported.
+        if len(given) == len(call.inputs):
+            with problems.collected():
+                if call.is_input:
+                    result = _input(builder, call, domains[call.layer.name])
+                else:
+                    result = LOWERINGS[type(call.layer)](builder, call, given)
+        values.update(dict.fromkeys(call.outputs, result))
+    return values
+
+
+def _inputs_first(nodes: Sequence[Node], inputs: Sequence[str]) -> Iterator[Node]:
+    """The nodes, those of the inputs first and in the order of the model's inputs (their tensors' keys)."""
+    outside = sorted((node for node in nodes if node.traits.outside), key=lambda node: inputs.index(node.origin))
+    yield from (replace(node, origin="") for node in outside)
+    yield from (node for node in nodes if not node.traits.outside)
 
 
 def _input_domains(names: list[str], types: str | Mapping[str, str]) -> dict[str, Domain]:
@@ -117,12 +141,10 @@ def _not_finite(model: keras.Model) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def _input(state: GraphBuilder, call: Call, domain: Domain) -> FloatTensor:
+def _input(builder: GraphBuilder, call: Call, domain: Domain) -> FloatTensor:
     if call.layer.dtype != "float32":
         raise Refusal(f"layer {call.key!r}: takes {call.layer.dtype}, which Keras rounds inputs to; use float32")
     shape = tuple(tf.nest.flatten(call.layer.output)[0].shape[1:])
     if not shape or any(n is None for n in shape):
         raise Refusal(f"layer {call.key!r}: input shape {shape} has open dimensions; give every dimension a size")
-    return FloatTensor(state.add(call.key, Op.INPUT, [], shape, domain, origin=call.outputs[0]), shape)
-
-
+    return FloatTensor(builder.add(call.key, Op.INPUT, [], shape, domain, origin=call.outputs[0]), shape)

@@ -14,11 +14,15 @@ import tf_keras as keras
 
 from bnnflow.exact.builder_state import GraphBuilder, Pads
 from bnnflow.exact.epilogues import FloatTensor, Line, Stage
-from bnnflow.exact.levels import Refusal, levels_of
+from bnnflow.exact.functions import Refusal
 from bnnflow.frontends.keras.activations import activate
 from bnnflow.frontends.keras.calls import Call
+from bnnflow.frontends.keras.functions import on_arrays
+from bnnflow.frontends.keras.kernels import QuantizedKernel
+from bnnflow.frontends.keras.quantizers import check_steady, levels_of
 from bnnflow.frontends.keras.registry import lowers
-from bnnflow.frontends.keras.sums import QuantizedKernel, as_keras, channels_last, check_steady, weighted_sum, window_of
+from bnnflow.frontends.keras.rounding import scaling
+from bnnflow.frontends.keras.sums import as_keras, channels_last, weighted_sum, window_of
 from bnnflow.ir import Domain, Node, Op, Weights, Window
 from bnnflow.ir.verify import dot_domain
 
@@ -48,22 +52,22 @@ def _pool_window(call: Call, x: Node) -> Window:
     return window_of(call.key, x, _no_pads(x), size, strides, one, layer.padding, x.shape[-1])
 
 
-def _shaped(state: GraphBuilder, call: Call, value: FloatTensor) -> FloatTensor:
+def _shaped(builder: GraphBuilder, call: Call, value: FloatTensor) -> FloatTensor:
     """A global pool loses its spatial axes unless it keeps them."""
     if not isinstance(call.layer, _GLOBAL_AVERAGE + _GLOBAL_MAX) or call.layer.keepdims:
         return value
     shape, index = value.shape[-1:], np.arange(value.node.size)
     if value.epilogue:  # it keeps its rank, and the axes are lost behind it
-        flat = Stage(call.key, lambda t: tf.reshape(t, (-1, *shape)), index=index)
+        flat = Stage(call.key, lambda x: x.reshape(-1, *shape), index=index)
         return value.then(flat, shape)
-    return FloatTensor(state.gathered(value.node, index, shape, f"{call.key}_flat"), shape)
+    return FloatTensor(builder.gathered(value.node, index, shape, f"{call.key}_flat"), shape)
 
 
 @lowers(*_AVERAGE, *_GLOBAL_AVERAGE)
-def _average(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    """Keras' average is float32(sum) / float32(taps in the image): an integer sum, and a division in the next epilogue."""
+def _average(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+    """Keras' average is float32(sum) / float32(taps in the image): an integer sum and, in its epilogue, a division."""
     key = call.key
-    x, affine = state.summand(values[0], key, groups=values[0].shape[-1], pool=True)
+    x, affine = builder.summand(values[0], key, groups=values[0].shape[-1], pool=True)
     window, quantizer = _pool_window(call, x), getattr(call.layer, "average_quantizer_internal", None)
     ones = np.ones((window.taps, x.shape[-1]), np.int64)
     kernel = QuantizedKernel(Weights(ones, ones > 0, x.shape[-1]), Fraction(1), None, ones.astype(np.float64))
@@ -73,10 +77,10 @@ def _average(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> 
     exact = quantizer is None and (counts == area).all() and area & (area - 1) == 0
     activation = getattr(call.layer, "activation", None)
     closed = activation is not None and levels_of(key, activation) is not None
-    out = weighted_sum(state, key, f"{key}_sum" if closed else key, x, affine, kernel, window, area if exact else 1)
+    out = weighted_sum(builder, key, f"{key}_sum" if closed else key, x, affine, kernel, window, area if exact else 1)
     if not exact:
         out = out.then(_division(call, counts, out.shape, quantizer))
-    return activate(state, key, activation, as_keras(call, values[0], _shaped(state, call, out)))
+    return activate(builder, key, activation, as_keras(call, values[0], _shaped(builder, call, out)))
 
 
 def _division(call: Call, counts: np.ndarray, shape: tuple[int, ...], quantizer: Any) -> Stage:
@@ -90,7 +94,7 @@ def _division(call: Call, counts: np.ndarray, shape: tuple[int, ...], quantizer:
         if not np.isfinite(times):
             raise Refusal(f"layer {call.key!r}: its quantised average is {times}; use another average_quantizer")
         factor = Fraction(area) * Fraction(float(times))
-    lines = [Line(factor / int(n), Fraction(0), Fraction(0)) for n in few]
+    lines = [Line(factor / int(n), Fraction(0), scaling()) for n in few]
     one = len(few) == 1
     divisor = np.float32(few[0]) if one else counts.reshape(1, *shape[:-1], 1).astype(np.float32)
 
@@ -98,7 +102,7 @@ def _division(call: Call, counts: np.ndarray, shape: tuple[int, ...], quantizer:
         mean = t / divisor
         return mean if quantizer is None else mean * np.float32(area) * times
 
-    return Stage(call.key, apply, lines, None if one else np.repeat(which, shape[-1]), sums=True, alike=one,
+    return Stage(call.key, on_arrays(apply), lines, None if one else np.repeat(which, shape[-1]), sums=True, alike=one,
                  rising=factor >= 0)
 
 
@@ -109,37 +113,37 @@ def _area(call: Call, counts: np.ndarray) -> int:
 
 
 @lowers(*_MAX, *_GLOBAL_MAX)
-def _maximum(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _maximum(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """The largest code. What may stand between a sum and its maximum are stages that never fall: they come after it."""
     (value,) = values
     if value.epilogue and all(stage.alike and stage.rising for stage in value.epilogue):
         node, epilogue = value.node, value.epilogue
     else:
         try:
-            node, epilogue = state.codes(value, call.key), ()
+            node, epilogue = builder.codes(value, call.key), ()
         except Refusal as refusal:
             floats = ", ".join(map(repr, value.floats))
             raise Refusal(f"layer {call.key!r}: takes the maximum of floats ({floats}) that do not rise with the "
                           "sum in every channel; put the QActivation before the pool") from refusal
     window = _pool_window(call, node)
-    taps = state.add(f"{call.key}_window", Op.WINDOW, [node], (*window.positions, window.taps * node.shape[-1]),
+    taps = builder.add(f"{call.key}_window", Op.WINDOW, [node], (*window.positions, window.taps * node.shape[-1]),
                      node.domain, window)
     shape = (*window.positions, node.shape[-1])
     flat = isinstance(call.layer, _GLOBAL_MAX) and not call.layer.keepdims
     origin = "" if epilogue or flat else call.key
-    largest = state.add(call.key, Op.MAX, [taps], shape, node.domain, origin=origin)
-    return as_keras(call, value, _shaped(state, call, FloatTensor(largest, shape, epilogue)))
+    largest = builder.add(call.key, Op.MAX, [taps], shape, node.domain, origin=origin)
+    return as_keras(call, value, _shaped(builder, call, FloatTensor(largest, shape, epilogue)))
 
 
 @lowers(keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D)
-def _zero_padding(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _zero_padding(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """Absent taps around the image, which a convolution right behind takes for its own; else a sum of one tap each,
     whose value is 0 where it is absent.
     """
     (value,), layer = values, call.layer
     channels_last(call)
-    zero_stays = all(s.alike and s.affine is not None and not any(line.offset for line in s.affine) for s in value.epilogue)
-    node, epilogue = (value.node, value.epilogue) if zero_stays else (state.codes(value, call.key), ())
+    zero_stays = all(_keeps_zero(stage) for stage in value.epilogue)
+    node, epilogue = (value.node, value.epilogue) if zero_stays else (builder.codes(value, call.key), ())
     pads = tuple((int(before), int(after)) for before, after in np.reshape(layer.padding, (-1, 2)))
     one = (1,) * len(pads)
     if len(node.shape) != len(pads) + 1:
@@ -149,8 +153,13 @@ def _zero_padding(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]
     ones = np.ones((1, node.shape[-1]), np.int64)
     weights = Weights(ones, ones > 0, node.shape[-1])
     domain = dot_domain(node.domain, weights, window)
-    taps = state.add(f"{call.key}_window", Op.WINDOW, [node], shape, node.domain, window)
-    padded = state.add(call.key, Op.DOT, [taps], shape, Domain(domain.lo, domain.hi, node.domain.unit), weights)
-    source, inner = state.padded.get(node.name, (node, _no_pads(node)))
-    state.padded[padded.name] = (source, tuple((a + c, b + d) for (a, b), (c, d) in zip(inner, pads)))
+    taps = builder.add(f"{call.key}_window", Op.WINDOW, [node], shape, node.domain, window)
+    padded = builder.add(call.key, Op.DOT, [taps], shape, Domain(domain.lo, domain.hi, node.domain.unit), weights)
+    source, inner = builder.padded.get(node.name, (node, _no_pads(node)))
+    builder.padded[padded.name] = (source, tuple((a + c, b + d) for (a, b), (c, d) in zip(inner, pads)))
     return FloatTensor(padded, shape, epilogue)
+
+
+def _keeps_zero(stage: Stage) -> bool:
+    """True for a stage that makes 0 of 0 everywhere: zeros may be put around the image before it as well."""
+    return stage.alike and stage.affine is not None and not any(line.offset for line in stage.affine)

@@ -1,4 +1,4 @@
-"""Stages of a epilogue: layers that compute in float32 before the next quantised activation, or move elements."""
+"""Stages of an epilogue: layers that compute in float32 before the next quantised activation, or move elements."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ from typing import Any
 
 import numpy as np
 import qkeras
-import tensorflow as tf
 import tf_keras as keras
 
 from bnnflow.exact.builder_state import EXACT_UNITS, GraphBuilder
 from bnnflow.exact.epilogues import FloatTensor, Line, Stage
-from bnnflow.exact.levels import Refusal
+from bnnflow.exact.functions import Refusal, Uncomputable
 from bnnflow.frontends.keras.calls import Call
+from bnnflow.frontends.keras.functions import on_arrays, shape_of
 from bnnflow.frontends.keras.registry import lowers
+from bnnflow.frontends.keras.rounding import LAST_BITS, scaling
 
 __all__ = ["elementwise", "moves"]
 
 
-def elementwise(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def elementwise(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """A layer that works on every element by itself, as a float stage; legal before a quantiser or at an output."""
-    return _float_stage(call, values[0], "after")
+    return _float_stage(call, values[0], LAST_BITS)
 
 
-def _float_stage(call: Call, value: FloatTensor, shaky: str, alike: bool = False, rising: bool = False) -> FloatTensor:
+def _float_stage(call: Call, value: FloatTensor, ulps: int, alike: bool = False, rising: bool = False) -> FloatTensor:
+    """A layer as a float stage whose result may be off by `ulps` units in the last place."""
     try:
-        shape = tuple(call(tf.zeros((1, *value.shape))).shape[1:])
-    except (tf.errors.OpError, ValueError, TypeError) as error:
+        shape = shape_of(call, value.shape)
+    except Uncomputable as error:
         raise Refusal(f"layer {call.key!r}: cannot be applied to shape {value.shape}: {str(error)[:200]}") from error
     if shape != value.shape:
         raise Refusal(f"layer {call.key!r}: makes shape {shape} of {value.shape}; give it parameters that do not "
                       "broadcast")
-    return value.then(Stage(call.key, call, alike=alike, rising=rising, shaky=shaky))
+    return value.then(Stage(call.key, on_arrays(call), alike=alike, rising=rising, output_ulps=ulps))
 
 
 @lowers(keras.layers.ELU)
-def _elu(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    return _float_stage(call, values[0], "after", alike=True)
+def _elu(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+    return _float_stage(call, values[0], LAST_BITS, alike=True)
 
 
 @lowers(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ThresholdedReLU)
-def _relu(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _relu(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     rising = type(call.layer) is keras.layers.ReLU and float(call.layer.negative_slope) >= 0
-    return _float_stage(call, values[0], "", alike=True, rising=rising)
+    return _float_stage(call, values[0], 0, alike=True, rising=rising)
 
 
 @lowers(keras.layers.PReLU)
-def _prelu(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    return _float_stage(call, values[0], "", alike=_is_row(call.layer.alpha.shape))
+def _prelu(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+    return _float_stage(call, values[0], 0, alike=_is_row(call.layer.alpha.shape))
 
 
 def _is_row(shape: Sequence[int]) -> bool:
@@ -59,17 +61,17 @@ def _is_row(shape: Sequence[int]) -> bool:
     return all(n == 1 for n in tuple(shape)[:-1])
 
 
-def moves(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def moves(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """A layer that only moves elements: where each comes from is seen by sending their numbers through it."""
     (value,) = values
     numbers = np.arange(prod(value.shape), dtype=np.float32).reshape(1, *value.shape)
     if numbers.size >= EXACT_UNITS:
         raise Refusal(f"layer {call.key!r}: moves {numbers.size} elements, more than 2^24")
-    moved = np.asarray(call(tf.constant(numbers)))[0]
+    moved = on_arrays(call)(numbers)[0]
     index = moved.astype(np.int64).ravel()
     if not np.array_equal(index, moved.ravel()) or not ((index >= 0) & (index < numbers.size)).all():
         raise Refusal(f"layer {call.key!r}: does more than move elements")
-    return value.then(Stage(call.key, call, index=index), moved.shape)
+    return value.then(Stage(call.key, on_arrays(call), index=index), moved.shape)
 
 
 lowers(keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.layers.RepeatVector,
@@ -77,30 +79,37 @@ lowers(keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.l
 
 
 @lowers(keras.layers.BatchNormalization, qkeras.QBatchNormalization)
-def _batch_norm(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _batch_norm(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     layer, (value,) = call.layer, values
     axis = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if axis not in ([len(value.shape)], [-1]):
         raise Refusal(f"layer {call.key!r}: normalises axis {axis}, only the last one is supported")
-    names = {"gamma": 1.0, "beta": 0.0, "moving_mean": 0.0, "moving_variance": 1.0}
-    parts = []
-    for name, default in names.items():
-        weight = getattr(layer, name)
-        quantizer = getattr(layer, f"{name.removeprefix('moving_')}_quantizer_internal", None)
-        real = np.full(value.shape[-1], default) if weight is None else np.asarray(
-            quantizer(weight) if quantizer is not None else weight)
-        if not np.isfinite(real).all():
-            raise Refusal(f"layer {call.key!r}: its quantised {name} is not finite; train again")
-        parts.append([Fraction(float(v)) for v in real])
-    gamma, beta, mean, variance = parts
+    gamma, beta, mean = (_norm_parameter(call, name, value.shape[-1]) for name in ("gamma", "beta", "moving_mean"))
+    scale = [g / s for g, s in zip(gamma, _spread(call, value.shape[-1]))]
+    lines = [Line(s, b - m * s, scaling(abs(b) + abs(m * s), late=b)) for b, m, s in zip(beta, mean, scale)]
+    return value.then(Stage(call.key, on_arrays(call), lines, alike=True, rising=min(scale) >= 0))
+
+
+def _norm_parameter(call: Call, name: str, channels: int) -> list[Fraction]:
+    """A parameter of a batch norm, one a channel, as Keras computes with it: quantised, or its default."""
+    weight, default = getattr(call.layer, name), float(name in ("gamma", "moving_variance"))
+    quantizer = getattr(call.layer, f"{name.removeprefix('moving_')}_quantizer_internal", None)
+    real = np.full(channels, default) if weight is None else np.asarray(
+        quantizer(weight) if quantizer is not None else weight)
+    if not np.isfinite(real).all():
+        raise Refusal(f"layer {call.key!r}: its quantised {name} is not finite; train again")
+    return [Fraction(float(v)) for v in real]
+
+
+def _spread(call: Call, channels: int) -> list[Fraction]:
+    """What a batch norm divides by, one a channel: the root of variance + epsilon, positive."""
+    variance = _norm_parameter(call, "moving_variance", channels)
     if any(v < 0 for v in variance):
         raise Refusal(f"layer {call.key!r}: moving_variance is negative ({float(min(variance))}); train again")
-    spread = [_sqrt(v + Fraction(float(layer.epsilon))) for v in variance]
+    spread = [_sqrt(v + Fraction(float(call.layer.epsilon))) for v in variance]
     if any(s == 0 for s in spread):
         raise Refusal(f"layer {call.key!r}: variance and epsilon are both 0; set an epsilon")
-    scale = [g / s for g, s in zip(gamma, spread)]
-    lines = [Line(s, b - m * s, abs(b) + abs(m * s), late=b) for b, m, s in zip(beta, mean, scale)]
-    return value.then(Stage(call.key, call, lines, alike=True, rising=min(scale) >= 0))
+    return spread
 
 
 def _sqrt(x: Fraction) -> Fraction:
@@ -110,11 +119,11 @@ def _sqrt(x: Fraction) -> Fraction:
 
 
 @lowers(keras.layers.Rescaling)
-def _rescaling(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _rescaling(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """x * scale + offset, in float32: legal before a quantiser, and before a sum (real-scaled unless it is exact)."""
     parts = np.broadcast_arrays(*(np.asarray(v, np.float32) for v in (call.layer.scale, call.layer.offset)))
     row = _is_row(parts[0].shape)
-    value = _float_stage(call, values[0], "", alike=row, rising=bool((parts[0] >= 0).all()))
+    value = _float_stage(call, values[0], 0, alike=row, rising=bool((parts[0] >= 0).all()))
     if not row:
         return value
     scale, offset = (_fractions(part) for part in parts)
@@ -122,11 +131,11 @@ def _rescaling(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -
 
 
 @lowers(keras.layers.Normalization)
-def _normalization(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _normalization(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """(x - mean) / sqrt(variance), or its inverse, in float32; legal as a Rescaling is."""
     layer = call.layer
     row = _is_row(layer.mean.shape)
-    value = _float_stage(call, values[0], "", alike=row, rising=True)
+    value = _float_stage(call, values[0], 0, alike=row, rising=True)
     if not row:
         return value
     mean, variance = (_fractions(part) for part in np.broadcast_arrays(layer.mean, layer.variance))
@@ -141,21 +150,22 @@ def _fractions(values: Any) -> list[Fraction]:
     return [Fraction(float(v)) for v in np.asarray(values, np.float32).ravel()]
 
 
-def _with_lines(value: FloatTensor, scale: Sequence[Fraction], offset: Sequence[Fraction], late: Sequence[Fraction]) -> FloatTensor:
+def _with_lines(value: FloatTensor, scale: Sequence[Fraction], offset: Sequence[Fraction],
+                late: Sequence[Fraction]) -> FloatTensor:
     """The value whose last stage is scale * x + offset, one line for all or one a channel."""
-    lines = [Line(s, o, abs(o), late=last) for s, o, last in zip(scale, offset, late)]
+    lines = [Line(s, o, scaling(abs(o), last)) for s, o, last in zip(scale, offset, late)]
     return replace(value, epilogue=(*value.epilogue[:-1], replace(value.epilogue[-1], affine=lines, sums=True)))
 
 
-@lowers(keras.layers.InputLayer, keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.AlphaDropout,
-        keras.layers.ActivityRegularization)
-def _nothing(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+@lowers(keras.layers.InputLayer, keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout,
+        keras.layers.AlphaDropout, keras.layers.ActivityRegularization)
+def _nothing(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """Layers that do nothing in inference; the codes of an input are there before any layer."""
     return values[0]
 
 
 @lowers(keras.layers.Softmax)
-def _softmax(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _softmax(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     if call.layer.axis not in (-1, len(values[0].shape)):
         raise Refusal(f"layer {call.key!r}: softmax over axis {call.layer.axis}; only the last axis is supported")
-    return values[0].then(Stage(call.key, call, head="softmax"))
+    return values[0].then(Stage(call.key, on_arrays(call), head="softmax", mixes=True))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from math import prod
-from typing import Any
 
 import numpy as np
 import qkeras
@@ -14,59 +11,60 @@ import tensorflow as tf
 import tf_keras as keras
 from numpy.typing import NDArray
 
-from bnnflow.exact.affine_inputs import MAX_LEVEL, AffineInput, offsets, plain
+from bnnflow.exact.affine_inputs import AffineElement, AffineInput, offsets, plain
 from bnnflow.exact.builder_state import EXACT_UNITS, GraphBuilder, Pads
 from bnnflow.exact.epilogues import FloatTensor, Line, Stage
-from bnnflow.exact.levels import Refusal, dyadic, levels_of
-from bnnflow.exact.reals import sum_noise
+from bnnflow.exact.functions import Refusal, Uncomputable
+from bnnflow.exact.noise import sum_noise
 from bnnflow.frontends.keras.activations import activate
 from bnnflow.frontends.keras.calls import Call
+from bnnflow.frontends.keras.functions import on_arrays, shape_of
+from bnnflow.frontends.keras.kernels import QuantizedKernel, read_kernel
+from bnnflow.frontends.keras.quantizers import check_steady, levels_of
 from bnnflow.frontends.keras.registry import lowers
+from bnnflow.frontends.keras.rounding import ADDITION, FLUSHED, SAFE, scaling
 from bnnflow.ir import Domain, Node, Op, Weights, Window
 from bnnflow.ir.verify import dot_domain
-from bnnflow.train.quantizers import Masked
 
-__all__ = [
-    "QuantizedKernel", "as_keras", "channels_last", "check_bound", "check_steady", "read_kernel", "weighted_sum", "window_of",
-]
+__all__ = ["as_keras", "channels_last", "check_bound", "weighted_sum", "window_of"]
 
 SMALLEST, LARGEST = Fraction(2) ** -100, Fraction(2) ** 100  # of a unit in this range: no denormals, no infinities
 
 
 @lowers(qkeras.QDense, keras.layers.Dense)
-def _dense(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _dense(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     layer, key = call.layer, call.key
-    x, affine = state.summand(values[0], key)
+    x, affine = builder.summand(values[0], key)
     kernel = read_kernel(key, "kernel_quantizer", layer.kernel, getattr(layer, "kernel_quantizer_internal", None))
-    return _finished(state, call, weighted_sum(state, key, _sum_name(call), x, affine, kernel))
+    return _finished(builder, call, weighted_sum(builder, key, _sum_name(call), x, affine, kernel))
 
 
 @lowers(qkeras.QConv1D, qkeras.QConv2D, keras.layers.Conv1D, keras.layers.Conv2D)
-def _convolution(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _convolution(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """QuantizedKernel (*taps, channels/groups, filters), filters group by group; the order of WINDOW and of Weights."""
     layer, key = call.layer, call.key
-    x, affine, pads = _image(state, call, values[0], layer.groups)
+    x, affine, pads = _image(builder, call, values[0], layer.groups)
     window = window_of(key, x, pads, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding, layer.groups)
     kernel = read_kernel(key, "kernel_quantizer", layer.kernel, getattr(layer, "kernel_quantizer_internal", None),
                          groups=layer.groups)
-    out = weighted_sum(state, key, _sum_name(call), x, affine, kernel, window)
-    return _finished(state, call, as_keras(call, values[0], out))
+    out = weighted_sum(builder, key, _sum_name(call), x, affine, kernel, window)
+    return _finished(builder, call, as_keras(call, values[0], out))
 
 
 @lowers(qkeras.QDepthwiseConv2D, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-def _depthwise(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    x, affine, pads = _image(state, call, values[0], values[0].shape[-1])
+def _depthwise(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+    x, affine, pads = _image(builder, call, values[0], values[0].shape[-1])
     kernel = read_kernel(call.key, "depthwise_quantizer", call.layer.depthwise_kernel,
                          getattr(call.layer, "depthwise_quantizer_internal", None), groups=x.shape[-1], axes=2)
-    out = weighted_sum(state, call.key, _sum_name(call), x, affine, kernel, _depthwise_window(call, x, pads))
-    return _finished(state, call, as_keras(call, values[0], out))
+    out = weighted_sum(builder, call.key, _sum_name(call), x, affine, kernel, _depthwise_window(call, x, pads))
+    return _finished(builder, call, as_keras(call, values[0], out))
 
 
 @lowers(qkeras.QSeparableConv1D, qkeras.QSeparableConv2D, keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-def _separable(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
+def _separable(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """A depthwise sum and a sum over its integers, nothing between; Keras adds both in float32."""
     layer, key = call.layer, call.key
-    x, affine, pads = _image(state, call, values[0], values[0].shape[-1])
+    x, affine, pads = _image(builder, call, values[0], values[0].shape[-1])
     kernels = []
     for part, groups, axes in (("depthwise", x.shape[-1], 2), ("pointwise", 1, 1)):
         variable = getattr(layer, f"{part}_kernel")
@@ -74,25 +72,25 @@ def _separable(state: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -
         variable = variable if len(variable.shape) == 4 else tf.expand_dims(variable, 0)
         kernels.append(read_kernel(key, f"{part}_quantizer", variable, getattr(
             layer, f"{part}_quantizer_internal", None), groups=groups, axes=axes))
-    inner = weighted_sum(state, key, f"{key}_depthwise", x, affine, kernels[0], _depthwise_window(call, x, pads))
+    inner = weighted_sum(builder, key, f"{key}_depthwise", x, affine, kernels[0], _depthwise_window(call, x, pads))
     try:
-        sums, affine = state.summand(inner, key)
+        sums, affine = builder.summand(inner, key)
     except Refusal as refusal:
         raise Refusal(f"layer {key!r}: its depthwise kernel has a real scale of its own for each channel, which the "
                       "pointwise sum cannot take out; use depth_multiplier=1 (QKeras then has one scale for all), "
                       "alpha=1 or another power of two") from refusal
-    out = weighted_sum(state, key, _sum_name(call), sums, affine, kernels[1])
-    return _finished(state, call, as_keras(call, values[0], out))
+    out = weighted_sum(builder, key, _sum_name(call), sums, affine, kernels[1])
+    return _finished(builder, call, as_keras(call, values[0], out))
 
 
-def _image(state: GraphBuilder, call: Call, value: FloatTensor, groups: int) -> tuple[Node, AffineInput | None, Pads]:
+def _image(builder: GraphBuilder, call: Call, value: FloatTensor, groups: int) -> tuple[Node, AffineInput | None, Pads]:
     """The codes of an image, channels last, of the rank that the layer is for."""
     layer = call.layer
     channels_last(call)
     if len(value.shape) != layer.rank + 1:
         raise Refusal(f"layer {call.key!r}: reads shape {value.shape}; {type(layer).__name__} takes "
                       f"{'(length, channels)' if layer.rank == 1 else '(rows, columns, channels)'}; use a Reshape")
-    return state.image(value, call.key, groups)
+    return builder.image(value, call.key, groups)
 
 
 def channels_last(call: Call) -> None:
@@ -129,8 +127,8 @@ def window_of(key: str, x: Node, pads: Pads, kernel: Sequence[int], strides: Seq
 def as_keras(call: Call, value: FloatTensor, out: FloatTensor) -> FloatTensor:
     """`out`, whose shape must be the one that Keras gives."""
     try:
-        shape = tuple(call(tf.zeros((1, *value.shape))).shape[1:])
-    except (tf.errors.OpError, ValueError, TypeError) as error:
+        shape = shape_of(call, value.shape)
+    except Uncomputable as error:
         raise Refusal(f"layer {call.key!r}: Keras itself cannot compute it: {str(error)[:200]}") from error
     if shape != out.shape:
         raise Refusal(f"layer {call.key!r}: makes {shape} of {value.shape}, not {out.shape}; use another padding")
@@ -142,8 +140,8 @@ def _sum_name(call: Call) -> str:
     return f"{call.key}_sum" if levels_of(call.key, call.layer.activation) is not None else call.key
 
 
-def weighted_sum(state: GraphBuilder, key: str, name: str, x: Node, affine: AffineInput | None, kernel: QuantizedKernel,
-                 window: Window | None = None, shrink: int = 1) -> FloatTensor:
+def weighted_sum(builder: GraphBuilder, key: str, name: str, x: Node, affine: AffineInput | None,
+                 kernel: QuantizedKernel, window: Window | None = None, shrink: int = 1) -> FloatTensor:
     """The sum of codes (with lines, `affine`, where they are no values yet) times a kernel, over taps of a window.
 
     `shrink`, a power of two, divides it. A proven bound makes the sum exact; a real scale becomes a stage behind it.
@@ -155,20 +153,20 @@ def weighted_sum(state: GraphBuilder, key: str, name: str, x: Node, affine: Affi
     real = kernel.scale is not None or affine is not None
     if not real:
         check_bound(key, bound, unit)
-    state.notes.append(f"{key}: real-scaled, exact in real numbers; Keras' float32 sums are noise around them" if real
+    builder.notes.append(f"{key}: real-scaled, exact in real numbers; Keras' float32 sums are noise around them" if real
                        else f"{key}: dyadic, sums stay within {bound} units of 2^24")
     affine, taps = affine or plain(x), None
     if window is not None and not (window.taps == 1 and set(window.strides) == {1} and not np.any(window.pads)):
         taps, shape = window, (*window.positions, window.taps * x.shape[-1])
-        x = state.add(f"{name}_window", Op.WINDOW, [x], shape, x.domain, window)
+        x = builder.add(f"{name}_window", Op.WINDOW, [x], shape, x.domain, window)
     domain = dot_domain(x.domain, weights, taps)
     shape = (*x.shape[:-1], weights.levels.shape[1])
-    node = state.add(name, Op.DOT, [x], shape, Domain(domain.lo, domain.hi, unit), weights)
+    node = builder.add(name, Op.DOT, [x], shape, Domain(domain.lo, domain.hi, unit), weights)
     out = FloatTensor(node, shape)
     return out.then(_real_scale(key, out.shape, kernel, affine, taps, shrink)) if real else out
 
 
-def _finished(state: GraphBuilder, call: Call, out: FloatTensor) -> FloatTensor:
+def _finished(builder: GraphBuilder, call: Call, out: FloatTensor) -> FloatTensor:
     """Bias and activation of a layer."""
     layer, key = call.layer, call.key
     if layer.use_bias:
@@ -177,10 +175,10 @@ def _finished(state: GraphBuilder, call: Call, out: FloatTensor) -> FloatTensor:
         bias = tf.convert_to_tensor(quantizer(layer.bias) if quantizer is not None else layer.bias)
         if not np.isfinite(bias.numpy()).all():
             raise Refusal(f"layer {key!r}: its quantised bias is not finite; use another bias_quantizer")
-        exact = [Line(Fraction(1), v, abs(v), plain=True) for v in map(Fraction, bias.numpy().tolist())]
-        out = out.then(Stage(key, lambda t: keras.backend.bias_add(t, bias, data_format="channels_last"), exact,
-                             alike=True, rising=True))
-    return activate(state, key, layer.activation, out)
+        added = on_arrays(lambda t: keras.backend.bias_add(t, bias, data_format="channels_last"))
+        lines = [Line(Fraction(1), v, ADDITION) for v in map(Fraction, bias.numpy().tolist())]
+        out = out.then(Stage(key, added, lines, alike=True, rising=True))
+    return activate(builder, key, layer.activation, out)
 
 
 def check_bound(key: str, bound: int, unit: Fraction) -> None:
@@ -197,70 +195,6 @@ def check_bound(key: str, bound: int, unit: Fraction) -> None:
                       "exactly; use a narrower input type, fewer inputs or smaller weights")
 
 
-def check_steady(layer: str, what: str, quantizer: Any, weights: tf.Variable) -> None:
-    """Refuse a quantizer that is random at inference."""
-    inner = quantizer.quantizer if isinstance(quantizer, Masked) else quantizer
-    again = [] if quantizer is None else [np.asarray(quantizer(weights)) for _ in range(3)]
-    if isinstance(inner, qkeras.bernoulli) or any(not np.array_equal(a, again[0], equal_nan=True) for a in again):
-        raise Refusal(f"layer {layer!r}: its {what} is random at inference; use its deterministic form")
-
-
-@dataclass(frozen=True)
-class QuantizedKernel:
-    """Integer levels times `unit` (a power of two) times, where the sum is real-scaled, `scale` per output channel.
-
-    `real` is what Keras multiplies with, float64, in the form of the levels (inputs/groups, outputs).
-    """
-
-    weights: Weights
-    unit: Fraction
-    scale: list[Fraction] | None
-    real: NDArray[np.float64]
-
-
-def read_kernel(layer: str, what: str, kernel: tf.Variable, quantizer: Any, groups: int = 1, axes: int = 1) -> QuantizedKernel:
-    """The weights that Keras multiplies with; its last `axes` axes are the outputs, those before them the inputs."""
-    if why := getattr(quantizer, "unfinished", ""):
-        raise Refusal(f"layer {layer!r}: {why}")
-    check_steady(layer, what, quantizer, kernel)
-    real = np.asarray(quantizer(kernel) if quantizer is not None else kernel, np.float64)
-    mask = np.ones(real.shape, bool)
-    if isinstance(quantizer, Masked):
-        mask, quantizer = np.broadcast_to(quantizer.mask.numpy() != 0, real.shape), quantizer.quantizer
-        if not mask.any():
-            raise Refusal(f"layer {layer!r}: its mask keeps none of {mask.size} connections, so its output is constant;"
-                          " keep at least one, or remove the layer")
-    if not np.isfinite(real).all():
-        at = tuple(int(i) for i in np.argwhere(~np.isfinite(real))[0])
-        raise Refusal(f"layer {layer!r}: its quantised kernel holds {real[at]} at {at}; use another {what}")
-    scale = _channel_scale(quantizer, real.shape, axes)
-    form = (-1, prod(real.shape[-axes:]))
-    real, mask = real.reshape(form), mask.reshape(form)
-    exact = dyadic(real)
-    if exact is not None and np.abs(exact[0]).max(initial=0) <= MAX_LEVEL:
-        return QuantizedKernel(Weights(exact[0], mask, groups), exact[1], None, real)
-    levels = real / scale if scale is not None else np.full(real.shape, np.nan)
-    for bits in range(9):
-        codes = np.rint(levels * 2**bits)
-        if scale is not None and (np.abs(levels * 2**bits - codes) < 2.0**-12).all():
-            return QuantizedKernel(Weights(codes.astype(np.int64), mask, groups), Fraction(1, 2**bits),
-                          [Fraction(float(v)) for v in scale], real)
-    name = type(quantizer).__name__ if quantizer is not None else f"no {what}"
-    raise Refusal(f"layer {layer!r}: its weights ({name}) are not small integers times a power of two, nor times one "
-                  "scale a channel; use binary, ternary or quantized_bits")
-
-
-def _channel_scale(quantizer: Any, shape: tuple[int, ...], axes: int) -> NDArray[np.float32] | None:
-    """One positive scale per output (the last `axes` axes), or None; QKeras leaves that of its last call, this one."""
-    try:
-        scale = np.broadcast_to(np.asarray(getattr(quantizer, "scale", 0.0), np.float32), shape)
-    except ValueError:
-        return None
-    rows = scale.reshape(-1, prod(shape[-axes:]))
-    one = bool((rows == rows[:1]).all() and np.isfinite(rows).all() and (rows > 0).all())
-    return rows[0] if one else None
-
-
 def _real_scale(key: str, shape: tuple[int, ...], kernel: QuantizedKernel, affine: AffineInput, window: Window | None,
                 shrink: int) -> Stage:
     """The stage between an integer sum, a tensor of `shape`, and the real number that it stands for.
@@ -269,26 +203,42 @@ def _real_scale(key: str, shape: tuple[int, ...], kernel: QuantizedKernel, affin
     channels have one scale and no offset there is one line for all; where the taps of some positions have other
     offsets, or lie outside the image, the lines differ by position.
     """
-    weights, channels = kernel.weights, shape[-1]
-    unit = kernel.unit / shrink
+    channels = shape[-1]
     scale = kernel.scale or [Fraction(1)] * channels
-    groups = [[affine.parts[k] for k in group] for group in affine.of_groups(weights.groups)]
-    parts = [group for group in groups for _ in range(channels // weights.groups)]  # of every output
-    largest, off = (np.array([float(max(part)) for part in column]) for column in (
-        [[part.bound for part in group] for group in parts], [[part.noise for part in group] for group in parts]))
-    ideal = weights.effective * np.array([float(c * kernel.unit) for c in scale])
-    noise = [n / shrink for n in sum_noise(kernel.real, ideal, largest, off)]
-    slope = [group[0].scale * c for group, c in zip(parts, scale)]
-    rows, which = offsets(affine, weights, window)
-    lines = [Line(s, c * unit * total, abs(c * unit * total), n, late=c * unit * total)
+    inputs = _inputs_of_outputs(kernel.weights, affine, channels)
+    slope = [elements[0].scale * c for elements, c in zip(inputs, scale)]
+    noise = [n / shrink for n in _noise(kernel, scale, inputs)]
+    rows, which = offsets(affine, kernel.weights, window)
+    lines = [_real_line(s, c * kernel.unit / shrink * total, n)
              for row in rows for s, c, total, n in zip(slope, scale, row, noise)]
-    mul, add = (np.array([float(v) for v in part], np.float32)
-                for part in (slope, [line.offset for line in lines]))
+    mul, add = _floats(slope), _floats(line.offset for line in lines)
     alike = len(rows) == 1
     own = which[:, None] * channels + np.arange(channels)  # the line of every element
     if not alike:
         add = add[own].reshape(shape)
     elif len({(line.scale, line.offset) for line in lines}) == 1:
-        lines = [max(lines, key=lambda line: line.noise)]
-    return Stage(key, lambda t: t * mul + add, lines, None if alike else own.ravel(), ideal=True, sums=True,
+        lines = [max(lines, key=lambda line: line.rounding.absolute)]
+    return Stage(key, on_arrays(lambda t: t * mul + add), lines, None if alike else own.ravel(), ideal=True, sums=True,
                  alike=alike, rising=min(slope) > 0)
+
+
+def _inputs_of_outputs(weights: Weights, affine: AffineInput, channels: int) -> list[list[AffineElement]]:
+    """For every output the different elements that are added up for it: those of its group of channels."""
+    groups = [[affine.elements[k] for k in group] for group in affine.of_groups(weights.groups)]
+    return [elements for elements in groups for _ in range(channels // weights.groups)]
+
+
+def _noise(kernel: QuantizedKernel, scale: list[Fraction], inputs: list[list[AffineElement]]) -> list[Fraction]:
+    """How far Keras' float32 sum may be off, for every output."""
+    largest = np.array([max(float(element.bound) for element in elements) for elements in inputs])
+    off = np.array([max(float(element.noise) for element in elements) for elements in inputs])
+    ideal = kernel.weights.effective * np.array([float(c * kernel.unit) for c in scale])
+    return sum_noise(kernel.real, ideal, largest, off, SAFE, FLUSHED)
+
+
+def _real_line(scale: Fraction, offset: Fraction, noise: Fraction) -> Line:
+    return Line(scale, offset, scaling(abs(offset), offset, noise))
+
+
+def _floats(values: Iterable[Fraction]) -> NDArray[np.float32]:
+    return np.array([float(v) for v in values], np.float32)

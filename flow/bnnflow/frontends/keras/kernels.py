@@ -1,0 +1,96 @@
+"""The weights that Keras multiplies with, as integer levels times a unit and, where it is real, a scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from bnnflow.exact.affine_inputs import MAX_LEVEL
+from bnnflow.exact.functions import Refusal
+from bnnflow.exact.levels import dyadic
+from bnnflow.frontends.keras.quantizers import check_steady
+from bnnflow.ir import Weights
+from bnnflow.train.quantizers import unwrapped
+
+__all__ = ["QuantizedKernel", "read_kernel"]
+
+LEVEL_BITS = 8  # behind the point, of a level that is a weight divided by its channel's scale
+
+
+@dataclass(frozen=True)
+class QuantizedKernel:
+    """Integer levels times `unit` (a power of two) times, where the sum is real-scaled, `scale` per output channel.
+
+    `real` is what Keras multiplies with, float64, in the form of the levels (inputs/groups, outputs).
+    """
+
+    weights: Weights
+    unit: Fraction
+    scale: list[Fraction] | None
+    real: NDArray[np.float64]
+
+
+def read_kernel(layer: str, what: str, kernel: tf.Variable, quantizer: Any, groups: int = 1,
+                axes: int = 1) -> QuantizedKernel:
+    """The weights of a layer, whose quantizer is its argument `what`; the last `axes` axes of the kernel are the
+    outputs, those before them the inputs. Raises Refusal where they have no exact levels.
+    """
+    if why := getattr(quantizer, "unfinished", ""):
+        raise Refusal(f"layer {layer!r}: {why}")
+    check_steady(layer, what, quantizer, kernel)
+    real = np.asarray(quantizer(kernel) if quantizer is not None else kernel, np.float64)
+    quantizer, mask = unwrapped(quantizer)
+    connections = _connections(layer, mask, real.shape)
+    if not np.isfinite(real).all():
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(real))[0])
+        raise Refusal(f"layer {layer!r}: its quantised kernel holds {real[at]} at {at}; use another {what}")
+    scale = _channel_scale(quantizer, real.shape, axes)
+    form = (-1, prod(real.shape[-axes:]))
+    real, connections = real.reshape(form), connections.reshape(form)
+    exact = dyadic(real)
+    if exact is not None and np.abs(exact[0]).max(initial=0) <= MAX_LEVEL:
+        return QuantizedKernel(Weights(exact[0], connections, groups), exact[1], None, real)
+    if scale is not None and (found := _scaled_levels(real, scale)) is not None:
+        weights = Weights(found[0], connections, groups)
+        return QuantizedKernel(weights, found[1], [Fraction(float(v)) for v in scale], real)
+    name = type(quantizer).__name__ if quantizer is not None else f"no {what}"
+    raise Refusal(f"layer {layer!r}: its weights ({name}) are not small integers times a power of two, nor times one "
+                  "scale a channel; use binary, ternary or quantized_bits")
+
+
+def _connections(layer: str, mask: tf.Variable | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """True where a connection exists: everywhere but where a mask is 0."""
+    if mask is None:
+        return np.ones(shape, bool)
+    connections = np.broadcast_to(mask.numpy() != 0, shape)
+    if not connections.any():
+        raise Refusal(f"layer {layer!r}: its mask keeps none of {connections.size} connections, so its output is "
+                      "constant; keep at least one, or remove the layer")
+    return connections
+
+
+def _channel_scale(quantizer: Any, shape: tuple[int, ...], axes: int) -> NDArray[np.float32] | None:
+    """One positive scale per output (the last `axes` axes), or None; QKeras leaves that of its last call, this one."""
+    try:
+        scale = np.broadcast_to(np.asarray(getattr(quantizer, "scale", 0.0), np.float32), shape)
+    except ValueError:
+        return None
+    rows = scale.reshape(-1, prod(shape[-axes:]))
+    one = bool((rows == rows[:1]).all() and np.isfinite(rows).all() and (rows > 0).all())
+    return rows[0] if one else None
+
+
+def _scaled_levels(real: NDArray[np.float64], scale: NDArray[np.float32]) -> tuple[NDArray[np.int64], Fraction] | None:
+    """(levels, unit) with weight = level * unit * scale up to float32's rounding; None where there are none."""
+    levels = real / scale
+    for bits in range(LEVEL_BITS + 1):
+        codes = np.rint(levels * 2**bits)
+        if (np.abs(levels * 2**bits - codes) < 2.0**-12).all():
+            return codes.astype(np.int64), Fraction(1, 2**bits)
+    return None

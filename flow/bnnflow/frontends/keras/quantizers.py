@@ -1,0 +1,78 @@
+"""What QKeras' quantizers yield: the levels of an activation; and why a quantizer has no exact meaning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import qkeras
+import tensorflow as tf
+
+from bnnflow.exact.functions import Refusal, Uncomputable
+from bnnflow.exact.levels import MAX_LEVELS, Levels, NoLevels, Reason
+from bnnflow.exact.levels import levels_of as levels_of_function
+from bnnflow.frontends.keras.functions import on_arrays
+from bnnflow.train.quantizers import unwrapped
+
+__all__ = ["check_steady", "levels_of"]
+
+# Why an activation is refused, and the remedy, in the arguments that QKeras' quantizers take.
+REFUSED = {
+    Reason.NOT_FINITE: "activation {name} yields nothing finite; use fewer bits",
+    Reason.RANDOM: "activation {name} is random at inference; use its deterministic form",
+    Reason.BATCH: "activation {name} takes its scale from the data of each batch; use alpha=1 or another power of two",
+    Reason.INEXACT: "the levels of {name} ({some}, ...) are not exact, small integers times a power of two; use a "
+                    "power-of-two alpha, or another quantizer",
+}
+
+
+def levels_of(layer: str, activation: Any) -> Levels | None:
+    """The levels of an activation, or None where it is a float function (sigmoid, relu, ...).
+
+    Raises Refusal, with the reason and the remedy, for one that is random, takes its scale from the data, or whose
+    levels are not integers times a power of two.
+    """
+    name = getattr(activation, "__name__", type(activation).__name__)
+    if float(getattr(activation, "qnoise_factor", 1.0)) != 1.0:
+        raise Refusal(f"layer {layer!r}: qnoise_factor of {name} is {float(activation.qnoise_factor)}, which mixes in "
+                      "unquantised values; set it to 1")
+    if activation is None or name in ("linear", "softmax"):  # softmax is no function of one element
+        return None
+    _check_scale(layer, name, activation)
+    try:
+        return levels_of_function(on_arrays(activation))
+    except NoLevels as none:
+        if none.reason is not Reason.MANY:
+            some = ", ".join(f"{v:.9g}" for v in none.values[:3])
+            raise Refusal(f"layer {layer!r}: {REFUSED[none.reason].format(name=name, some=some)}") from none
+        if name.startswith("quantized") or hasattr(activation, "bits"):
+            raise Refusal(f"layer {layer!r}: {_too_many(name, activation)}") from none
+        return None
+    except (Uncomputable, ArithmeticError, ValueError, TypeError) as error:
+        raise Refusal(f"layer {layer!r}: activation {name} cannot be evaluated: {' '.join(str(error).split())[:200]}; "
+                      "check its arguments") from error
+
+
+def _check_scale(layer: str, name: str, activation: Any) -> None:
+    """Refuse scales that cannot be exact by the argument: a better message than what the values show."""
+    alpha = getattr(activation, "alpha", None)
+    if isinstance(alpha, str):
+        raise Refusal(f"layer {layer!r}: activation {name}(alpha={alpha!r}) takes its scale from the data of each "
+                      "batch; use alpha=1 or another power of two")
+    if alpha is not None and (np.ndim(alpha) or not np.log2(float(alpha)).is_integer()):
+        raise Refusal(f"layer {layer!r}: activation {name}(alpha={alpha}): levels are not exact; use one power of two")
+
+
+def _too_many(name: str, activation: Any) -> str:
+    bits = getattr(activation, "bits", None)
+    if isinstance(bits, (int, np.integer)) and bits > 8:
+        return f"{name} with {bits} bits has more than {MAX_LEVELS} levels; use at most 8 bits"
+    return f"{name} takes more than {MAX_LEVELS} values; use fewer bits, and no unquantised negative slope"
+
+
+def check_steady(layer: str, what: str, quantizer: Any, weights: tf.Variable) -> None:
+    """Refuse a quantizer of weights that is random at inference."""
+    inner, _ = unwrapped(quantizer)
+    again = [] if quantizer is None else [np.asarray(quantizer(weights)) for _ in range(3)]
+    if isinstance(inner, qkeras.bernoulli) or any(not np.array_equal(a, again[0], equal_nan=True) for a in again):
+        raise Refusal(f"layer {layer!r}: its {what} is random at inference; use its deterministic form")
