@@ -201,7 +201,7 @@ def shifted(kind: str) -> keras.Model:
 
 
 def normalised() -> keras.Model:
-    """A Normalization for all channels, one for each channel before a depthwise sum, and zeros that a Rescaling shifts."""
+    """A Normalization for all channels, one by channel before a depthwise sum, and zeros that a Rescaling shifts."""
     x = keras.Input((6, 5, 3))
     one = keras.layers.Normalization(axis=None, mean=0.4, variance=0.06)(x)
     each = keras.layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.06, 0.05, 0.04])(x)
