@@ -11,7 +11,7 @@ import bnnflow as bf
 from bnnflow.backends.netlist.bit_heap import at_least, divided, signed_digits, total
 from bnnflow.backends.netlist.lower import EMIT_LOGIC, Logic, to_logic
 from bnnflow.backends.netlist.netlist import FALSE, TRUE, Bit, Chain, Lut, Netlist, sum_table
-from bnnflow.backends.netlist.subexpressions import plan
+from bnnflow.backends.netlist.subexpressions import adder_graph
 from bnnflow.ir import BIT, Domain, Graph, Node, Op, Steps, Sum, Weights
 from bnnflow.ir.evaluate import EVAL
 from bnnflow.ir.verify import dot_domain
@@ -134,13 +134,13 @@ def test_a_common_part_is_divided_once(levels, domain, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_plan_is_its_levels(seed):
+def test_an_adder_graph_is_its_levels(seed):
     rng = np.random.default_rng(seed)
     values = [[-1, 1], [-1, 0, 1], [0, 1], [-3, 5], [2, 5], list(range(-9, 10)), [0]][seed % 7]
     levels = rng.choice(values, (int(rng.integers(1, 60)), int(rng.integers(1, 40))))
     levels[:, -1] = -levels[:, 0]
     for share in (True, False):
-        found = plan(levels.astype(np.int64), int(rng.integers(1, 5)), share)
+        found = adder_graph(levels.astype(np.int64), int(rng.integers(1, 5)), share)
         known = [*np.eye(len(levels), dtype=np.int64)]
         for row in found.rows:
             known.append(sum((sign * known[source] for source, sign in row), np.zeros(len(levels), np.int64)))

@@ -132,8 +132,7 @@ def _factored(net: Netlist, terms: Sequence[Term]) -> list[Term]:
 def at_least(net: Netlist, terms: Sequence[Term], threshold: int) -> int:
     """The literal of [sum of terms >= threshold]."""
     parts, constant = without_constant(terms)
-    common = gcd(*(weight for _, weight in parts)) or 1
-    parts, threshold = [(literal, weight // common) for literal, weight in parts], -((constant - threshold) // common)
+    parts, threshold = _reduced(parts, threshold - constant)
     if _mostly_negative(parts):
         return at_least(net, _negated(parts), 1 - threshold) ^ 1
     # With literals inverted where their weight is negative, all weights are positive, and `need` is the threshold.
@@ -151,6 +150,12 @@ def at_least(net: Netlist, terms: Sequence[Term], threshold: int) -> int:
     # sum + 2^width - need is below 2^(width + 1), and its highest bit is the answer.
     width = max((need - 1).bit_length(), (most - need).bit_length())
     return _highest_bit(BitHeap(net, parts, (1 << width) - threshold, width + 1))
+
+
+def _reduced(terms: Sequence[Term], threshold: int) -> tuple[list[Term], int]:
+    """Terms and a threshold, divided by what the weights have in common; the threshold is rounded up."""
+    common = gcd(*(weight for _, weight in terms)) or 1
+    return [(literal, weight // common) for literal, weight in terms], -(-threshold // common)
 
 
 def _at_least_in_one_lut(net: Netlist, parts: Sequence[Term], need: int, most: int) -> int:
@@ -295,6 +300,14 @@ class BitHeap:
             taken += [literal for _, literal in part]
         return taken
 
+    def take_from(self, column: int, shape: Sequence[int]) -> tuple[list[int], list[int]]:
+        """(literals, weights) after removing shape[k] literals, of weight 2^k, from every `column` + k."""
+        literals, weights = [], []
+        for k, count in enumerate(shape):
+            literals += self.take(column + k, count)
+            weights += [1 << k] * count
+        return literals, weights
+
     def take_plain(self, column: int) -> int:
         """Remove the literal that arrives first of those of a column that are not inverted."""
         return self.plain[column].pop(0)[1]
@@ -318,10 +331,7 @@ class BitHeap:
         positions = len(shape)
         carry = self.take_plain(column) if carried else FALSE
         a = [self.take_plain(column + k) if add else FALSE for k, add in enumerate(adds)]
-        literals, weights = [], []
-        for k, count in enumerate(shape):
-            literals += self.take(column + k, count)
-            weights += [1 << k] * count
+        literals, weights = self.take_from(column, shape)
         constant = self.take_constant(column, positions, (1 << positions) - 1 - sum(weights))
         if not carried and self.take_constant(column, 1, 1):
             carry = TRUE
@@ -451,10 +461,7 @@ def _carried_to_the_top(heap: BitHeap) -> int | None:
         end = _end_of_carry(heap, column)
         if end is None:
             return None
-        literals, weights = [], []
-        for k in range(column, end):
-            weights += [1 << (k - column)] * heap.height(k)
-            literals += heap.take(k, heap.height(k))
+        literals, weights = heap.take_from(column, [heap.height(k) for k in range(column, end)])
         constant = heap.take_constant(column, end - column, 1 << (end - column))
         heap.put(end, heap.net.sum_bit(literals, weights, constant, end - column))
         column = end

@@ -1,7 +1,8 @@
 """From the integer graph to a netlist of LUT-sized functions and short carry chains, exactly.
 
-A tensor is a row of words, the literals of its codes in two's complement. Sums stay open (terms and a constant) until
-something reads them: a comparison folds its cut into the counter tree and never makes the sum's bits.
+A tensor is a list of words, one an element: the literals of its code in two's complement. A sum stays open, as terms
+and a constant, until a node reads it. One that is only compared never becomes a word: its threshold goes into the
+compressor tree, whose highest bit is the answer.
 """
 
 from __future__ import annotations
@@ -9,30 +10,55 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnflow.backends.netlist.bit_heap import Term, added_up, at_least, divided, merged, total, unsigned_terms
-from bnnflow.backends.netlist.netlist import FALSE, INPUTS, TRUE, Netlist
-from bnnflow.backends.netlist.subexpressions import Plan, plan
+from bnnflow.backends.netlist.bit_heap import (
+    Term,
+    added_up,
+    at_least,
+    divided,
+    total,
+    unsigned_terms,
+    without_constant,
+)
+from bnnflow.backends.netlist.netlist import FALSE, INPUTS, Netlist
+from bnnflow.backends.netlist.subexpressions import AdderGraph, adder_graph
 from bnnflow.errors import InputError
 from bnnflow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from bnnflow.ir.nodes import Int
 
 __all__ = ["EMIT_LOGIC", "Logic", "check", "to_logic"]
 
-LEAST_CHANNELS = 4  # that pay for the division of what their sums have in common
-MAX_TAPS = 2**21  # terms of all sums of a graph that is unrolled
+LEAST_CHANNELS = 4  # fewer do not pay for the division of what their sums have in common
+MAX_TAPS = 2**21  # one-bit terms of all sums of a graph
 
 Word = list[int]  # literals of a code, least significant first
-Form = tuple[list[Term], int]  # a sum: terms and a constant
 ABSENT: Word = []  # a tap outside the image
+
+
+class OpenSum(NamedTuple):
+    """A sum that is not made yet: terms and a constant."""
+
+    terms: list[Term]
+    constant: int
+
+    def plus(self, constant: int) -> OpenSum:
+        """The sum and a constant more."""
+        return OpenSum(self.terms, self.constant + constant)
+
+
+def _weighted(parts: Sequence[tuple[OpenSum, int]]) -> OpenSum:
+    """The sum of open sums times integers."""
+    return OpenSum([(literal, factor * weight) for (terms, _), factor in parts for literal, weight in terms],
+                   sum(factor * constant for (_, constant), factor in parts))
 
 
 @dataclass(frozen=True)
 class Logic:
-    """A graph as a netlist: `outputs` has the words of every output of the graph, in its order."""
+    """A graph as a netlist: `outputs` has the words of every output of the graph, in the graph's order."""
 
     graph: Graph
     net: Netlist
@@ -44,7 +70,7 @@ class Logic:
         return [literal for words in self.outputs for word in words for literal in word]
 
     def __call__(self, codes: Sequence[Int]) -> list[Int]:
-        """Evaluate the netlist: codes (n, *shape), one array an input -> codes, one array an output."""
+        """Evaluate the netlist: codes int64 (n, *shape), one array an input -> the same, one array an output."""
         count = len(codes[0])
         given = [_pack(c.reshape(count, -1), node.domain) for c, node in zip(codes, self.graph.inputs)]
         values = self.net.evaluate(given, given[0].shape[1], self.wanted)
@@ -59,7 +85,7 @@ class Logic:
 
 
 def _pack(codes: Int, domain: Domain) -> NDArray[np.uint64]:
-    """Codes (n, elements) -> words of 64 samples (elements * bits, words)."""
+    """Codes (n, elements) -> uint64 (elements * bits, words), where a word has a bit of each of 64 samples."""
     bits = (codes[:, :, None] >> np.arange(domain.bits) & 1).astype(np.uint8).reshape(len(codes), -1)
     padded = np.zeros((-(-len(codes) // 64) * 64, bits.shape[1]), np.uint8)
     padded[: len(codes)] = bits
@@ -67,7 +93,7 @@ def _pack(codes: Int, domain: Domain) -> NDArray[np.uint64]:
 
 
 def _unpack(words: NDArray[np.uint64], domain: Domain, count: int) -> Int:
-    """Words (elements * bits, words) -> codes (n, elements)."""
+    """The reverse of `_pack` for `count` samples: uint64 (elements * bits, words) -> codes (n, elements)."""
     bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, bitorder="little")[:, :count]
     bits = bits.reshape(-1, domain.bits, count).astype(np.int64)
     place = np.int64(1) << np.arange(domain.bits)
@@ -78,31 +104,64 @@ def _unpack(words: NDArray[np.uint64], domain: Domain, count: int) -> Int:
 
 
 class NetlistBuilder:
-    """What is known of every node while the netlist is made: its words, or its open sums."""
+    """The netlist while it is made, and what every node has become in it: words, or sums that are still open."""
 
     def __init__(self, graph: Graph, share: bool):
         self.graph, self.share, self.net = graph, share, Netlist()
         self.words: dict[str, list[Word]] = {}
-        self.forms: dict[str, list[Form]] = {}
-        self.plans: dict[tuple[tuple[int, ...], int, bytes], Plan] = {}
+        self.open: dict[str, list[OpenSum]] = {}
         self.reads = {node.name: len(graph.readers(node.name)) + graph.outputs.count(node.name) for node in graph}
+        self._adder_graphs: dict[tuple[tuple[int, ...], int, bytes], AdderGraph] = {}
 
     def word(self, name: str) -> list[Word]:
         """The words of a node; an open sum is added up now."""
         if name not in self.words:
-            domain = self.graph[name].domain
-            self.words[name] = [total(self.net, terms, constant, domain.bits) for terms, constant in self.forms[name]]
+            width = self.graph[name].domain.bits
+            self.words[name] = [total(self.net, terms, constant, width) for terms, constant in self.open[name]]
         return self.words[name]
 
-    def form(self, name: str) -> list[Form]:
-        """A node as sums: open ones that only one node reads, else those of its bits."""
-        if name in self.forms and name not in self.words and self.reads[name] == 1:
-            return self.forms[name]
+    def sums(self, name: str) -> list[OpenSum]:
+        """The elements of a node as sums: open ones that only one node reads, else those of the bits of its words."""
+        if name in self.open and name not in self.words and self.reads[name] == 1:
+            return self.open[name]
         domain = self.graph[name].domain
-        return [(_terms(word, domain), 0) for word in self.word(name)]
+        return [OpenSum(_terms(word, domain), 0) for word in self.word(name)]
+
+    def sum_of_taps(self, levels: Int, bits: int) -> SumOfTaps:
+        """The sums of taps of so many bits times `levels` (taps, outputs), an adder graph being made only once."""
+        few = np.count_nonzero(levels, axis=0) * bits <= INPUTS
+        many = np.where(few, 0, levels)
+        key = (many.shape, bits, many.tobytes())
+        if key not in self._adder_graphs:
+            self._adder_graphs[key] = adder_graph(many, bits, self.share)
+        return SumOfTaps(levels, few, self._adder_graphs[key])
+
+
+@dataclass(frozen=True)
+class SumOfTaps:
+    """The sums of taps times `levels` (taps, outputs).
+
+    Outputs of so `few` bits that they are one LUT, whatever their levels, take no part in the adder graph.
+    """
+
+    levels: Int
+    few: NDArray[np.bool_]
+    adders: AdderGraph
+
+    def sums(self, net: Netlist, taps: Sequence[Word], domain: Domain) -> list[OpenSum]:
+        """The sums for such codes, absent ones with the value 0; a code x has the value scale * x + offset."""
+        scale, offset = domain.numerator
+        present = np.array([word is not ABSENT for word in taps], np.int64)
+        constants = offset * (present @ self.levels)
+        sums = _sums_of_rows(net, self.adders, taps, domain)
+        for k in np.flatnonzero(self.few).tolist():
+            sums[k] = _weighted([(OpenSum(_terms(taps[i], domain), 0), int(self.levels[i, k]))
+                                 for i in np.flatnonzero(self.levels[:, k]).tolist()])
+        return [_weighted([(open_sum, scale)]).plus(int(constant)) for open_sum, constant in zip(sums, constants)]
 
 
 def _terms(word: Word, domain: Domain) -> list[Term]:
+    """The terms of a code: its literals by their places, the highest one negative in a signed domain."""
     weights = [1 << k for k in range(len(word))]
     if domain.signed and word:
         weights[-1] = -weights[-1]
@@ -114,118 +173,126 @@ def _constant(code: int, width: int) -> Word:
     return [code >> k & 1 for k in range(width)]
 
 
-def _input(node: Node, state: NetlistBuilder) -> None:
-    width, source = node.domain.bits, [n.name for n in state.graph.inputs].index(node.name)
-    state.words[node.name] = [[state.net.given(source, e * width + k) for k in range(width)] for e in range(node.size)]
+def _input(node: Node, builder: NetlistBuilder) -> None:
+    width, source = node.domain.bits, [n.name for n in builder.graph.inputs].index(node.name)
+    builder.words[node.name] = [[builder.net.given(source, first + k) for k in range(width)]
+                                for first in range(0, node.size * width, width)]
 
 
-def _gather(node: Node, state: NetlistBuilder) -> None:
+def _gather(node: Node, builder: NetlistBuilder) -> None:
     assert isinstance(node.params, Index)
-    together = [word for name in node.inputs for word in state.word(name)]
-    state.words[node.name] = [together[i] for i in node.params.flat]
+    together = [word for name in node.inputs for word in builder.word(name)]
+    builder.words[node.name] = [together[i] for i in node.params.flat]
 
 
-def _window(node: Node, state: NetlistBuilder) -> None:
-    p, source = node.params, state.graph[node.inputs[0]]
+def _window(node: Node, builder: NetlistBuilder) -> None:
+    p, source = node.params, builder.graph[node.inputs[0]]
     assert isinstance(p, Window)
-    words, channels = state.word(source.name), source.shape[-1]
+    words, channels = builder.word(source.name), source.shape[-1]
     share = channels // p.groups
-    state.words[node.name] = [
+    builder.words[node.name] = [
         words[place * channels + group * share + c] if place >= 0 else ABSENT
         for places in p.places for group in range(p.groups) for place in places for c in range(share)]
 
 
-def _dot(node: Node, state: NetlistBuilder) -> None:
-    p, source = node.params, state.graph[node.inputs[0]]
+def _dot(node: Node, builder: NetlistBuilder) -> None:
+    p, source = node.params, builder.graph[node.inputs[0]]
     assert isinstance(p, Weights)
-    a, b = source.domain.numerator
-    levels, words = p.effective, state.word(source.name)
-    size, whole = len(levels), source.shape[-1]
-    forms: list[Form] = []
-    parts = []
-    for part in np.split(levels, p.groups, axis=1):
-        few = np.count_nonzero(part, axis=0) * source.domain.bits <= INPUTS  # a LUT whatever their levels
-        parts.append((part, few, np.where(few, 0, part)))
+    words, channels = builder.word(source.name), source.shape[-1]
+    groups = [builder.sum_of_taps(levels, source.domain.bits) for levels in np.split(p.effective, p.groups, axis=1)]
+    size = channels // p.groups
+    sums: list[OpenSum] = []
     for position in range(prod(source.shape[:-1])):
-        for group, (part, few, many) in enumerate(parts):
-            key = (many.shape, source.domain.bits, many.tobytes())
-            if key not in state.plans:
-                state.plans[key] = plan(many, source.domain.bits, state.share)
-            start = position * whole + group * size
-            taps = words[start : start + size]
-            present = np.array([word is not ABSENT for word in taps], np.int64)
-            constants = b * (present @ part)
-            rows = _rows(state, state.plans[key], taps, source.domain)
-            for column, narrow, (terms, constant), offset in zip(part.T, few, rows, constants):
-                if narrow:
-                    terms, constant = _scaled([((_terms(taps[i], source.domain), 0), int(column[i]))
-                                               for i in np.flatnonzero(column)])
-                forms.append(([(literal, a * weight) for literal, weight in terms], a * constant + int(offset)))
-    state.forms[node.name] = forms
+        for k, group in enumerate(groups):
+            first = position * channels + k * size
+            sums += group.sums(builder.net, words[first : first + size], source.domain)
+    builder.open[node.name] = sums
 
 
-def _rows(state: NetlistBuilder, plan: Plan, taps: Sequence[Word], domain: Domain) -> list[Form]:
-    """The open sums of the codes `taps` by a plan."""
-    known: list[Form] = [(_terms(word, domain), 0) for word in taps]
-    ends = [(domain.lo, domain.hi) if word else (0, 0) for word in taps]  # of the values that are really taken
-    for entries, uses in zip(plan.rows, plan.uses):
-        form = _scaled([(known[s], sign) for s, sign in entries])
-        both = [ends[s] if sign > 0 else (-ends[s][1], -ends[s][0]) for s, sign in entries]
-        ends.append((sum(low for low, _ in both), sum(high for _, high in both)))
-        known.append(_plus(added_up(state.net, form[0], ends[-1][1] - form[1]), form[1]) if uses > 1 else form)
-    return [_scaled([(known[plan.inputs + row], multiplier) for row, multiplier in output]) for output in plan.outputs]
+def _sums_of_rows(net: Netlist, adders: AdderGraph, taps: Sequence[Word], domain: Domain) -> list[OpenSum]:
+    """The open sums that an adder graph makes of codes; a row that several rows or outputs read is added up once."""
+    known = [OpenSum(_terms(word, domain), 0) for word in taps]
+    ranges = [(domain.lo, domain.hi) if word else (0, 0) for word in taps]  # of the values that are really taken
+    for row, uses in zip(adders.rows, adders.uses):
+        open_sum = _weighted([(known[source], sign) for source, sign in row])
+        ranges.append(_range([(ranges[source], sign) for source, sign in row]))
+        if uses > 1:
+            terms, constant = added_up(net, open_sum.terms, ranges[-1][1] - open_sum.constant)
+            open_sum = OpenSum(terms, constant + open_sum.constant)
+        known.append(open_sum)
+    return [_weighted([(known[adders.inputs + row], multiplier) for row, multiplier in output])
+            for output in adders.outputs]
 
 
-def _scaled(parts: Sequence[tuple[Form, int]]) -> Form:
-    """The sum of forms times integers."""
-    terms = [(literal, factor * weight) for (form, _), factor in parts for literal, weight in form]
-    return terms, sum(factor * constant for (_, constant), factor in parts)
+def _range(parts: Sequence[tuple[tuple[int, int], int]]) -> tuple[int, int]:
+    """The (smallest, largest) value of a sum of values of such ranges, each with a sign."""
+    ends = [part if sign > 0 else (-part[1], -part[0]) for part, sign in parts]
+    return sum(low for low, _ in ends), sum(high for _, high in ends)
 
 
-def _add(node: Node, state: NetlistBuilder) -> None:
+def _add(node: Node, builder: NetlistBuilder) -> None:
     p = node.params
     assert isinstance(p, Sum)
-    forms = [state.form(name) for name in node.inputs]
-    state.forms[node.name] = [([], p.constant) if not parts else _plus(
-        _scaled([(part, int(s)) for part, s in zip(parts, p.scale)]), p.constant) for parts in zip(*forms)]
+    elements = zip(*(builder.sums(name) for name in node.inputs))
+    builder.open[node.name] = [
+        _weighted([(part, int(scale)) for part, scale in zip(parts, p.scale)]).plus(p.constant) for parts in elements]
 
 
-def _plus(form: Form, constant: int) -> Form:
-    return form[0], form[1] + constant
+@dataclass(frozen=True)
+class Channel:
+    """A channel of STEP: its code is start + sign * (number of thresholds reached)."""
+
+    thresholds: Int
+    start: int
+    sign: int
+
+    def code(self, x: int) -> int:
+        """The code of a value."""
+        return self.start + self.sign * int((self.thresholds <= x).sum())
 
 
-def _step(node: Node, state: NetlistBuilder) -> None:
-    p, source, net = node.params, state.graph[node.inputs[0]], state.net
+def _step(node: Node, builder: NetlistBuilder) -> None:
+    p, source, width = node.params, builder.graph[node.inputs[0]], node.domain.bits
     assert isinstance(p, Steps)
-    domain, width = source.domain, node.domain.bits
-    small = domain.bits <= INPUTS and source.name in state.words
-    forms = [] if small else state.form(source.name)
-    common: Common | None = None
+    channels = [Channel(*row) for row in zip(p.thresholds, p.start.tolist(), p.sign.tolist())]
+    if source.domain.bits <= INPUTS and source.name in builder.words:
+        patterns = _patterns(source.domain)
+        tables = [[channel.code(code) for code in patterns] for channel in channels]
+        builder.words[node.name] = [_table(builder.net, word, tables[element % len(channels)], width)
+                                    for element, word in enumerate(builder.words[source.name])]
+        return
+    sums = builder.sums(source.name)
     result = []
-    for element in range(node.size):
-        c = element % len(p.start)
-        thresholds, start, sign = p.thresholds[c], int(p.start[c]), int(p.sign[c])
-        if small:
-            codes = [start + sign * int((thresholds <= code).sum()) for code in _patterns(domain)]
-            result.append(_table(net, state.words[source.name][element], codes, width))
-            continue
-        form, grid = forms[element], _grid(thresholds)
+    for first in range(0, node.size, len(channels)):
+        result += _step_of_sums(builder.net, sums[first : first + len(channels)], source.domain, channels, width)
+    builder.words[node.name] = result
+
+
+def _step_of_sums(net: Netlist, sums: Sequence[OpenSum], domain: Domain, channels: Sequence[Channel],
+                  width: int) -> list[Word]:
+    """The words of one position, a sum a channel."""
+    single = len(channels[0].thresholds) <= 1
+    common = _common(net, sums) if single else None
+    result = []
+    for open_sum, channel in zip(sums, channels):
+        grid = _grid(channel.thresholds)
         if grid is not None:
-            count = _rounded(net, form, domain, grid)
-            terms = [(literal, sign << k) for k, literal in enumerate(count)]
-            result.append(total(net, terms, start, width))
+            count = _rounded(net, open_sum, domain, grid)
+            result.append(total(net, [(literal, channel.sign << k) for k, literal in enumerate(count)],
+                                channel.start, width))
             continue
-        if len(thresholds) > 1:  # the bits of the sum once
-            form = _terms(total(net, *form, domain.bits), domain), 0
-        elif c == 0:
-            common = _common(net, forms[element : element + len(p.start)])
-        result.append(_compared(net, form, domain, thresholds, start, sign, width, common))
-    state.words[node.name] = result
+        if not single:  # several comparisons read the bits of one word
+            open_sum = OpenSum(_terms(total(net, *open_sum, domain.bits), domain), 0)
+        result.append(_compared(net, open_sum, domain, channel, width, common))
+    return result
 
 
 @dataclass(frozen=True)
 class Common:
-    """What the sums of all channels have in common, V = d Q + R: `terms` add up to V - low, d divides all others."""
+    """The part V that the sums of all channels have in common, as V = d Q + R; d divides the weights of all others.
+
+    The `terms` of V add up to V - `low`; `quotient` and `remainder` are the terms of Q and R.
+    """
 
     terms: frozenset[Term]
     low: int
@@ -234,38 +301,41 @@ class Common:
     remainder: list[Term]
 
     def at_least(self, net: Netlist, terms: Sequence[Term], threshold: int) -> int:
-        """[d P + V >= d C + E] = [P + Q + [R >= E] >= C + 1] where 0 <= E < d; equal E share their comparison."""
-        rest = [(literal, weight) for literal, weight in merged(terms) if (literal, weight) not in self.terms]
-        threshold -= self.low + sum(weight for literal, weight in rest if literal == TRUE)
-        whole, part = divmod(threshold, self.divisor)
-        parts = [(literal, weight // self.divisor) for literal, weight in rest if literal != TRUE]
+        """The literal of [sum of terms >= threshold], the sum being V and others, whose weights are multiples of d.
+
+        [d P + V >= d C + E] = [P + Q + [R >= E] >= C + 1] where 0 <= E < d; equal E have one comparison.
+        """
+        merged_terms, constant = without_constant(terms)
+        rest = [term for term in merged_terms if term not in self.terms]
+        whole, part = divmod(threshold - self.low - constant, self.divisor)
+        parts = [(literal, weight // self.divisor) for literal, weight in rest]
         reached = at_least(net, self.remainder, part)
         return at_least(net, [*parts, *self.quotient, (reached, 1)], whole + 1)
 
 
-def _common(net: Netlist, forms: Sequence[Form]) -> Common | None:
+def _common(net: Netlist, sums: Sequence[OpenSum]) -> Common | None:
     """The common part of sums, divided by the weights of the rest; None where that saves nothing."""
-    sums = [[term for term in merged(terms) if term[0] != TRUE] for terms, _ in forms]
-    shared = frozenset.intersection(*map(frozenset, sums))
-    divisor = gcd(*(weight for terms in sums for literal, weight in terms if (literal, weight) not in shared))
-    if len(forms) < LEAST_CHANNELS or not shared or divisor & (divisor - 1) == 0:
+    terms = [without_constant(part.terms)[0] for part in sums]
+    shared = frozenset.intersection(*map(frozenset, terms))
+    divisor = gcd(*(weight for part in terms for literal, weight in part if (literal, weight) not in shared))
+    power_of_two = divisor & (divisor - 1) == 0  # or 0: no sum has a rest
+    if len(sums) < LEAST_CHANNELS or not shared or power_of_two:
         return None
     bits, low = added_up(net, sorted(shared))
-    word = [literal for literal, _ in bits]
-    return Common(shared, low, divisor, *map(unsigned_terms, divided(net, word, divisor)))
+    quotient, remainder = divided(net, [literal for literal, _ in bits], divisor)
+    return Common(shared, low, divisor, unsigned_terms(quotient), unsigned_terms(remainder))
 
 
-def _compared(net: Netlist, form: Form, domain: Domain, thresholds: Int, start: int, sign: int, width: int,
+def _compared(net: Netlist, open_sum: OpenSum, domain: Domain, channel: Channel, width: int,
               common: Common | None) -> Word:
-    """The word of start + sign * (number of thresholds reached): every bit changes at some of the thresholds."""
-    terms, constant = form
-    reach = at_least if common is None else common.at_least
-    now = start + sign * int((thresholds <= domain.lo).sum())
+    """The word of a channel's code, of which every bit changes at some of the thresholds."""
+    thresholds, compare = channel.thresholds, at_least if common is None else common.at_least
+    now = channel.code(domain.lo)
     base = _constant(now, width)
     flips: list[list[int]] = [[] for _ in range(width)]
-    for threshold in np.unique(thresholds[(thresholds > domain.lo) & (thresholds <= domain.hi)]):
-        reached = reach(net, terms, int(threshold) - constant)
-        after = start + sign * int((thresholds <= threshold).sum())
+    for threshold in np.unique(thresholds[(thresholds > domain.lo) & (thresholds <= domain.hi)]).tolist():
+        reached = compare(net, open_sum.terms, threshold - open_sum.constant)
+        after = channel.code(threshold)
         for k in range(width):
             if (now ^ after) >> k & 1:
                 flips[k].append(reached)
@@ -275,8 +345,9 @@ def _compared(net: Netlist, form: Form, domain: Domain, thresholds: Int, start: 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cuts that are a shift: with u = x - origin, #{thresholds <= x} = clip(u / 2^shift - skipped, 0, count), rounded down
-    or, if `even`, to the nearest whole number, ties to even.
+    """Thresholds that are a shift: with u = x - origin, clip(u / 2^shift - skipped, 0, count) of them are reached.
+
+    The quotient is rounded down, or where `even` to the nearest whole number, ties to the even one.
     """
 
     origin: int
@@ -287,30 +358,33 @@ class Grid:
 
 
 def _grid(thresholds: Int) -> Grid | None:
-    """The grid of evenly spaced thresholds, or of those whose distances alternate by one about a power of two; else None."""
-    steps = np.diff(thresholds)
-    if len(steps) < 2 or (steps[::2] != steps[0]).any() or (steps[1::2] != steps[1]).any():
+    """The grid of thresholds at distances of 2^shift, or of 2^shift - 1 and 2^shift + 1 in turn; None for others."""
+    distances = np.diff(thresholds)
+    if len(distances) < 2 or (distances[2:] != distances[:-2]).any():
         return None
-    first, second = int(thresholds[0]), int(steps[1] - steps[0])
-    step = int(steps[0] + steps[1]) // 2
-    if step < 1 or step & (step - 1) or second not in (-2, 0, 2) or (second and step < 2):
+    first, count = int(thresholds[0]), len(thresholds)
+    step, uneven = int(distances[0] + distances[1]) // 2, int(distances[1] - distances[0])
+    if step < 1 or step & (step - 1) or uneven not in (-2, 0, 2):
         return None
-    shift, count = step.bit_length() - 1, len(thresholds)
-    if second == 0:
+    shift = step.bit_length() - 1
+    if uneven == 0:
         return Grid(first - step, shift, False, 0, count)
+    if step < 2:
+        return None
     # m is reached at (m - 1/2) steps where m is even, and one later where m is odd.
-    skipped = 0 if second > 0 else 1
-    return Grid(first - step // 2 - (1 if second > 0 else step), shift, True, skipped, count)
+    if uneven > 0:
+        return Grid(first - step // 2 - 1, shift, True, 0, count)
+    return Grid(first - step // 2 - step, shift, True, 1, count)
 
 
-def _rounded(net: Netlist, form: Form, domain: Domain, grid: Grid) -> Word:
-    """The word of the number of thresholds reached."""
-    terms, constant = form
+def _rounded(net: Netlist, open_sum: OpenSum, domain: Domain, grid: Grid) -> Word:
+    """The word of the number of thresholds that a sum reaches: it is shifted, rounded and clipped."""
+    terms, constant = open_sum
     shifted = Domain(min(domain.lo - grid.origin, 0), max(domain.hi - grid.origin, 0))
     u = total(net, terms, constant - grid.origin, max(shifted.bits, grid.shift + 2))
     whole = Domain(shifted.lo >> grid.shift, shifted.hi >> grid.shift)
     parts = list(zip(u[grid.shift :], (weight >> grid.shift for _, weight in _terms(u, shifted)[grid.shift :])))
-    if grid.even:  # one more from a half on, at a half itself only if that makes it even
+    if grid.even:  # one more where the rest is more than a half, or a half and the quotient odd
         below = FALSE
         for literal in u[: grid.shift - 1]:
             below = net.lut([below, literal], 0b1110)
@@ -325,48 +399,47 @@ def _rounded(net: Netlist, form: Form, domain: Domain, grid: Grid) -> Word:
 
 
 def _patterns(domain: Domain) -> list[int]:
-    """The code of every pattern of a word's bits; the nearest one where a pattern is no code."""
+    """The code of every pattern of a word's bits; the nearest code of the domain where a pattern is none."""
     size = 1 << domain.bits
     codes = [p - size if domain.signed and p >= size // 2 else p for p in range(size)]
     return [min(max(code, domain.lo), domain.hi) for code in codes]
 
 
 def _table(net: Netlist, word: Word, codes: Sequence[int], width: int) -> Word:
-    """The word of codes[pattern of `word`]."""
+    """The word of a function of a word: `codes` has its code for every pattern of the word's bits."""
     return [net.function(word, sum((code >> k & 1) << row for row, code in enumerate(codes))) for k in range(width)]
 
 
-def _lut(node: Node, state: NetlistBuilder) -> None:
-    p, source = node.params, state.graph[node.inputs[0]]
+def _lut(node: Node, builder: NetlistBuilder) -> None:
+    p, source = node.params, builder.graph[node.inputs[0]]
     assert isinstance(p, Table)
     patterns, channels = _patterns(source.domain), source.shape[-1]
     result = []
-    for element, word in enumerate(state.word(source.name)):
+    for element, word in enumerate(builder.word(source.name)):
         table = p.codes[element % channels if len(p.codes) > 1 else 0]
-        result.append(_table(state.net, word, [int(table[c - source.domain.lo]) for c in patterns], node.domain.bits))
-    state.words[node.name] = result
+        result.append(_table(builder.net, word, [int(table[c - source.domain.lo]) for c in patterns], node.domain.bits))
+    builder.words[node.name] = result
 
 
-def _max(node: Node, state: NetlistBuilder) -> None:
-    source = state.graph[node.inputs[0]]
+def _max(node: Node, builder: NetlistBuilder) -> None:
+    source = builder.graph[node.inputs[0]]
     window = source.params
     assert isinstance(window, Window)
-    words = state.word(source.name)
+    words = builder.word(source.name)
     result = []
     for element in range(node.size):
         taps = [word for word in words[element * window.taps : (element + 1) * window.taps] if word is not ABSENT]
-        while len(taps) > 1:  # in pairs, for a shallow tree
-            pairs = [_larger(state.net, one, other, node.domain) for one, other in zip(taps[::2], taps[1::2])]
+        while len(taps) > 1:  # a tree of pairs is shallow
+            pairs = [_larger(builder.net, one, other, node.domain) for one, other in zip(taps[::2], taps[1::2])]
             taps = pairs + taps[len(pairs) * 2 :]
         result.append(taps[0])
-    state.words[node.name] = result
+    builder.words[node.name] = result
 
 
 def _larger(net: Netlist, one: Word, other: Word, domain: Domain) -> Word:
     """The larger of two codes."""
-    if domain.size == 2 and domain.lo in (0, -1):
-        keep = domain.lo == 0  # the code with its lowest bit set is the larger: or; else and
-        return [net.lut(pair, 0b1110 if keep else 0b1000) for pair in zip(one, other)]
+    if domain.size == 2 and domain.lo in (0, -1):  # of 0 and 1 the larger one is their or, of -1 and 0 their and
+        return [net.lut(pair, 0b1110 if domain.lo == 0 else 0b1000) for pair in zip(one, other)]
     first = _not_less(net, one, other, domain)
     return [net.lut([b, a, first], 0b11001010) for a, b in zip(one, other)]
 
@@ -376,32 +449,35 @@ def _not_less(net: Netlist, one: Word, other: Word, domain: Domain) -> int:
     return at_least(net, [*_terms(one, domain), *((bit, -weight) for bit, weight in _terms(other, domain))], 0)
 
 
-def _affine(node: Node, state: NetlistBuilder) -> None:
+def _affine(node: Node, builder: NetlistBuilder) -> None:
     p = node.params
     assert isinstance(p, Affine)
     result = []
-    for element, form in enumerate(state.form(node.inputs[0])):
+    for element, open_sum in enumerate(builder.sums(node.inputs[0])):
         c = element % len(p.mul)
-        terms, constant = _plus(_scaled([(form, int(p.mul[c]))]), int(p.add[c]))
-        result.append(total(state.net, terms, constant, node.domain.bits + p.shift)[p.shift :])
-    state.words[node.name] = result
+        terms, constant = _weighted([(open_sum, int(p.mul[c]))]).plus(int(p.add[c]))
+        result.append(total(builder.net, terms, constant, node.domain.bits + p.shift)[p.shift :])
+    builder.words[node.name] = result
 
 
-def _argmax(node: Node, state: NetlistBuilder) -> None:
-    """A tournament; where two are equal the earlier one stays. Comparisons are carries, no difference is made."""
-    source, width, words = state.graph[node.inputs[0]], node.domain.bits, state.word(node.inputs[0])
+def _argmax(node: Node, builder: NetlistBuilder) -> None:
+    """A tournament, in which the earlier one of two equal codes stays.
+
+    A comparison is the carry of a difference, whose other bits are not made.
+    """
+    source, width, words = builder.graph[node.inputs[0]], node.domain.bits, builder.word(node.inputs[0])
     channels = source.shape[-1]
-    state.words[node.name] = []
+    builder.words[node.name] = []
     for first in range(0, source.size, channels):
         players = [(words[first + c], _constant(c, width)) for c in range(channels)]
         while len(players) > 1:
-            left = players[len(players) & ~1 :]
-            players = [_winner(state.net, *pair, source.domain) for pair in zip(players[::2], players[1::2])] + left
-        state.words[node.name].append(players[0][1])
+            alone = players[len(players) & ~1 :]
+            players = [_winner(builder.net, *pair, source.domain) for pair in zip(players[::2], players[1::2])] + alone
+        builder.words[node.name].append(players[0][1])
 
 
 def _winner(net: Netlist, one: tuple[Word, Word], other: tuple[Word, Word], domain: Domain) -> tuple[Word, Word]:
-    """The (code, place) whose code is larger, the first where they are equal."""
+    """The (code, place) with the larger code, the first one where both codes are equal."""
     first = _not_less(net, one[0], other[0], domain)
     code, place = ([net.lut([b, a, first], 0b11001010) for a, b in zip(*pair)] for pair in zip(one, other))
     return code, place
@@ -414,22 +490,22 @@ EMIT_LOGIC: dict[Op, Callable[[Node, NetlistBuilder], None]] = {
 
 
 def to_logic(graph: Graph, share: bool = True) -> Logic:
-    """The netlist of a graph; without `share` every output of a sum is made by itself.
+    """The netlist of a graph; without `share` every output of a sum is made without common subexpressions.
 
-    Raises InputError where the graph unrolls to more than 2^21 terms, naming the largest sum.
+    Raises InputError where the graph unrolls to more than 2^21 terms, with the name of the largest sum.
     """
     check(graph)
-    state = NetlistBuilder(graph, share)
+    builder = NetlistBuilder(graph, share)
     for node in graph:
-        state.net.layer = node.name
-        EMIT_LOGIC[node.op](node, state)
+        builder.net.layer = node.name
+        EMIT_LOGIC[node.op](node, builder)
         if node.name in graph.outputs:
-            state.word(node.name)
-    return Logic(graph, state.net, tuple(tuple(state.word(name)) for name in graph.outputs))
+            builder.word(node.name)
+    return Logic(graph, builder.net, tuple(tuple(builder.word(name)) for name in graph.outputs))
 
 
 def check(graph: Graph) -> None:
-    """Refuse what unrolls to more than a netlist can have."""
+    """Raise InputError for a graph that unrolls to more one-bit terms than a netlist may have."""
     taps = {}
     for node in graph:
         if isinstance(node.params, Weights):

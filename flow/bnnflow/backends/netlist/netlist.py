@@ -151,8 +151,8 @@ class Netlist:
         """
         nodes = [literal >> 1 for literal in literals]
         inverted = sum((literal & 1) << k for k, literal in enumerate(literals))
-        if FALSE in nodes or len(set(nodes)) < len(nodes) or nodes != sorted(nodes):
-            distinct = sorted(set(nodes) - {FALSE})
+        distinct = sorted({*nodes} - {FALSE})
+        if nodes != distinct:
             place = {FALSE: -1, **{node: k for k, node in enumerate(distinct)}}
             table = _over_distinct(tuple([place[node] for node in nodes]), inverted, table)
             nodes, inverted = distinct, 0

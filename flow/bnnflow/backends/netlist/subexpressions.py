@@ -1,44 +1,59 @@
-"""What the outputs of a sum have in common: levels -> rows of +-1 that are added up once.
+"""The common subexpressions of the outputs of a sum: integer levels -> an adder graph, whose rows are made once.
 
-A column of levels is a sum of rows times multipliers, one row for each magnitude. Two rows j, k that agree on the taps
-C share the sum over C: j = C + (j - C), k = C + (k - C); where they disagree they share it with opposite signs. The
-largest part common to two rows is split off first, and it is a row like the others: two dense rows become P + Q and
-P - Q, and P goes on to be compared with the P of others.
+A column of levels is a sum of rows of -1, 0 and 1 times multipliers, one row for each magnitude. Two rows j and k that
+agree on the taps C have the sum over C in common: j = C + (j - C) and k = C + (k - C). On the taps where one row is the
+other one's opposite they have a sum in common, too, but with opposite signs. The largest sum that two rows have in
+common is split off first, and it is a row like the others: two dense rows become P + Q and P - Q, and P may then have a
+sum in common with the P of others.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from bnnflow.ir.nodes import Int
 
-__all__ = ["Plan", "plan"]
+__all__ = ["AdderGraph", "adder_graph"]
 
-LEAST_GAIN = 4  # bits that a shared sum must save in every row beyond those that it puts there
+LEAST_GAIN = 4  # bits that a common sum must take from every row that reads it, beyond those of the sum itself
+
+Scaled = list[tuple[int, int]]  # rows or sources, each with a sign or a multiplier
 
 
 @dataclass(frozen=True)
-class Plan:
-    """`rows[r]` are (source, +1 or -1); source i below `inputs` is an input, others are row i - inputs, made before.
+class AdderGraph:
+    """Sums of sums: a row adds sources, and an output adds multiples of rows.
 
-    `outputs[j]` are (row, multiplier). `uses[r]` counts the rows and outputs that read row r.
+    `rows[r]` are (source, +1 or -1). Source i below `inputs` is an input; source `inputs` + r is row r, an earlier one.
+    `outputs[j]` are (row, multiplier).
     """
 
     inputs: int
-    rows: list[list[tuple[int, int]]]
-    outputs: list[list[tuple[int, int]]]
-    uses: list[int] = field(default_factory=list)
+    rows: list[Scaled]
+    outputs: list[Scaled]
+
+    @cached_property
+    def uses(self) -> list[int]:
+        """How many rows and outputs read each row."""
+        counts = Counter(source - self.inputs for row in self.rows for source, _ in row)
+        counts.update(row for output in self.outputs for row, _ in output)
+        return [counts[row] for row in range(len(self.rows))]
 
 
-def plan(levels: Int, bits: int, share: bool = True) -> Plan:
-    """The rows of `levels` (inputs, outputs), whose inputs are words of so many bits."""
+def adder_graph(levels: Int, bits: int, share: bool = True) -> AdderGraph:
+    """The adder graph of `levels` (inputs, outputs), whose inputs are words of so many bits.
+
+    Without `share` no common subexpressions are looked for: only equal and opposite rows are one.
+    """
     inputs = len(levels)
     numbers: dict[bytes, int] = {}
     rows: list[Int] = []
-    outputs: list[list[tuple[int, int]]] = []
-    for column in _parts(levels):
+    outputs: list[Scaled] = []
+    for column in _rows_of_columns(levels):
         output = []
         for multiplier, row in column:
             first = row[np.flatnonzero(row)[0]]
@@ -50,31 +65,42 @@ def plan(levels: Int, bits: int, share: bool = True) -> Plan:
         outputs.append(output)
     matrix: Int = np.array(rows, np.int64).reshape(len(rows), inputs)
     if share and len(rows) > 1:
-        matrix = _split_off(matrix) if bits == 1 else _pairs(matrix, bits)
-    return _ordered(matrix, inputs, outputs)
+        matrix = _with_common_parts(matrix) if bits == 1 else _with_common_pairs(matrix, bits)
+    return _in_order(matrix, inputs, outputs)
 
 
-def _parts(levels: Int) -> list[list[tuple[int, Int]]]:
-    """Every column as (multiplier, row of -1, 0, 1); of two values that are not -v and v: one for all, and the rest."""
+def _rows_of_columns(levels: Int) -> list[list[tuple[int, Int]]]:
+    """Every column as (multiplier, row of -1, 0 and 1), one for each magnitude.
+
+    If all levels have one of two values, not 0 and not opposite, then every column is a row of ones times one value,
+    which all columns have in common, and the taps of the other value times the difference.
+    """
     values = np.unique(levels)
     if len(values) == 2 and levels.shape[1] > 1 and 0 not in values and values[0] != -values[1]:
         base, other = values if 2 * np.count_nonzero(levels == values[1]) <= levels.size else values[::-1]
         common = (int(base), np.ones(len(levels), np.int64))
         columns = [(int(other - base), (column == other).astype(np.int64)) for column in levels.T]
         return [[common, column] if column[1].any() else [common] for column in columns]
-    return [[(int(v), np.sign(column) * (np.abs(column) == v)) for v in np.unique(np.abs(column)) if v]
-            for column in levels.T]
+    return [_rows_by_magnitude(column) for column in levels.T]
 
 
-def _pairs(rows: Int, bits: int) -> Int:
-    """Rows over words -> rows over words and shared sums of two, the pair that saves the most bits first."""
+def _rows_by_magnitude(column: Int) -> list[tuple[int, Int]]:
+    magnitudes = np.abs(column)
+    return [(int(v), np.sign(column) * (magnitudes == v)) for v in np.unique(magnitudes) if v]
+
+
+def _with_common_pairs(rows: Int, bits: int) -> Int:
+    """Rows over words -> rows over words and over common sums of two sources; row r is the source inputs + r.
+
+    The pair that saves the most bits in adders is split off first.
+    """
     count, inputs = rows.shape
-    room = inputs + 4 * count  # sources at most
+    room = inputs + 4 * count  # the most sources that are made
     matrix = np.zeros((room - inputs, room), np.int64)
     matrix[:count, :inputs] = rows
-    width = np.full(room, bits, np.int64)
-    ends = np.array([[0, 2**bits - 1]] * room, object)
-    together = np.zeros((2, room, room), np.int64)  # rows with both sources, of equal and of opposite sign
+    width = np.full(room, bits, np.int64)  # bits of every source
+    ends = np.array([[0, 2**bits - 1]] * room, object)  # its smallest and its largest value
+    together = np.zeros((2, room, room), np.int64)  # rows that have both sources, of equal and of opposite sign
 
     def tally(row: int, by: int) -> None:
         at = np.flatnonzero(matrix[row])
@@ -108,17 +134,20 @@ def _pairs(rows: Int, bits: int) -> Int:
     return matrix[:count, : inputs + count]
 
 
-def _split_off(rows: Int) -> Int:
-    """Rows over bits -> rows over bits and shared sums; row r is the source inputs + r."""
+def _with_common_parts(rows: Int) -> Int:
+    """Rows over bits -> rows over bits and over common sums; row r is the source inputs + r.
+
+    The sum of most bits that two rows have in common is split off first.
+    """
     count, inputs = rows.shape
-    room = 8 * count  # at most so many rows in the end
+    room = 8 * count  # the most rows that are made
     matrix = np.zeros((room, inputs + room), np.float32)
     magnitude = np.zeros_like(matrix)
     matrix[:count, :inputs], magnitude[:count, :inputs] = rows, np.abs(rows)
     width = np.ones(inputs + room, np.float32)  # bits of every source
-    largest = np.ones(inputs + room, object)
-    agree = np.full((room, room), -1, np.float32)
-    differ = np.full((room, room), -1, np.float32)
+    largest = np.ones(inputs + room, object)  # its largest value
+    agree = np.full((room, room), -1, np.float32)  # bits of the sources that two rows have with equal signs
+    differ = np.full((room, room), -1, np.float32)  # and with opposite signs
 
     def compare(row: int) -> None:
         signed, both = matrix[:count] @ (matrix[row] * width), magnitude[:count] @ (magnitude[row] * width)
@@ -137,7 +166,7 @@ def _split_off(rows: Int) -> Int:
         top = sum(largest[np.flatnonzero(common)], 0)
         if best[j, k] - top.bit_length() < LEAST_GAIN:
             break
-        if (common == matrix[j]).all():  # one row is part of the other
+        if (common == matrix[j]).all():  # row j is a part of row k
             new, readers = int(j), [(int(k), sign)]
         elif (common == sign * matrix[k]).all():
             new, readers = int(k), [(int(j), sign)]
@@ -157,26 +186,29 @@ def _split_off(rows: Int) -> Int:
     return matrix[:count, : inputs + count].astype(np.int64)
 
 
-def _ordered(matrix: Int, inputs: int, outputs: list[list[tuple[int, int]]]) -> Plan:
-    """The rows with every source before its readers."""
-    reads = [[(int(s), int(matrix[r, s])) for s in np.flatnonzero(matrix[r])] for r in range(len(matrix))]
-    place: dict[int, int] = {}
-    rows: list[list[tuple[int, int]]] = []
-    uses = [0] * len(reads)
-    waiting = [(r, False) for r in reversed(range(len(reads)))]
+def _in_order(matrix: Int, inputs: int, outputs: list[Scaled]) -> AdderGraph:
+    """The adder graph of rows (rows, sources), every row behind those that it reads."""
+    rows = [[(int(s), int(row[s])) for s in np.flatnonzero(row)] for row in matrix]
+    order = _behind_what_they_read(rows, inputs)
+    place = {row: k for k, row in enumerate(order)}
+    source = [*range(inputs), *(inputs + place[row] for row in range(len(rows)))]
+    return AdderGraph(inputs, [[(source[s], sign) for s, sign in rows[row]] for row in order],
+                      [[(place[row], multiplier) for row, multiplier in output] for output in outputs])
+
+
+def _behind_what_they_read(rows: list[Scaled], inputs: int) -> list[int]:
+    """The numbers of rows in an order in which each comes after those that it reads, depth first from row 0 on."""
+    read = [[source - inputs for source, _ in row if source >= inputs] for row in rows]
+    order: list[int] = []
+    done: set[int] = set()
+    waiting = [(row, False) for row in reversed(range(len(read)))]
     while waiting:
         row, ready = waiting.pop()
-        if row in place:
+        if row in done:
             continue
-        below = [s - inputs for s, _ in reads[row] if s >= inputs]
-        if not ready:
-            waiting += [(row, True), *((r, False) for r in below)]
-            continue
-        place[row] = len(rows)
-        rows.append([(s if s < inputs else inputs + place[s - inputs], sign) for s, sign in reads[row]])
-        for r in below:
-            uses[place[r]] += 1
-    for output in outputs:
-        for row, _ in output:
-            uses[place[row]] += 1
-    return Plan(inputs, rows, [[(place[row], m) for row, m in output] for output in outputs], uses)
+        if ready:
+            done.add(row)
+            order.append(row)
+        else:
+            waiting += [(row, True), *((below, False) for below in read[row])]
+    return order
