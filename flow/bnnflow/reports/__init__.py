@@ -1,1 +1,1 @@
-"""What a design costs and how fast it is: facts read from tools, estimates without them, and the report."""
+"""Reports: what a design costs, how fast it is and whether it is exact, with the source of every number."""

@@ -1,9 +1,8 @@
-"""What a report says, as plain data: every number of every form of it comes from here."""
+"""What a report says, as plain data. HTML, Markdown, CSV and JSON have all their numbers from here."""
 
 from __future__ import annotations
 
 import base64
-import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,25 +12,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnnflow.backends.backend import BuildConfig
 from bnnflow.backends.project import Project
 from bnnflow.devices.parts import part_of
 from bnnflow.errors import InputError
 from bnnflow.estimates.baseline import estimate_baseline
 from bnnflow.estimates.estimate import estimate, fitting
-from bnnflow.facts.facts import MAX_BYTES, SOURCES, Facts, load_facts
-from bnnflow.ir import Graph, Node, Op, Steps, Weights
+from bnnflow.facts.facts import SOURCES, Facts
+from bnnflow.facts.kept import kept_facts, kept_simulations
+from bnnflow.ir import Domain, Graph, Node, Op, Steps, Weights
 from bnnflow.ir.evaluate import given_codes
 from bnnflow.version import __version__
 
 __all__ = ["document"]
 
-FORMAT = 1
-BINS, POINTS, LEVELS, PIXELS, CLASSES = 24, 64, 16, 96, 100
-POSITIVE, NEGATIVE = np.array([33, 113, 181]), np.array([217, 95, 14])
+FORMAT = 2
+BINS = 24  # of a histogram of thresholds
+POINTS = 64  # of a tone curve, at most
+LEVELS = 16  # of weights, the commonest ones, that are counted
+PIXELS = 96  # of a picture of weights along an axis, at most
+CLASSES = 100  # of a confusion matrix, at most
+POSITIVE, NEGATIVE = np.array([33, 113, 181]), np.array([217, 95, 14])  # colours of weights
 
 
 def document(projects: Sequence[Project], data: Any = None, labels: Any = None) -> dict[str, Any]:
     """A report on projects: `data` are inputs (real values, or codes where integers), `labels` their classes (n,).
+
+    For each project it has the options, the graph's nodes, all facts that are known, what simulations compared, and
+    what would fit the part; for several also which are beaten by none. `data` and `labels` give the accuracy.
 
     Raises InputError for data that do not fit a project, labels that do not fit the data, or damaged files.
     """
@@ -45,7 +53,7 @@ def document(projects: Sequence[Project], data: Any = None, labels: Any = None) 
 
 
 def _names(projects: Sequence[Project]) -> list[str]:
-    """Their folders' names, with as many of the folders above as tell them apart."""
+    """The names of the projects' folders, with as many of the folders above them as tell them apart."""
     paths = [project.path.resolve() for project in projects]
     deep = next((k for k in range(1, 9) if len({path.parts[-k:] for path in paths}) == len(set(paths))), 1)
     return ["/".join(path.parts[-deep:]) for path in paths]
@@ -58,27 +66,41 @@ def _project(project: Project, name: str, data: Any, labels: Any) -> dict[str, A
     except InputError as error:
         raise InputError(f"{project.path}: {error}") from error
     facts = [estimate(graph, config, cycles=project.cycles), *_kept(project)]
-    own = [f for f in facts if _is_for(f, config.part)]
-    best, timed = (max((f for f in own if getattr(f, key) is not None), key=_certain) for key in ("lut", "latency"))
+    summary = {"weights": _total(graph), **_summary(facts, config.part)}
     if any(isinstance(node.params, Weights) for node in graph):
         facts.append(estimate_baseline(graph))
-    fit, devices = fitting(graph, config)
-    options = {key: value for key, value in asdict(config).items() if key != "output_dir"}
     return {
-        "name": name, "top": project.top, "options": options, "graph": graph.digest,
-        "sources": project.sources_digest(""), "notes": list(graph.notes),
-        "summary": {"fits": best.fits, "weights": _total(graph), "size": replace(best, modules=()).as_dict(),
-                    "speed": replace(timed, modules=()).as_dict()},
-        "exact": _simulations(project), "accuracy": accuracy,
+        "name": name, "top": project.top, **_options(project), "graph": graph.digest,
+        "sources": project.sources_digest(""), "notes": list(graph.notes), "summary": summary,
+        "exact": [asdict(record) for record in kept_simulations(project)], "accuracy": accuracy,
         "facts": [f.as_dict() for f in facts], "nodes": [_node(graph, node) for node in graph],
-        "thermometer": _tone(graph),
-        "fitting": {"devices": devices, "options": [
-            {"strategy": c.strategy, "reuse_factor": c.reuse_factor,
-             "layers": {name: dict(row) for name, row in c.layers.items()}} for c in fit]},
+        "thermometer": _tone_curves(graph), "fitting": _fitting(graph, config),
     }
 
 
-def _certain(facts: Facts) -> int:
+def _options(project: Project) -> dict[str, Any]:
+    """All options of the build, and the names of those that apply to the project's backend."""
+    options = {key: value for key, value in asdict(project.config).items() if key != "output_dir"}
+    return {"options": options, "applies": [key for key in options if key not in project.target.fixed]}
+
+
+def _kept(project: Project) -> list[Facts]:
+    """What tools said of the project, with its part's totals where a tool knows no more than the part's family."""
+    part = part_of(project.config.part)
+    return [replace(facts, available=part.available) if part and facts.part == part.family.yosys else facts
+            for facts in kept_facts(project)]
+
+
+def _summary(facts: Sequence[Facts], part: str) -> dict[str, Any]:
+    """Size and speed, each by the most certain of the facts for a part of that family, and whether the size fits."""
+    own = [f for f in facts if _is_for(f, part)]
+    size, speed = (max((f for f in own if getattr(f, key) is not None), key=_certainty) for key in ("lut", "latency"))
+    return {"fits": size.fits, "size": replace(size, modules=()).as_dict(),
+            "speed": replace(speed, modules=()).as_dict()}
+
+
+def _certainty(facts: Facts) -> int:
+    """The place of their source in SOURCES."""
     return SOURCES.index(facts.source) if facts.source else -1
 
 
@@ -89,36 +111,16 @@ def _is_for(facts: Facts, part: str) -> bool:
         there is not None and there.family == here.family)
 
 
-def _kept(project: Project) -> list[Facts]:
-    """What tools said of these very sources."""
-    found = [facts for file in sorted(project.runs.glob("*/facts-*.json")) for facts in load_facts(file)]
-    part = part_of(project.config.part)
-    # Yosys knows the family only; the project's part is one of it.
-    return [replace(facts, available=part.available) if part and facts.part == part.family.yosys else facts
-            for facts in found]
-
-
-def _simulations(project: Project) -> list[dict[str, Any]]:
-    """The simulations of these very sources: samples, outputs, how many of them differ."""
-    rows = []
-    for file in sorted(project.runs.glob("sim-*.json")):
-        try:
-            if file.stat().st_size > MAX_BYTES:
-                raise ValueError("too large")
-            row = json.loads(file.read_text())
-            kinds = {"tool": str, "version": str, "samples": int, "outputs": int, "differ": int, "vectors": str}
-            if set(row) != set(kinds) or any(type(row[key]) is not kind for key, kind in kinds.items()):
-                raise ValueError("other fields")
-            if min(row["samples"], row["outputs"], row["differ"]) < 0:
-                raise ValueError("counts below 0")
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{file}: damaged record of a simulation: {error}; remove it, or simulate "
-                             "again") from error
-        rows.append(row)
-    return rows
+def _fitting(graph: Graph, config: BuildConfig) -> dict[str, Any]:
+    """The devices that the project would fit, and the options that would fit its part."""
+    fit, devices = fitting(graph, config)
+    return {"devices": devices, "options": [
+        {"strategy": c.strategy, "reuse_factor": c.reuse_factor,
+         "layers": {name: dict(row) for name, row in c.layers.items()}} for c in fit]}
 
 
 def _total(graph: Graph) -> dict[str, int]:
+    """Weights of all sums: connections, and how many of them are not 0."""
     arrays = [node.params.effective for node in graph if isinstance(node.params, Weights)]
     return {"connections": sum(a.size for a in arrays), "nonzero": sum(int(np.count_nonzero(a)) for a in arrays)}
 
@@ -150,8 +152,10 @@ def _weights(weights: Weights) -> dict[str, Any]:
 
 
 def _picture(levels: NDArray[np.int64]) -> str:
-    """The weights as a PNG (data URI): rows are inputs, columns outputs; absent is transparent. Where a pixel is many
-    weights it is as opaque as they are large, its colour mixed of those above and below zero.
+    """The weights as a PNG (data URI): rows are inputs, columns outputs, and a weight of 0 is transparent.
+
+    A pixel that stands for many weights is as opaque as they are large on average, and its colour is mixed of those
+    above and below zero.
     """
     above, below = (np.maximum(side, 0) / max(1, int(np.abs(levels).max(initial=0))) for side in (levels, -levels))
     for axis in (0, 1):
@@ -173,76 +177,96 @@ def _picture(levels: NDArray[np.int64]) -> str:
 
 
 def _thresholds(steps: Steps, source: Node) -> dict[str, Any]:
+    """A histogram of the thresholds within the domain of the codes that they are compared with."""
     thresholds = steps.thresholds.ravel()
     inside = thresholds[(thresholds > source.domain.lo) & (thresholds <= source.domain.hi)]
     low, high = (int(inside.min()), int(inside.max())) if len(inside) else (source.domain.lo, source.domain.hi)
     counts = np.bincount(((inside - low) * BINS // (high - low + 1)).astype(np.int64), minlength=BINS)
-    return {"count": len(thresholds), "reached": len(inside), "falling": int((steps.sign < 0).sum()), "from": low, "to": high,
-            "histogram": [int(n) for n in counts]}
+    return {"count": len(thresholds), "reached": len(inside), "falling": int((steps.sign < 0).sum()),
+            "from": low, "to": high, "histogram": [int(n) for n in counts]}
 
 
-def _tone(graph: Graph) -> list[dict[str, Any]]:
-    """Of every thermometer on an input: the share of its planes that are high from which value on."""
-    owner = {node.name: node for node in graph.inputs}
+def _tone_curves(graph: Graph) -> list[dict[str, Any]]:
+    """The tone curve of every thermometer: a STEP that reads nothing but wires of one input."""
+    domains = {node.name: node.domain for node in graph.inputs}  # of tensors that are inputs, or wires of them
     curves = []
     for node in graph:
-        if node.op is Op.GATHER and all(name in owner for name in node.inputs):
-            owner[node.name] = owner[node.inputs[0]]
-        elif isinstance(node.params, Steps) and node.inputs[0] in owner:
-            domain = owner[node.inputs[0]].domain
-            thresholds = np.sort(node.params.thresholds.ravel())
-            at = np.unique(np.linspace(0, len(thresholds) - 1, min(POINTS, len(thresholds))).astype(int))
-            points = [[round(float(domain.scale * int(thresholds[k]) + domain.offset), 6), round((int(k) + 1) / len(thresholds), 4)]
-                      for k in at if len(thresholds)]
-            ends = [round(float(domain.scale * code + domain.offset), 6) for code in (domain.lo, domain.hi)]
-            curves.append({"node": node.name, "planes": len(thresholds), "from": ends[0], "to": ends[1], "points": points})
+        if node.traits.wires and all(name in domains for name in node.inputs):
+            domains[node.name] = domains[node.inputs[0]]
+        elif isinstance(node.params, Steps) and node.inputs[0] in domains:
+            curves.append(_tone_curve(node.name, node.params, domains[node.inputs[0]]))
     return curves
+
+
+def _tone_curve(name: str, steps: Steps, domain: Domain) -> dict[str, Any]:
+    """The share of a thermometer's planes that are high, at values of its input where it changes."""
+    def value(code: int) -> float:
+        return round(float(domain.scale * code + domain.offset), 6)
+
+    thresholds = np.sort(steps.thresholds.ravel())
+    at = np.unique(np.linspace(0, len(thresholds) - 1, min(POINTS, len(thresholds))).astype(int))
+    points = [[value(int(thresholds[k])), round((int(k) + 1) / len(thresholds), 4)] for k in at]
+    return {"node": name, "planes": len(thresholds), "from": value(domain.lo), "to": value(domain.hi),
+            "points": points}
 
 
 # --- accuracy -------------------------------------------------------------------------------------------------------
 
 
 def _accuracy(graph: Graph, data: Any, labels: Any) -> dict[str, Any] | None:
-    """Decisions of the graph on `data`: the largest output, the class that ARGMAX gives, or whether a single output is
-    above 0.
-    """
+    """How many of the graph's decisions on `data` are the labels, and which others they are; None without labels."""
     if data is None or labels is None:
         return None
     if len(graph.outputs) != 1:
         raise InputError(f"the graph has {len(graph.outputs)} outputs; labels need one")
     codes = given_codes(graph, data)
-    if not len(codes[0]):
+    samples = len(codes[0])
+    if not samples:
         raise InputError("data: no samples")
-    values = np.asarray(graph.decode(graph(codes))).reshape(len(codes[0]), -1)
+    chosen, classes = _decisions(graph.output, np.asarray(graph.decode(graph(codes))).reshape(samples, -1))
+    truth = _truth(labels, samples, classes)
+    right = int((chosen == truth).sum())
+    table = np.zeros((classes, classes), np.int64)
+    np.add.at(table, (truth, chosen), 1)
+    return {"samples": samples, "right": right, "percent": round(100 * right / samples, 2),
+            "classes": list(range(classes)), "confusion": table.tolist() if classes <= CLASSES else None}
+
+
+def _decisions(output: Node, values: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+    """(class of every sample, how many classes there are) by the `values` (n, elements) of an output.
+
+    The class is the one that ARGMAX gives, else the place of the largest element; a single element decides between two
+    classes by being above 0.
+    """
+    if output.op is Op.ARGMAX:
+        if output.size > 1:
+            raise InputError(f"the graph decides {output.size} positions of a sample; labels need one decision each")
+        return values[:, 0].astype(np.int64), output.domain.size
+    if values.shape[1] == 1:
+        return (values[:, 0] > 0).astype(np.int64), 2
+    return values.argmax(axis=1), values.shape[1]
+
+
+def _truth(labels: Any, samples: int, classes: int) -> NDArray[np.int64]:
+    """Labels (n,), or one-hot (n, classes), as the class of every sample."""
     truth = np.asarray(labels)
     if truth.ndim == 2 and truth.shape[1] > 1:
         truth = truth.argmax(axis=1)
     truth = truth.ravel()
-    decided = graph.output.op is Op.ARGMAX
-    if decided and graph.output.size > 1:
-        raise InputError(f"the graph decides {graph.output.size} positions of a sample; labels need one decision each")
-    classes = graph.output.domain.size if decided else max(2, values.shape[1])
-    if len(truth) != len(values):
-        raise InputError(f"labels: {len(truth)} for {len(values)} samples")
+    if len(truth) != samples:
+        raise InputError(f"labels: {len(truth)} for {samples} samples")
     if truth.dtype.kind not in "iub" or truth.min() < 0 or truth.max() >= classes:
         raise InputError(f"labels: whole numbers from 0 to {classes - 1}, the classes of the network's outputs")
-    if decided:
-        chosen = values[:, 0].astype(int)
-    else:
-        chosen = values.argmax(axis=1) if values.shape[1] > 1 else (values[:, 0] > 0).astype(int)
-    right = int((chosen == truth).sum())
-    table = np.zeros((classes, classes), np.int64)
-    np.add.at(table, (truth.astype(np.int64), chosen), 1)
-    return {"samples": len(truth), "right": right, "percent": round(100 * right / len(truth), 2),
-            "classes": list(range(classes)), "confusion": table.tolist() if classes <= CLASSES else None}
+    return truth.astype(np.int64)
 
 
 # --- side by side ---------------------------------------------------------------------------------------------------
 
 
 def _pareto(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """LUTs against accuracy, or against latency where no labels were given or all are as accurate; who is not beaten in
-    both.
+    """LUTs against accuracy, or against latency where there are no labels or all are as accurate; None for one project.
+
+    The best points are those that no other beats.
     """
     if len(rows) < 2:
         return None
@@ -250,10 +274,12 @@ def _pareto(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     points = [{"name": row["name"], "lut": row["summary"]["size"]["lut"],
                "other": row["accuracy"]["percent"] if by_accuracy else row["summary"]["speed"]["latency_ns"]}
               for row in rows]
-    sign = -1 if by_accuracy else 1
-    for point in points:
-        point["best"] = not any(
-            other["lut"] <= point["lut"] and sign * other["other"] <= sign * point["other"]
-            and (other["lut"], other["other"]) != (point["lut"], point["other"]) for other in points)
+    costs = [(point["lut"], -point["other"] if by_accuracy else point["other"]) for point in points]
+    for point, cost in zip(points, costs):
+        point["best"] = _is_unbeaten(cost, costs)
     return {"against": "accuracy in per cent" if by_accuracy else "latency in ns", "points": points}
 
+
+def _is_unbeaten(cost: tuple[float, float], costs: Sequence[tuple[float, float]]) -> bool:
+    """True where no other of `costs` is at most as high in both, and lower in one."""
+    return not any(a <= cost[0] and b <= cost[1] and (a, b) != cost for a, b in costs)

@@ -1,4 +1,4 @@
-"""Drawings as inline SVG, from the data of a document. Text is escaped; colours are the page's (CSS classes)."""
+"""Drawings as inline SVG, from the data of a document. Text is escaped; colours are those of the page's CSS classes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from markupsafe import Markup
 
 __all__ = ["dataflow", "histogram", "number", "pareto", "tone"]
 
-BOX, TALL, ACROSS, DOWN, PAD = 216, 44, 24, 26, 8
-LABEL, WIDE, HIGH = 24, 7, 16  # letters of a label, width and height of one
+# All lengths are in pixels.
+BOX, TALL, ACROSS, DOWN, PAD = 216, 44, 24, 26, 8  # a node's width and height, gaps beside and below it, the margin
+LABEL, WIDE, HIGH = 24, 7, 16  # letters of a label, width and height of a letter
+PLOT = (640, 250)  # width and height of a plot of points
+LEFT, EDGE = 72, 40  # room for the numbers on its left, and for what is around it
 
 
 def number(value: Any) -> str:
@@ -25,7 +28,7 @@ def number(value: Any) -> str:
 
 
 def _svg(width: float, height: float, label: str, parts: Sequence[Markup], most: float = 0) -> Markup:
-    """As wide as there is room, up to `most` pixels, and so small that it can still be read."""
+    """A drawing as wide as the page; with `most` at most so many pixels, and so wide that it can still be read."""
     style = Markup(' style="max-width:{}px;min-width:{}px"').format(round(most), round(0.6 * most)) if most else ""
     return Markup('<svg role="img" aria-label="{}" viewBox="0 0 {} {}"{}>{}</svg>').format(
         label, round(width), round(height), style, Markup("").join(parts))
@@ -40,7 +43,7 @@ def _short(text: str, most: int) -> str:
 
 
 def dataflow(nodes: Sequence[Mapping[str, Any]]) -> Markup:
-    """The network from top to bottom: a box a node, with its shape and the width of its codes."""
+    """The network from top to bottom: a box for every node, with its shape and the width of its codes."""
     depth: dict[str, int] = {}
     rows: list[list[Mapping[str, Any]]] = []
     for node in nodes:
@@ -73,7 +76,7 @@ def dataflow(nodes: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def histogram(counts: Sequence[int], label: str) -> Markup:
-    """Bars side by side."""
+    """A histogram with a bar for every count."""
     most, width, height = max(1, *counts), 240, 64
     each = width / len(counts)
     parts = [Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
@@ -83,7 +86,7 @@ def histogram(counts: Sequence[int], label: str) -> Markup:
 
 
 def tone(curve: Mapping[str, Any]) -> Markup:
-    """A thermometer: how much of it is high at each value of its input."""
+    """The tone curve of a thermometer: the share of its planes that are high at each value of its input."""
     width, height = 240, 120
     low, high = curve["from"], curve["to"]
     span = (high - low) or 1
@@ -97,7 +100,10 @@ def tone(curve: Mapping[str, Any]) -> Markup:
 
 
 def _labels(xs: Sequence[float], ys: Sequence[float], width: float) -> list[tuple[float, bool]]:
-    """(how far below the point, whether it ends there) of every point's name: higher while it lies on another's."""
+    """(how far below its point, whether it ends there) for the name of every point, so that names do not overlap.
+
+    A name begins at its point, or ends there in the right half; it is moved up while it lies on another one.
+    """
     placed: list[tuple[float, float]] = []
     found: dict[int, tuple[float, bool]] = {}
     for k in sorted(range(len(xs)), key=lambda k: xs[k]):
@@ -110,32 +116,36 @@ def _labels(xs: Sequence[float], ys: Sequence[float], width: float) -> list[tupl
     return [found[k] for k in range(len(xs))]
 
 
+def _decades(known: Sequence[float], length: float) -> tuple[list[float], dict[float, str]]:
+    """(places of values along a logarithmic axis of `length`, {place: text} of its ends, the least and the most)."""
+    values = [log10(max(value, 1e-9)) for value in known]
+    low, high = min(values), max(values)
+    places = [length * ((v - low) / (high - low) if high > low else 0.5) for v in values]
+    return places, {places[values.index(end)]: number(known[values.index(end)]) for end in (low, high)}
+
+
 def pareto(data: Mapping[str, Any]) -> Markup:
-    """Points of size and what it buys, both in decades; those that nothing beats are joined."""
-    points, width, height, left, edge = data["points"], 640, 250, 72, 40
-
-    def scaled(key: str, length: float) -> tuple[list[float], dict[float, str]]:
-        """(places along an axis, what the ends of them stand for)."""
-        known = [point[key] for point in points]
-        values = [log10(max(value, 1e-9)) for value in known]
-        low, high = min(values), max(values)
-        places = [length * ((v - low) / (high - low) if high > low else 0.5) for v in values]
-        return places, {places[values.index(end)]: number(known[values.index(end)]) for end in (low, high)}
-
-    across, widths = scaled("lut", width - left - 3 * edge)
-    upwards, heights = scaled("other", height - 2 * edge - 10)
-    xs, ys = [left + edge / 2 + x for x in across], [height - edge - 10 - y for y in upwards]
+    """Size against accuracy or latency, both axes logarithmic; the points that no other beats are joined."""
+    points, (width, height) = data["points"], PLOT
+    across, widths = _decades([point["lut"] for point in points], width - LEFT - 3 * EDGE)
+    upwards, heights = _decades([point["other"] for point in points], height - 2 * EDGE - 10)
+    xs, ys = [LEFT + EDGE / 2 + x for x in across], [height - EDGE - 10 - y for y in upwards]
     best = sorted((x, y) for x, y, point in zip(xs, ys, points) if point["best"])
     joined = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in best)
-    parts = [Markup('<path class="axis" d="M{0} {1}V{2}H{3}"/>').format(left, edge / 2, height - edge + 4, width),
+    parts = [Markup('<path class="axis" d="M{0} {1}V{2}H{3}"/>').format(LEFT, EDGE / 2, height - EDGE + 4, width),
              Markup('<path class="edge" d="{}"/>').format(joined),
              _text(width, height - 4, "LUTs, more to the right", "size", "end"),
              _text(0, 12, f"{data['against']}, more upwards", "size"),
-             *(_text(left + edge / 2 + x, height - 22, text, "size", "middle") for x, text in widths.items()),
-             *(_text(left - 6, height - edge - 6 - y, text, "size", "end") for y, text in heights.items())]
-    for x, y, (up, end), point in zip(xs, ys, _labels(xs, ys, width), points):
-        name = point["name"] if len(point["name"]) <= LABEL else f"…{point['name'][1 - LABEL:]}"  # ends of paths differ
-        parts += [Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(
-            "best" if point["best"] else "beaten", x, y),
-            _text(x - 8 if end else x + 8, y + up, name, "name", "end" if end else "start")]
+             *(_text(LEFT + EDGE / 2 + x, height - 22, text, "size", "middle") for x, text in widths.items()),
+             *(_text(LEFT - 6, height - EDGE - 6 - y, text, "size", "end") for y, text in heights.items())]
+    for x, y, label, point in zip(xs, ys, _labels(xs, ys, width), points):
+        parts += _point(x, y, *label, point)
     return _svg(width, height, "size of every project against what it buys", parts, most=width)
+
+
+def _point(x: float, y: float, up: float, end: bool, point: Mapping[str, Any]) -> list[Markup]:
+    """A point and its name; of a long one its end, because paths differ there."""
+    name = point["name"] if len(point["name"]) <= LABEL else f"…{point['name'][1 - LABEL:]}"
+    circle = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>')
+    return [circle.format("best" if point["best"] else "beaten", x, y),
+            _text(x - 8 if end else x + 8, y + up, name, "name", "end" if end else "start")]

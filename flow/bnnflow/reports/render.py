@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -31,22 +31,29 @@ def render(document: Document, suffix: str) -> str:
 
 
 def cycles(pair: Sequence[int] | None) -> str:
-    """One number, or from and to."""
+    """(fewest, most) cycles as one number where they are equal, else as "a to b"."""
     if pair is None:
         return "–"
     return number(pair[0]) if pair[0] == pair[1] else f"{number(pair[0])} to {number(pair[1])}"
 
 
+# How options of a build that apply to a project are said; "" where there is nothing to say.
+OPTION_WORDS: dict[str, Callable[[Any], str]] = {
+    "backend": str, "io_type": str, "strategy": "strategy {}".format,
+    "reuse_factor": lambda value: f"reuse_factor {number(value)}",
+    "pipelined": lambda value: "pipelined" if value else "combinational",
+    "clock_period": lambda value: f"clock {number(value)} ns",
+    "encoder": lambda value: "encoder outside" if value == "outside" else "",
+}
+
+
 def built(project: Mapping[str, Any]) -> str:
     """How a project was built, in the words of `BuildConfig`."""
-    options = project["options"]
-    hls = [options["io_type"], f"strategy {options['strategy']}", f"reuse_factor {number(options['reuse_factor'])}"]
-    own = [f"{name}: {', '.join(f'{key} {number(value)}' for key, value in row.items())}"
-           for name, row in options["layers"].items()]
-    words = [options["backend"], *(["pipelined" if options["pipelined"] else "combinational"]
-                                   if options["backend"] == "Verilog" else hls),
-             f"clock {number(options['clock_period'])} ns", *(["encoder outside"] * (options["encoder"] == "outside"))]
-    return "; ".join([", ".join(words), *own])
+    options, applies = project["options"], project["applies"]
+    words = [say(options[key]) for key, say in OPTION_WORDS.items() if key in applies]
+    layers = [f"{name}: {', '.join(f'{key} {number(value)}' for key, value in row.items())}"
+              for name, row in options["layers"].items()]
+    return "; ".join([", ".join(filter(None, words)), *layers])
 
 
 def _html(document: Document) -> str:
@@ -63,7 +70,7 @@ def _json(document: Document) -> str:
 
 
 def _csv(document: Document) -> str:
-    """A row a source and kernel, of every project."""
+    """A row for every source of every project, and for each of its kernels."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["project", "source", "tool", "version", "part", "kernel", *COLUMNS])
@@ -77,7 +84,7 @@ def _csv(document: Document) -> str:
 
 
 def _word(text: str) -> str:
-    """A spreadsheet would take a word with such a start for a formula."""
+    """Text that a spreadsheet does not take for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
@@ -97,29 +104,39 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 def _markdown(document: Document) -> str:
     lines = [f"# bnnflow report ({document['bnnflow']})", ""]
     for project in document["projects"]:
-        size, speed, accuracy = project["summary"]["size"], project["summary"]["speed"], project["accuracy"]
-        fits = {True: "fits", False: "does not fit", None: "its totals are not known"}[size["fits"]]
-        lines += [f"## {_cell(project['name'])}", "", f"- {_cell(built(project))}",
-                  f"- part {_cell(project['options']['part'])}: {fits}, by {size['source']}"]
-        for row in project["exact"]:
-            lines.append(f"- C simulation ({_cell(row['tool'])}): {number(row['samples'])} samples, "
-                         f"{number(row['differ'])} of {number(row['outputs'])} outputs differ")
-        lines += [] if project["exact"] else ["- not simulated yet"]
-        lines.append(f"- latency {number(speed['latency_ns'])} ns, {number(speed['throughput'])} inputs a second, by "
-                     f"{speed['source']}")
-        if accuracy:
-            lines.append(f"- accuracy {number(accuracy['percent'])} % of {number(accuracy['samples'])} samples")
-        lines += [f"- graph {project['graph']}", f"- sources {project['sources']}", ""]
-        lines += _table(["source", "tool", "version", *COUNTS.values(), "cycles", "interval", "clock, ns"], [
-            [f["source"], f["tool"], f["version"], *(f[c] for c in COUNTS), cycles(f["latency"]), cycles(f["interval"]),
-             f["clock_estimated"] or f["clock_target"]] for f in project["facts"]])
-        lines += _table(["kernel", *COLUMNS[:4], "weight bits", "buffer bits", "cycles", "interval", "source"], [
-            [k["name"], *(k[c] for c in COLUMNS[:4]), k["weight_bits"], k["buffer_bits"], cycles(k["latency"]),
-             cycles(k["interval"]), "; ".join([k["source"], *k["notes"]])]
-            for f in project["facts"] for k in f["modules"]])
+        lines += [*_markdown_summary(project), *_markdown_tables(project)]
         notes = [note for facts in project["facts"] for note in facts["notes"]]
         lines += [f"- {_cell(note)}" for note in (*notes, *project["notes"])] + [""]
     return "\n".join(lines)
+
+
+def _markdown_summary(project: Mapping[str, Any]) -> Iterator[str]:
+    """A heading, and a list of what matters most."""
+    size, speed, accuracy = project["summary"]["size"], project["summary"]["speed"], project["accuracy"]
+    fits = {True: "fits", False: "does not fit", None: "its totals are not known"}[size["fits"]]
+    yield from (f"## {_cell(project['name'])}", "", f"- {_cell(built(project))}")
+    yield f"- part {_cell(project['options']['part'])}: {fits}, by {size['source']}"
+    for row in project["exact"]:
+        yield (f"- C simulation ({_cell(row['tool'])}): {number(row['samples'])} samples, "
+               f"{number(row['differ'])} of {number(row['outputs'])} outputs differ")
+    if not project["exact"]:
+        yield "- not simulated yet"
+    yield (f"- latency {number(speed['latency_ns'])} ns, {number(speed['throughput'])} inputs a second, by "
+           f"{speed['source']}")
+    if accuracy:
+        yield f"- accuracy {number(accuracy['percent'])} % of {number(accuracy['samples'])} samples"
+    yield from (f"- graph {project['graph']}", f"- sources {project['sources']}", "")
+
+
+def _markdown_tables(project: Mapping[str, Any]) -> list[str]:
+    """What every source says of the whole, and of its kernels."""
+    whole = [[f["source"], f["tool"], f["version"], *(f[c] for c in COUNTS), cycles(f["latency"]),
+              cycles(f["interval"]), f["clock_estimated"] or f["clock_target"]] for f in project["facts"]]
+    kernels = [[k["name"], *(k[c] for c in COLUMNS[:4]), k["weight_bits"], k["buffer_bits"], cycles(k["latency"]),
+                cycles(k["interval"]), "; ".join([k["source"], *k["notes"]])]
+               for f in project["facts"] for k in f["modules"]]
+    return [*_table(["source", "tool", "version", *COUNTS.values(), "cycles", "interval", "clock, ns"], whole),
+            *_table(["kernel", *COLUMNS[:4], "weight bits", "buffer bits", "cycles", "interval", "source"], kernels)]
 
 
 RENDER: dict[str, Callable[[Document], str]] = {".html": _html, ".md": _markdown, ".csv": _csv, ".json": _json}

@@ -1,4 +1,4 @@
-"""The verb: projects to a report."""
+"""The verb that reports on projects."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ __all__ = ["report"]
 
 def report(projects: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
            output: str | os.PathLike[str] | None = None, data: Any = None, labels: Any = None) -> dict[str, Any]:
-    """Write a report on a project, or several side by side, to `output` by its suffix (.html, .md, .csv, .json).
+    """Write a report on a project, or several side by side, to `output`, whose suffix is .html, .md, .csv or .json.
 
-    `data`: inputs (n, *shape), real values or, where integers, codes; with `labels` (n,), whole numbers, the report has
-    the accuracy of the graph, which is that of the hardware. Returns the report as plain data (what .json has).
+    `data` are inputs (n, *shape), real values or, where integers, codes, and `labels` (n,) are whole numbers. With both
+    the report has the accuracy of the graph, which is that of the hardware. Returns the report as plain data, which is
+    what a .json file has.
 
     Raises InputError for a folder that is no project, damaged files, data that do not fit, or another suffix.
     """
