@@ -93,7 +93,7 @@ def test_a_negative_and_a_zero_gamma():
     assert steps(graph).sign.tolist()[0] == -1 and set(trace(graph, codes)["a"][:, 1]) == {-1}
 
 
-def test_slack_is_saved_and_counts_in_the_digest(tmp_path):
+def test_the_margin_is_saved_and_counts_in_the_digest(tmp_path):
     graph = bf.lower(network("binary(alpha='auto')"), "fixed<2,2>")
     bf.save(graph, tmp_path / "g.npz")
     loaded = bf.load(tmp_path / "g.npz")
@@ -127,8 +127,8 @@ def test_what_may_stand_on_a_real_scaled_sum(layers, message):
         bf.lower(model, "fixed<4,4>")
 
 
-def equal_or_all_in_doubt(model: keras.Model, input_type: str, x: np.ndarray) -> None:
-    """Keras = graph at the samples that are not in unsure; where all are, that is an error, never silence."""
+def equal_or_all_ambiguous(model: keras.Model, input_type: str, x: np.ndarray) -> None:
+    """Keras = graph at the samples that are not ambiguous; where all are, that is an error, never silence."""
     graph = bf.lower(model, input_type)
     if ambiguous(graph, graph.encode(x)).all():
         with pytest.raises(InputError, match="none of 500 samples can be compared with Keras: at layer 'q_activation"):
@@ -138,7 +138,7 @@ def equal_or_all_in_doubt(model: keras.Model, input_type: str, x: np.ndarray) ->
 
 
 @pytest.mark.parametrize("gamma", [1e-38, -1e-38, 1e-37, 1e5])
-def test_what_underflows_is_in_doubt(gamma):
+def test_what_underflows_is_ambiguous(gamma):
     """TensorFlow flushes denormals; no relative bound covers that."""
     x = keras.Input((16,))
     dense = qkeras.QDense(4, kernel_quantizer="binary(alpha='auto')", use_bias=False)
@@ -146,7 +146,7 @@ def test_what_underflows_is_in_doubt(gamma):
     model = keras.Model(x, qkeras.QActivation("binary(alpha=1)")(norm(dense(x))))
     norm.gamma.assign([gamma] * 4)
     dense.kernel.assign(np.random.default_rng(0).normal(0, 0.7, (16, 4)))
-    equal_or_all_in_doubt(model, "fixed<8,1>", np.random.default_rng(0).integers(-128, 128, (500, 16)) / 128)
+    equal_or_all_ambiguous(model, "fixed<8,1>", np.random.default_rng(0).integers(-128, 128, (500, 16)) / 128)
 
 
 @pytest.mark.parametrize("factor", [1e-37, 1e-36, 1e3])
@@ -154,7 +154,7 @@ def test_scales_at_the_ends_of_float32(factor):
     x = keras.Input((8,))
     dense = qkeras.QDense(6, kernel_quantizer="binary(alpha=1)", use_bias=False)
     model = keras.Model(x, qkeras.QActivation("binary(alpha=1)")(dense(keras.layers.Rescaling(factor)(x))))
-    equal_or_all_in_doubt(model, "fixed<8,-1>", np.random.default_rng(0).integers(-128, 128, (500, 8)) / 512)
+    equal_or_all_ambiguous(model, "fixed<8,-1>", np.random.default_rng(0).integers(-128, 128, (500, 8)) / 512)
 
 
 def test_values_past_float32_are_refused():

@@ -101,7 +101,7 @@ def test_fixed_starts():
 
 @pytest.mark.parametrize("input_type", ["ufixed<8,0>", "ufixed<3,0>", "fixed<6,2>"])
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_lowered_cuts_are_the_ceilings(input_type, per_channel):
+def test_lowered_thresholds_are_the_ceilings(input_type, per_channel):
     """x >= t is code >= ceil(t * 2^f), in exact rationals, for every code; planes that coincide are merged."""
     x = keras.Input((3,))
     model = keras.Model(x, LearnedThermometer(5, -1.5, 1.5, per_channel=per_channel, name="t")(x))
@@ -111,7 +111,8 @@ def test_lowered_cuts_are_the_ceilings(input_type, per_channel):
     codes = np.repeat(np.arange(d.lo, d.hi + 1)[:, None], 3, axis=1)
     t = np.broadcast_to(model.get_layer("t").thresholds().numpy(), (3, 5))
     thresholds = [[ceil(Fraction(float(v)) / d.scale) for v in row] for row in t]
-    expected = [[int(c >= threshold) for c, row in zip(sample, thresholds) for threshold in row] for sample in codes.tolist()]
+    expected = [[int(c >= threshold) for c, row in zip(sample, thresholds) for threshold in row]
+                for sample in codes.tolist()]
     assert graph(codes).tolist() == expected
     assert np.array_equal(graph.decode(graph(codes)), model.predict(codes * float(d.scale), verbose=0))
     merged = sum(len(row) - len({min(max(c, d.lo), d.hi + 1) for c in row}) for row in thresholds)

@@ -9,18 +9,22 @@ from typing import Any
 import bnnflow.train  # noqa: F401  # isort: skip  (before TensorFlow, for which it chooses the legacy Keras)
 import numpy as np
 import tf_keras as keras
+from numpy.typing import NDArray
 
 from bnnflow.backends.project import Project
 from bnnflow.errors import InputError
 from bnnflow.frontends.keras.calls import Call, model_calls
 from bnnflow.frontends.keras.reading import read_model
 from bnnflow.frontends.keras.reference import keras_activations, keras_codes, nothing_compared
-from bnnflow.ir import Node
+from bnnflow.ir import Graph, Node
 from bnnflow.ir.evaluate import ambiguous, trace
 from bnnflow.simulation import trace_project
 from bnnflow.tables import html_table
 
 __all__ = ["Comparison", "NodeComparison", "compare"]
+
+Codes = NDArray[Any]  # int64; of Keras float64, so that values off the levels show
+Flags = NDArray[np.bool_]  # one a sample
 
 
 @dataclass(frozen=True)
@@ -83,40 +87,49 @@ def compare(model: keras.Model | str | os.PathLike[str], project: str | os.PathL
         theirs = keras_codes(graph, model, x)
     except KeyError as error:
         raise InputError(f"the model has no layer {error}: it is not the one {project} was made from") from error
-    ours, hardware, unsure = trace(graph, codes), trace_project(project, codes), ambiguous(graph, codes)
-    rows: list[NodeComparison] = []
-    first = ""
-    for node in graph:
-        row, words = _row(node, ours[node.name], theirs.get(node.name), hardware.get(node.name), unsure)
-        rows.append(row)
-        first = first or words
-    notes = _predict_notes(model, x)
-    if len(unsure) and unsure.all():
-        notes.insert(0, nothing_compared(graph, codes))
-    elif unsure.any():
-        notes.insert(0, f"{int(unsure.sum())} of {len(unsure)} samples bring a real-scaled sum within float32 noise of "
-                     "a threshold; what Keras gives there depends on its order of addition and is not compared")
-    return Comparison(tuple(rows), first, tuple(notes), len(unsure), int(unsure.sum()))
+    ours, hardware, left_out = trace(graph, codes), trace_project(project, codes), ambiguous(graph, codes)
+    found = [_row(node, ours[node.name], theirs.get(node.name), hardware.get(node.name), left_out) for node in graph]
+    first = next((words for _, words in found if words), "")
+    notes = (*_ambiguity_notes(graph, codes, left_out), *_predict_notes(model, x))
+    return Comparison(tuple(row for row, _ in found), first, notes, len(left_out), int(left_out.sum()))
 
 
-def _row(node: Node, ours: Any, theirs: Any, hardware: Any, unsure: Any) -> tuple[NodeComparison, str]:
-    words = ""
-    counts: list[int | None] = []
-    for name, other, sure in (("Keras", theirs, ~unsure), ("C simulation", hardware, np.ones(len(unsure), bool))):
-        if other is None or (len(sure) and not sure.any()):
-            counts.append(None)
-            continue
-        if other.shape != ours.shape:
-            raise InputError(f"layer {node.origin!r} gives {other.shape[1:]}, the graph {ours.shape[1:]}: the model is "
-                             "not the one the project was made from")
-        wrong = (ours != other) & sure.reshape(-1, *(1,) * (ours.ndim - 1))
-        counts.append(int(wrong.sum()))
-        if wrong.any() and not words:
-            at = tuple(int(i) for i in np.argwhere(wrong)[0])
-            layer = f" (layer {node.origin!r})" if node.origin else ""
-            words = (f"{name} and graph differ first at node {node.name!r}{layer}: sample {at[0]}, element {at[1:]}: "
-                     f"graph {ours[at]}, {name} {other[at]:g}; {int(wrong.sum())} of {wrong.size} codes")
-    return NodeComparison(node.name, node.origin, ours.size, counts[0], counts[1]), words
+def _ambiguity_notes(graph: Graph, codes: Any, left_out: Flags) -> list[str]:
+    """Which samples are not compared with Keras, and why."""
+    if len(left_out) and left_out.all():
+        return [nothing_compared(graph, codes)]
+    if not left_out.any():
+        return []
+    return [f"{int(left_out.sum())} of {len(left_out)} samples bring a real-scaled sum within float32 noise of a "
+            "threshold; what Keras gives there depends on its order of addition and is not compared"]
+
+
+def _row(node: Node, ours: Codes, theirs: Codes | None, hardware: Codes | None,
+         left_out: Flags) -> tuple[NodeComparison, str]:
+    """The counts of one node, and its first divergence in words, empty where there is none.
+
+    `theirs` and `hardware` are the codes of Keras and of the C simulation, None where they have none; (n, *shape) each.
+    """
+    keras_differ, words = _difference(node, "Keras", ours, theirs, ~left_out)
+    csim_differ, others = _difference(node, "C simulation", ours, hardware, np.ones(len(left_out), bool))
+    return NodeComparison(node.name, node.origin, ours.size, keras_differ, csim_differ), words or others
+
+
+def _difference(node: Node, name: str, ours: Codes, other: Codes | None, sure: Flags) -> tuple[int | None, str]:
+    """How many codes differ in the samples that are `sure`, None where none is compared; and the first one in words."""
+    if other is None or (len(sure) and not sure.any()):
+        return None, ""
+    if other.shape != ours.shape:
+        raise InputError(f"layer {node.origin!r} gives {other.shape[1:]}, the graph {ours.shape[1:]}: the model is not "
+                         "the one the project was made from")
+    wrong = (ours != other) & sure.reshape(-1, *(1,) * (ours.ndim - 1))
+    if not wrong.any():
+        return 0, ""
+    at = tuple(int(i) for i in np.argwhere(wrong)[0])
+    layer = f" (layer {node.origin!r})" if node.origin else ""
+    return int(wrong.sum()), (
+        f"{name} and graph differ first at node {node.name!r}{layer}: sample {at[0]}, element {at[1:]}: graph "
+        f"{ours[at]}, {name} {other[at]:g}; {int(wrong.sum())} of {wrong.size} codes")
 
 
 def _predict_notes(model: keras.Model, x: Any) -> list[str]:

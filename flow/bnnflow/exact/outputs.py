@@ -75,11 +75,7 @@ def _affine(builder: GraphBuilder, value: FloatTensor, lines: Lines, wanted: Dom
     source, mul, add = _codes_and_lines(value.node.domain, lines)
     ends = [m * e + a for m, a in zip(mul, add) for e in (source.lo, source.hi)]
     out, exact = _head_type([*mul, *add], min(ends), max(ends), wanted, layer)
-    # code = floor((m*x + a) / 2^shift) with m, a rounded to 2^-shift of a unit; half a unit is in `a`.
-    shift = 0 if exact else 8 + max(abs(source.lo), abs(source.hi)).bit_length()
-    half = Fraction(0) if exact else Fraction(1, 2)
-    unit = out.scale / 2**shift
-    few = np.array([(round(m / unit), round(a / unit + half * 2**shift)) for m, a in zip(mul, add)], np.int64)
+    few, shift = _integers(mul, add, source, out, exact)
     reach = [(int(m) * e + int(a)) >> shift for m, a in few for e in (source.lo, source.hi)]
     if not (out.lo <= min(reach) and max(reach) <= out.hi):
         raise Refusal(f"layer {layer!r}: outputs reach {float(max(ends)):g}, past {out.type_name}")
@@ -89,6 +85,19 @@ def _affine(builder: GraphBuilder, value: FloatTensor, lines: Lines, wanted: Dom
         return Affine(rows[:, 0].copy(), rows[:, 1].copy(), shift)
 
     return builder.apply(value, few[lines.which], Op.AFFINE, out, f"{layer}_out", params)
+
+
+def _integers(mul: list[Fraction], add: list[Fraction], source: Domain, out: Domain,
+              exact: bool) -> tuple[NDArray[np.int64], int]:
+    """(rows of m, a; shift) such that floor((m*x + a) / 2^shift) is the code in `out` of mul*x + add, x in `source`.
+
+    Where `exact`, shift is 0; else m and a are rounded to 2^-shift of a unit, and half a unit is in `a`.
+    """
+    shift = 0 if exact else 8 + max(abs(source.lo), abs(source.hi)).bit_length()
+    half = Fraction(0) if exact else Fraction(1, 2)
+    unit = out.scale / 2**shift
+    rows = [(round(m / unit), round(a / unit + half * 2**shift)) for m, a in zip(mul, add)]
+    return np.array(rows, np.int64), shift
 
 
 def _output_noise(builder: GraphBuilder, value: FloatTensor, lines: Lines, layer: str) -> float:

@@ -85,7 +85,7 @@ def _refuse_real_inside(key: str, activation: Any) -> None:
 
 @lowers(LearnedThermometer)
 def _thermometer(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    """Codes compared with thresholds: x >= t on the grid alpha*code + beta is code >= ceil((t - beta) / alpha).
+    """Codes compared with thresholds: x >= t on the grid scale*code + offset is code >= ceil((t - offset) / scale).
 
     Behind a float epilogue (a Rescaling, say) the planes are evaluated like any other quantised activation.
     """

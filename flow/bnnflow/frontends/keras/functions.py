@@ -1,4 +1,4 @@
-"""What TensorFlow computes on tensors as functions of arrays, which the exact core takes; the one place for that."""
+"""What TensorFlow computes on tensors as functions of arrays, which the exact core takes; the only place for it."""
 
 from __future__ import annotations
 

@@ -47,9 +47,7 @@ def read_kernel(layer: str, what: str, kernel: tf.Variable, quantizer: Any, grou
     real = np.asarray(quantizer(kernel) if quantizer is not None else kernel, np.float64)
     quantizer, mask = unwrapped(quantizer)
     connections = _connections(layer, mask, real.shape)
-    if not np.isfinite(real).all():
-        at = tuple(int(i) for i in np.argwhere(~np.isfinite(real))[0])
-        raise Refusal(f"layer {layer!r}: its quantised kernel holds {real[at]} at {at}; use another {what}")
+    _check_finite(layer, what, real)
     scale = _channel_scale(quantizer, real.shape, axes)
     form = (-1, prod(real.shape[-axes:]))
     real, connections = real.reshape(form), connections.reshape(form)
@@ -62,6 +60,12 @@ def read_kernel(layer: str, what: str, kernel: tf.Variable, quantizer: Any, grou
     name = type(quantizer).__name__ if quantizer is not None else f"no {what}"
     raise Refusal(f"layer {layer!r}: its weights ({name}) are not small integers times a power of two, nor times one "
                   "scale a channel; use binary, ternary or quantized_bits")
+
+
+def _check_finite(layer: str, what: str, real: NDArray[np.float64]) -> None:
+    if not np.isfinite(real).all():
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(real))[0])
+        raise Refusal(f"layer {layer!r}: its quantised kernel holds {real[at]} at {at}; use another {what}")
 
 
 def _connections(layer: str, mask: tf.Variable | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -25,8 +25,9 @@ from bnnflow.exact.epilogues import FloatTensor
 from bnnflow.exact.functions import Refusal
 from bnnflow.exact.outputs import output
 from bnnflow.frontends.keras.calls import Call, model_calls
+from bnnflow.frontends.keras.configuration import unsupported_layer
 from bnnflow.frontends.keras.layers import LOWERINGS
-from bnnflow.frontends.keras.reading import read_model, unsupported_layer
+from bnnflow.frontends.keras.reading import read_model
 from bnnflow.ir import Domain, Graph, Node, Op, fixed
 from bnnflow.ir.passes import optimise
 
@@ -50,7 +51,7 @@ def lower(model: keras.Model | str | os.PathLike[str], input_type: str | Mapping
     head = fixed(output_type) if output_type is not None else None
     calls = model_calls(model)
     domains = _input_domains([c.layer.name for c in calls.calls if c.is_input], input_type)
-    _raise([*_not_finite(model), *_unknown(calls.calls)])
+    _raise_any([*_not_finite(model), *_unknown(calls.calls)])
     builder, problems = GraphBuilder(KERAS), _Problems()
     values = _values(builder, calls.calls, domains, problems)
     outputs: list[str] = []
@@ -58,7 +59,7 @@ def lower(model: keras.Model | str | os.PathLike[str], input_type: str | Mapping
         with problems.collected():
             if final is not None:
                 outputs.append(output(builder, final, head, outputs))
-    _raise(problems)
+    _raise_any(problems)
     nodes = _inputs_first(builder.nodes, calls.inputs)
     return optimise(Graph(tuple(nodes), tuple(outputs), tuple(builder.notes)))
 
@@ -75,7 +76,7 @@ class _Problems(list[str]):
             self.append(str(refusal))
 
 
-def _raise(problems: Sequence[str]) -> None:
+def _raise_any(problems: Sequence[str]) -> None:
     if problems:
         raise LoweringError(list(problems))
 

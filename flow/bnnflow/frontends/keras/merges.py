@@ -118,8 +118,9 @@ def _on_unit(builder: GraphBuilder, node: Node, unit: Fraction, name: str) -> No
     d = node.domain
     scale, constant = int(d.scale / unit), int(d.offset / unit)
     domain = Domain(scale * d.lo + constant, scale * d.hi + constant, unit)
-    return node if domain == d else builder.add(f"{name}_on_grid", Op.ADD, [node], node.shape, domain,
-                                              Sum(np.array([scale]), constant))
+    if domain == d:
+        return node
+    return builder.add(f"{name}_on_grid", Op.ADD, [node], node.shape, domain, Sum(np.array([scale]), constant))
 
 
 def _widened(builder: GraphBuilder, node: Node, lo: int, hi: int, name: str) -> Node:

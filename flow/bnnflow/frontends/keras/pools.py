@@ -114,7 +114,7 @@ def _area(call: Call, counts: np.ndarray) -> int:
 
 @lowers(*_MAX, *_GLOBAL_MAX)
 def _maximum(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    """The largest code. What may stand between a sum and its maximum are stages that never fall: they come after it."""
+    """The largest code. Stages between a sum and its maximum that never fall are applied after the maximum instead."""
     (value,) = values
     if value.epilogue and all(stage.alike and stage.rising for stage in value.epilogue):
         node, epilogue = value.node, value.epilogue
@@ -127,7 +127,7 @@ def _maximum(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -
                           "sum in every channel; put the QActivation before the pool") from refusal
     window = _pool_window(call, node)
     taps = builder.add(f"{call.key}_window", Op.WINDOW, [node], (*window.positions, window.taps * node.shape[-1]),
-                     node.domain, window)
+                       node.domain, window)
     shape = (*window.positions, node.shape[-1])
     flat = isinstance(call.layer, _GLOBAL_MAX) and not call.layer.keepdims
     origin = "" if epilogue or flat else call.key
@@ -137,8 +137,8 @@ def _maximum(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -
 
 @lowers(keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D)
 def _zero_padding(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    """Absent taps around the image, which a convolution right behind takes for its own; else a sum of one tap each,
-    whose value is 0 where it is absent.
+    """A sum of one tap each, which is absent, and so 0, around the image. A convolution right behind does not read that
+    sum: it reads the image, and takes the absent taps for its own.
     """
     (value,), layer = values, call.layer
     channels_last(call)

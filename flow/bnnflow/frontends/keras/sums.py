@@ -41,7 +41,7 @@ def _dense(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> 
 
 @lowers(qkeras.QConv1D, qkeras.QConv2D, keras.layers.Conv1D, keras.layers.Conv2D)
 def _convolution(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    """QuantizedKernel (*taps, channels/groups, filters), filters group by group; the order of WINDOW and of Weights."""
+    """The kernel is (*taps, channels/groups, filters), filters group by group: the order of WINDOW and of Weights."""
     layer, key = call.layer, call.key
     x, affine, pads = _image(builder, call, values[0], layer.groups)
     window = window_of(key, x, pads, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding, layer.groups)
@@ -125,7 +125,7 @@ def window_of(key: str, x: Node, pads: Pads, kernel: Sequence[int], strides: Seq
 
 
 def as_keras(call: Call, value: FloatTensor, out: FloatTensor) -> FloatTensor:
-    """`out`, whose shape must be the one that Keras gives."""
+    """`out`; raises Refusal where it has another shape than Keras gives for the input `value`."""
     try:
         shape = shape_of(call, value.shape)
     except Uncomputable as error:
@@ -142,19 +142,21 @@ def _sum_name(call: Call) -> str:
 
 def weighted_sum(builder: GraphBuilder, key: str, name: str, x: Node, affine: AffineInput | None,
                  kernel: QuantizedKernel, window: Window | None = None, shrink: int = 1) -> FloatTensor:
-    """The sum of codes (with lines, `affine`, where they are no values yet) times a kernel, over taps of a window.
+    """The sum of the codes of `x` times a kernel, over the taps of a window, as a node called `name`.
 
-    `shrink`, a power of two, divides it. A proven bound makes the sum exact; a real scale becomes a stage behind it.
+    `affine` has the lines by which codes are real numbers, where they are no values themselves. `shrink`, a power of
+    two, divides the sum. A proven bound makes it exact; a real scale becomes a stage behind it.
     """
     weights, unit = kernel.weights, x.domain.unit * kernel.unit / shrink
     a, b = x.domain.numerator
     largest = max(abs(a * x.domain.lo + b), abs(a * x.domain.hi + b))
     bound = largest * weights.l1_bound
     real = kernel.scale is not None or affine is not None
-    if not real:
+    if real:
+        builder.notes.append(f"{key}: real-scaled, exact in real numbers; Keras' float32 sums are noise around them")
+    else:
         check_bound(key, bound, unit)
-    builder.notes.append(f"{key}: real-scaled, exact in real numbers; Keras' float32 sums are noise around them" if real
-                       else f"{key}: dyadic, sums stay within {bound} units of 2^24")
+        builder.notes.append(f"{key}: dyadic, sums stay within {bound} units of 2^24")
     affine, taps = affine or plain(x), None
     if window is not None and not (window.taps == 1 and set(window.strides) == {1} and not np.any(window.pads)):
         taps, shape = window, (*window.positions, window.taps * x.shape[-1])
@@ -207,9 +209,9 @@ def _real_scale(key: str, shape: tuple[int, ...], kernel: QuantizedKernel, affin
     scale = kernel.scale or [Fraction(1)] * channels
     inputs = _inputs_of_outputs(kernel.weights, affine, channels)
     slope = [elements[0].scale * c for elements, c in zip(inputs, scale)]
-    noise = [n / shrink for n in _noise(kernel, scale, inputs)]
+    noise = _noise(kernel, scale, inputs, shrink)
     rows, which = offsets(affine, kernel.weights, window)
-    lines = [_real_line(s, c * kernel.unit / shrink * total, n)
+    lines = [_line(s, c * kernel.unit / shrink * total, n)
              for row in rows for s, c, total, n in zip(slope, scale, row, noise)]
     mul, add = _floats(slope), _floats(line.offset for line in lines)
     alike = len(rows) == 1
@@ -228,15 +230,16 @@ def _inputs_of_outputs(weights: Weights, affine: AffineInput, channels: int) -> 
     return [elements for elements in groups for _ in range(channels // weights.groups)]
 
 
-def _noise(kernel: QuantizedKernel, scale: list[Fraction], inputs: list[list[AffineElement]]) -> list[Fraction]:
-    """How far Keras' float32 sum may be off, for every output."""
+def _noise(kernel: QuantizedKernel, scale: list[Fraction], inputs: list[list[AffineElement]],
+           shrink: int) -> list[Fraction]:
+    """How far Keras' float32 sum, divided by `shrink`, may be off, for every output."""
     largest = np.array([max(float(element.bound) for element in elements) for elements in inputs])
     off = np.array([max(float(element.noise) for element in elements) for elements in inputs])
     ideal = kernel.weights.effective * np.array([float(c * kernel.unit) for c in scale])
-    return sum_noise(kernel.real, ideal, largest, off, SAFE, FLUSHED)
+    return [noise / shrink for noise in sum_noise(kernel.real, ideal, largest, off, SAFE, FLUSHED)]
 
 
-def _real_line(scale: Fraction, offset: Fraction, noise: Fraction) -> Line:
+def _line(scale: Fraction, offset: Fraction, noise: Fraction) -> Line:
     return Line(scale, offset, scaling(abs(offset), offset, noise))
 
 
