@@ -33,12 +33,12 @@ MAX_NUDGED = 6  # stages whose last bits are not sure: all 2^n ways to be off ar
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far the float32 result of scale * x + offset may be off: by four errors, each relative to something else.
+    """How far the float32 result of scale * x + offset may be off, in a form that a front end can fill in.
 
-    `of_product` is relative to |scale * x|, `of_shifted` to |scale * x + offset - late|, `of_result` to
+    Three errors are relative: `of_product` to |scale * x|, `of_shifted` to |scale * x + offset - late|, `of_result` to
     |scale * x + offset|; `late` is the part of the offset that is added last, after a product with a rounded scale.
-    What comes in off goes through the stage times `growth`, as these three do (errors of the second order). `absolute`
-    is off whatever x is, and `flushed` where x counts at all: what a framework loses that flushes tiny numbers to zero.
+    They, and what x itself was off, count `growth` times, which covers errors of the second order. `absolute` is added
+    to that whatever x is, and `flushed` unless the scale is 0: it is what a framework loses that flushes tiny numbers.
     """
 
     of_product: Fraction = Fraction(0)
@@ -100,7 +100,8 @@ class Stage:
         return max(self.input_ulps, self.output_ulps)
 
     def __call__(self, x: Float, nudge: int = 0) -> Float:
-        """The values (k, *shape') of inputs (k, *shape), moved by `nudge` units in the last place.
+        """The values (k, *shape') of inputs (k, *shape), where these or those are moved by `nudge` units in the last
+        place, if the stage may be off there.
 
         Raises Refusal where the framework cannot compute them.
         """
@@ -300,6 +301,7 @@ class Epilogue:
         return thresholds
 
     def _bisected(self, start: Int, sign: Int, count: int) -> Int:
+        """As `_from_table`, by bisection: right where the codes rise or fall."""
         thresholds = np.empty((self.size, count), np.int64)
         for k in range(count):
             below, above = np.full(self.size, self.lo), np.full(self.size, self.hi + 1)

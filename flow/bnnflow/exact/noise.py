@@ -30,10 +30,10 @@ class NoisyLine:
     relative: Fraction = Fraction(0)
 
     def then(self, line: Line) -> NoisyLine:
-        """One more line: what was off is scaled, and computing it rounds.
+        """The line behind one more affine stage: what was off is scaled, and computing the stage rounds.
 
-        With x = s*c + o (c the code) the three errors relative to something are at most r * (|s'*c| + the rest), where
-        s' is the new scale: |scale*x| <= |s'*c| + |scale*o|, and so on. So they add to `relative`, and r times the rest
+        With x = s*c + o, c the code, what each relative error of the stage refers to is at most |s'*c|, s' the new
+        scale, and a rest: |scale*x| <= |s'*c| + |scale*o|, and so on. The error adds to `relative`, and times the rest
         to `noise`.
         """
         r = line.rounding
@@ -78,9 +78,9 @@ def sum_noise(weights: Float64, ideal: Float64, largest: Float64, off: Float64, 
     """What a float32 sum of inputs times `weights` over the first axis may be off by, per channel.
 
     The inputs are at most `largest` in size and off by `off` (one number a channel each); `ideal` is what the weights
-    stand for.
-    In any order of n additions |error| <= n*u/(1 - n*u) * sum |w||x| (Higham, Accuracy and Stability, 4.2), u = 2^-24;
-    `roundings` are added to n for what else rounds a product, and each loses `flushed` where it is flushed to zero.
+    stand for. In any order of n additions |error| <= n*u/(1 - n*u) * sum |w||x|, u = 2^-24 (Higham, Accuracy and
+    Stability, 4.2); `roundings` are added to n for what else rounds a product, and each product loses at most
+    flushed * (1 + largest) where it is flushed to zero.
     """
     nu = (len(weights) + roundings) * float(UNIT_ROUNDOFF)
     size, apart = np.abs(weights).sum(axis=0), np.abs(weights - ideal).sum(axis=0)
