@@ -14,12 +14,12 @@ from math import ceil
 from pathlib import Path
 
 from bnnflow.backends.backend import RTL, Backend, BuildConfig
-from bnnflow.backends.hls.fusion import chained
+from bnnflow.backends.hls.fusion import streamed_kernels
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
 from bnnflow.backends.netlist.lower import Logic, check, to_logic
 from bnnflow.backends.netlist.netlist import INPUTS, TRUE, Bit, Chain, Gate, Given, Lut, sources
 from bnnflow.backends.project import write_vectors
-from bnnflow.devices.timing import ALONG, CLOCK_TO_Q, LUT, NET, OFF, ONTO, SETUP, position
+from bnnflow.devices.timing import ALONG, CLOCK_TO_Q, LUT, NET, OFF, ONTO, SETUP, carry_position
 from bnnflow.errors import InputError
 from bnnflow.ir import Graph, Op
 from bnnflow.ir.nodes import Int
@@ -237,7 +237,7 @@ class _Design:
                 for a, b in zip(gate.a, gate.b):
                     own = LUT_DELAY if _has_lut(a, b, self.inside) else 0.0
                     operand = when[b >> 1] - (LUT_DELAY if b >> 1 in self.inside else 0.0)
-                    total, carry = position(carry, max(when[a >> 1], operand) + own + NET)
+                    total, carry = carry_position(carry, max(when[a >> 1], operand) + own + NET)
                     sums[name].append(total)
                 sums[name].append(carry + OFF)
         return when
@@ -488,7 +488,7 @@ def _unrolled(value: object) -> tuple[object, str]:
 
 
 VERILOG = Backend(
-    "Verilog", RTL, "RTL simulation", "verilator", "yosys", lambda graph, config: check(graph), write, chained,
+    "Verilog", RTL, "RTL simulation", "verilator", "yosys", lambda graph, config: check(graph), write, streamed_kernels,
     sources=("rtl/*.v", "tb/*.v"), one_netlist=True, cycles=stated_cycles,
     fixed={"io_type": _unrolled("io_parallel"), "strategy": _unrolled("Latency"), "reuse_factor": _unrolled(1),
            "layers": _unrolled({})})

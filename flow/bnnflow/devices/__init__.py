@@ -1,1 +1,1 @@
-"""What FPGAs have: parts and their totals, delays, LUT packing."""
+"""What FPGAs have: parts and their totals, the cells of mapped netlists, delays, LUT packing."""

@@ -1,4 +1,4 @@
-"""What the parts have: totals by device, from the makers' product tables; suffixes (speed, package, grade) are fine."""
+"""What FPGA parts have: totals by device, from the makers' product tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ LUT4_FACTOR = 1.6  # LUTs of four inputs for one of six
 
 @dataclass(frozen=True)
 class Family:
-    """Parts of one kind: inputs of a LUT, ns that one level of logic takes with its wires, yosys' name of them."""
+    """Parts of one kind.
+
+    A LUT has `lut_inputs`, one level of logic with its wires takes `level_ns`, and `yosys` is yosys' name of the family.
+    """
 
     name: str
     lut_inputs: int
@@ -34,7 +37,7 @@ UNKNOWN = Family("unknown", 6, 0.5)
 
 @dataclass(frozen=True)
 class Part:
-    """A device and its totals; `bram` in blocks of 18 Kbit, rounded down where its own blocks have another size."""
+    """A device and its totals; `bram` counts blocks of 18 Kbit, rounded down where its own blocks have another size."""
 
     device: str
     family: Family
@@ -51,7 +54,7 @@ class Part:
 
 
 def _xilinx(family: Family, *rows: tuple[str, int, int, int, int]) -> list[Part]:
-    """Rows of device, LUTs, DSP slices, tiles of 36 Kbit, URAMs; every LUT has two flip-flops."""
+    """Devices of a family from rows of (device, LUTs, DSP slices, tiles of 36 Kbit, URAMs), two flip-flops a LUT."""
     return [Part(device, family, lut, 2 * lut, dsp, 2 * tiles, uram) for device, lut, dsp, tiles, uram in rows]
 
 
@@ -89,7 +92,10 @@ PARTS: dict[str, Part] = {part.device: part for part in [
 
 
 def part_of(name: str) -> Part | None:
-    """The device that a part's name starts with, dashes and case aside; None for one that is not in the table."""
+    """The device that a part's name starts with, dashes and case aside; None where the table has none.
+
+    Speed, package and grade follow the device in a name: xcvu13p-flga2577-2-e is a xcvu13p.
+    """
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     found = [part for device, part in PARTS.items() if re.match(device.replace("-", "") + r"(?!\d)", plain)]
     return found[0] if found else None
