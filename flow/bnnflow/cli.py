@@ -414,8 +414,9 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, options in takers.items():
         default = options[0][1].default
         # With a name of its own it is a switch, without "--no-layers" beside "--layers".
-        kind = Annotated[type(default), typer.Option(f"--{name.replace('_', '-')}", help=_option_help(options))]
-        own.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+        flag = typer.Option(f"--{name.replace('_', '-')}", help=_option_help(options))
+        own.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default,
+                                     annotation=Annotated[type(default), flag]))
     command.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in own}
     return command
@@ -575,10 +576,13 @@ def doctor() -> None:
     out.print(table)
     for line in missing:
         out.print(f"missing {escape(line)}", highlight=False)
-    for vendor, what in ((False, "Tools"), (True, "Vendor tools")):
-        versions = [version for toolchain in TOOLCHAINS.values() if toolchain.vendor == vendor
-                    for version in toolchain.versions]
-        out.print(f"{what} that this version has been run with: {', '.join(versions) or 'none yet'}.", highlight=False)
+    out.print(f"Tools that this version has been run with: {_versions(vendor=False)}.", highlight=False)
+    out.print(f"Vendor tools that this version has been run with: {_versions(vendor=True)}.", highlight=False)
+
+
+def _versions(vendor: bool) -> str:
+    return ", ".join(version for toolchain in TOOLCHAINS.values() if toolchain.vendor == vendor
+                     for version in toolchain.versions) or "none yet"
 
 
 def _program(program: process.Program) -> tuple[str, str]:
