@@ -1,7 +1,7 @@
 """Costs counted in netlists of ours: LUTs, registers, cycles and nanoseconds, in seconds and without any tool.
 
-`backend="Verilog"` is one netlist, counted as a whole; a kernel in C++ with strategy "distributed_arithmetic" is one by
-itself, of which one position is counted, and of a large one some of its outputs.
+A Verilog project is one netlist and is counted as a whole. A kernel in C++ with strategy "distributed_arithmetic" is a
+netlist of its own: one position of it is counted, and of a large one only some of the outputs.
 """
 
 from __future__ import annotations
