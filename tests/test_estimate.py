@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
+from bnnflow.backends.netlist.counts import netlist_counts
 from bnnflow.backends.netlist.lower import to_logic
-from bnnflow.backends.verilog import netlist_counts, to_verilog
+from bnnflow.backends.verilog import to_verilog
 from bnnflow.devices.parts import PARTS, part_of
 from bnnflow.errors import InputError
 from bnnflow.estimates.baseline import LUT_PER_ACTIVATION, LUT_PER_NONZERO, baseline_facts, estimate_baseline

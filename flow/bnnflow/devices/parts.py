@@ -14,7 +14,7 @@ LUT4_FACTOR = 1.6  # LUTs of four inputs for one of six
 class Family:
     """Parts of one kind.
 
-    A LUT has `lut_inputs`, one level of logic with its wires takes `level_ns`, and `yosys` is yosys' name of the family.
+    A LUT has `lut_inputs`; one level of logic with its wires takes `level_ns`; `yosys` is yosys' name of the family.
     """
 
     name: str

@@ -15,8 +15,9 @@ import numpy as np
 
 from bnnflow.backends.backend import BuildConfig
 from bnnflow.backends.hls.fusion import ASKED, MAX_GIVEN
+from bnnflow.backends.netlist.counts import Count, netlist_counts
 from bnnflow.backends.netlist.lower import to_logic
-from bnnflow.backends.verilog import REGISTER_DELAY, Count, netlist_counts
+from bnnflow.backends.netlist.schedule import REGISTER_DELAY
 from bnnflow.estimates.costs import Cost, Costs, Work, table_cost
 from bnnflow.ir import Affine, Graph, Node, Op, Steps, Table, Weights, Window
 from bnnflow.ir.nodes import Params
