@@ -291,20 +291,25 @@ def _bench(graph: Graph, top: str, latency: int | None, clock_period: float | No
     It feeds tb_data/flow_inputs.dat, with gaps between samples, and compares each output with
     tb_data/flow_expected.dat and the cycle in which it appears.
     """
-    clocked, outputs = latency is not None, [graph[name] for name in graph.outputs]
+    clocked = latency is not None
     pins = [*(["clk", "rst"] if clocked else []), "valid_in", "valid_out",
             *(f"x_{node.name}" for node in graph.inputs), *(f"y_{name}" for name in graph.outputs)]
-    declared = [f"    reg [{_bits(node) - 1}:0] x_{node.name} = 0;" for node in graph.inputs]
-    for node in outputs:
-        sign = "signed " if node.domain.signed else ""
-        declared += [f"    wire [{_bits(node) - 1}:0] y_{node.name};",
-                     f"    reg {sign}[{node.domain.bits - 1}:0] got_{node.name};"]
     return _Text(_template("flow_tb.v")).substitute(
-        top=top, latency=latency or 0, declarations="\n".join(declared),
+        top=top, latency=latency or 0, declarations="\n".join(_declarations(graph)),
         pins=", ".join(f".{name}({name})" for name in pins),
-        checks=_for_each(CHECK, outputs), feeds=_for_each(FEED, graph.inputs),
+        checks=_for_each(CHECK, [graph[name] for name in graph.outputs]), feeds=_for_each(FEED, graph.inputs),
         valid_in="gaps[1:0] != 0" if clocked else "1",
         cycles=PIPELINED.substitute(half=(clock_period or 10.0) / 2) if clocked else COMBINATIONAL)
+
+
+def _declarations(graph: Graph) -> list[str]:
+    """What the test bench drives and reads: all codes of inputs and outputs, and one code of every output."""
+    lines = [f"    reg [{_bits(node) - 1}:0] x_{node.name} = 0;" for node in graph.inputs]
+    for node in (graph[name] for name in graph.outputs):
+        sign = "signed " if node.domain.signed else ""
+        lines += [f"    wire [{_bits(node) - 1}:0] y_{node.name};",
+                  f"    reg {sign}[{node.domain.bits - 1}:0] got_{node.name};"]
+    return lines
 
 
 def _for_each(text: _Text, nodes: Sequence[Node]) -> str:

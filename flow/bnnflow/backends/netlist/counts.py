@@ -51,13 +51,15 @@ def netlist_counts(logic: Logic, clock_period: float | None = None) -> tuple[dic
 def _inside(schedule: Schedule) -> set[int]:
     """The functions that lie in the LUTs of a chain's own positions.
 
-    They are its operands `b` that nothing else, and no later stage, reads; the operands `a` feed carry multiplexers.
+    They are its operands `b` that nothing else reads, no later stage and no output. Operands `a` feed multiplexers.
     """
     reads = Counter(source for _, gate in schedule.needed() for source in set(sources(gate)))
-    chains = [gate for _, gate in schedule.needed() if isinstance(gate, Chain)]
-    operands = {literal >> 1 for chain in chains for literal in chain.b}
-    operands -= {literal >> 1 for chain in chains for literal in chain.a}
-    operands -= {literal >> 1 for literal in schedule.logic.wanted}
+    a, b = set(schedule.logic.wanted), set[int]()
+    for _, gate in schedule.needed():
+        if isinstance(gate, Chain):
+            a.update(gate.a)
+            b.update(gate.b)
+    operands = {literal >> 1 for literal in b} - {literal >> 1 for literal in a}
     return {node for node in operands if isinstance(schedule.net.gates[node], Lut)
             and reads[node] == 1 and schedule.taps[node] == {0}}
 

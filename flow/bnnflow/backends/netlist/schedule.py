@@ -6,11 +6,12 @@ take longer than the clock period. Every stage takes a new input in every cycle.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from bnnflow.backends.netlist.lower import Logic
 from bnnflow.backends.netlist.netlist import FALSE, Bit, Chain, Gate, Given, Lut, sources
 from bnnflow.devices.timing import ALONG, CLOCK_TO_Q, LUT, NET, OFF, ONTO, SETUP
+from bnnflow.ir import Node
 
 __all__ = ["LUT_DELAY", "REGISTER_DELAY", "Schedule"]
 
@@ -35,26 +36,27 @@ class Schedule:
         self._needed[FALSE] = False
         self.stage, self.time = [0] * len(self.net.gates), [0.0] * len(self.net.gates)
         self.latency: int | None = None
-        # The layers whose codes go to others through registers: all but inputs, wires and sums.
-        self._registered = {layer.name for layer in self.graph
-                            if not (layer.traits.outside or layer.traits.wires or layer.traits.adds)}
         if clock_period is not None:
             self._pipeline(clock_period)
             self.latency = 1 + max((self.stage[literal >> 1] for literal in logic.wanted), default=0)
         self.gates: dict[str, list[int]] = {layer.name: [] for layer in self.graph}
         self.taps: dict[int, set[int]] = {}
         self.exports: dict[str, dict[tuple[int, int], int]] = {layer.name: {} for layer in self.graph}
-        for node, gate in self.needed():
-            self.gates[self.net.owner[node]].append(node)
-            for source in sources(gate):
-                self._read(source, self.stage[node], self.net.owner[node])
-        for literal in logic.wanted:
-            self._read(literal >> 1, self.latency or 0, "")
+        self._find_readers()
         self.delays = {source: max(taps) for source, taps in self.taps.items() if max(taps)}
 
     def needed(self) -> Iterator[tuple[int, Gate]]:
         """The nodes that an output needs and their gates, in order of evaluation, without the constant."""
         return ((node, gate) for node, gate in enumerate(self.net.gates) if self._needed[node])
+
+    def _find_readers(self) -> None:
+        """Fill `gates`, `taps` and `exports`: who reads what, and how much later."""
+        for node, gate in self.needed():
+            self.gates[self.net.owner[node]].append(node)
+            for source in sources(gate):
+                self._read(source, self.stage[node], self.net.owner[node])
+        for literal in self.logic.wanted:
+            self._read(literal >> 1, self.latency or 0, "")
 
     def _read(self, source: int, stage: int, reader: str) -> None:
         """Note that the layer `reader`, or the top module (""), reads a node in a stage."""
@@ -67,25 +69,32 @@ class Schedule:
 
     def _pipeline(self, clock_period: float) -> None:
         """Put every gate into the latest stage of its sources, or into the next one where it would take too long."""
+        registered = {layer.name for layer in self.graph if _is_registered(layer)}
         for node, gate in self.needed():
             if isinstance(gate, Bit):  # it is ready with its chain, however long that takes
                 self.stage[node], self.time[node] = self.stage[gate.chain], self.time[gate.chain]
             elif not isinstance(gate, Given):
-                stage, begin = max((0, 0.0), *(self._enters(source, node, gate) for source in sources(gate)))
+                enters = [self._enters(source, node, gate, registered) for source in sources(gate)]
+                stage, begin = max((0, 0.0), *enters)
                 delay = _delay(gate)
                 if begin + delay > clock_period - REGISTER_DELAY and begin > 0:
                     stage, begin = stage + 1, 0.0
                 self.stage[node], self.time[node] = stage, begin + delay
 
-    def _enters(self, source: int, node: int, gate: Gate) -> tuple[int, float]:
-        """(stage, ns in it) in which a source of a node can be read."""
+    def _enters(self, source: int, node: int, gate: Gate, registered: Container[str]) -> tuple[int, float]:
+        """(stage, ns in it) in which a node can read a source."""
         owner = self.net.owner[source]
-        if owner != self.net.owner[node] and owner in self._registered:
+        if owner != self.net.owner[node] and owner in registered:
             return self.stage[source] + 1, 0.0
         if isinstance(gate, Chain) and isinstance(self.net.gates[source], Lut) and 2 * source not in gate.a:
             # The function of a chain's operand is in the LUT of the chain's own position.
             return self.stage[source], max(0.0, self.time[source] - LUT_DELAY)
         return self.stage[source], self.time[source]
+
+
+def _is_registered(layer: Node) -> bool:
+    """True for a layer whose codes go to others through registers: all but inputs, wires and sums."""
+    return not (layer.traits.outside or layer.traits.wires or layer.traits.adds)
 
 
 def _delay(gate: Gate) -> float:
