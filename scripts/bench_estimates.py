@@ -1,10 +1,11 @@
-"""The table's estimates beside logic synthesis of the kernels, and for Verilog beside that of the whole design.
+"""Estimates by the table beside logic synthesis of the kernels, and for Verilog beside that of the whole design.
 
     python scripts/bench_estimates.py                  # an hour or more, most of it yosys'
     python scripts/bench_estimates.py digits           # networks by their names
 
-A row each: LUTs by the table, by yosys kernel for kernel (and packed), the ratio, its least and largest of kernels of
-100 LUTs or more, and how long it took. Random weights, batch norms of both signs. Needs the extra `rtl`.
+Each row has the LUTs by the table and by yosys kernel for kernel (also packed), the ratio of the two, the least and the
+largest ratio of kernels of 100 LUTs or more, and how long yosys took. Weights are random, batch norms have both signs.
+Needs the extra `rtl`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 import bnnflow as bf
 from bnnflow.backends.hls.sums import passes
+from bnnflow.facts.facts import Facts
 from bnnflow.ir import Graph
 
 PART = "xcvu13p-flga2577-2-e"
@@ -67,12 +69,9 @@ def _conv() -> Any:
     return keras.Model(x, QActivation("binary(alpha=1)")(keras.layers.BatchNormalization()(h)))
 
 
-def row(title: str, graph: Graph, options: dict[str, Any]) -> None:
-    config = bf.BuildConfig(part=PART, **options)
-    if config.reuse_factor > 1:  # of every sum and maximum the largest that it can have
-        layers = {node.name: {"reuse_factor": max(n for n in passes(node) if n <= config.reuse_factor)}
-                  for node in graph if passes(node)}
-        config = replace(config, strategy="Resource", layers=layers)
+def row(title: str, graph: Graph, options: dict[str, Any]) -> str:
+    """The row of a network with some options."""
+    config = folded(graph, bf.BuildConfig(part=PART, **options))
     table, start = bf.estimate(graph, config), time.time()
     found = bf.estimate(graph, config, synthesize=True)
     seconds = time.time() - start
@@ -81,17 +80,31 @@ def row(title: str, graph: Graph, options: dict[str, Any]) -> None:
               if one.lut and two.lut and two.lut >= 100 and two.source == "kernel synthesis"]
     packed = sum(m.lut if m.lut_packed is None else m.lut_packed for m in found.modules if m.lut is not None)
     whole = ""
-    if config.backend == "Verilog":
-        with tempfile.TemporaryDirectory() as folder:
-            bf.build(graph, replace(config, output_dir=f"{folder}/prj"))
-            facts = bf.synthesize(f"{folder}/prj")
-            whole = f"{facts.lut:,} ({facts.ff:,} FF, kernels {found.ff:,}, table {table.ff:,})"
-    print(f"| {title} | {table.lut:,} | {found.lut:,} | {packed:,} | {table.lut / found.lut:.2f} | "
-          f"{min(ratios):.2f} to {max(ratios):.2f} | {seconds:.0f} | {whole} |", flush=True)
+    if config.target.one_netlist:
+        facts = whole_design(graph, config)
+        whole = f"{facts.lut:,} ({facts.ff:,} FF, kernels {found.ff:,}, table {table.ff:,})"
+    return (f"| {title} | {table.lut:,} | {found.lut:,} | {packed:,} | {table.lut / found.lut:.2f} | "
+            f"{min(ratios):.2f} to {max(ratios):.2f} | {seconds:.0f} | {whole} |")
+
+
+def folded(graph: Graph, config: bf.BuildConfig) -> bf.BuildConfig:
+    """The options, with the largest reuse factor up to that of the options for every sum and maximum."""
+    if config.reuse_factor == 1:
+        return config
+    possible = {node.name: passes(node) for node in graph if passes(node)}
+    layers = {name: {"reuse_factor": max(n for n in factors if n <= config.reuse_factor)}
+              for name, factors in possible.items()}
+    return replace(config, strategy="Resource", layers=layers)
+
+
+def whole_design(graph: Graph, config: bf.BuildConfig) -> Facts:
+    """Logic synthesis of the project."""
+    with tempfile.TemporaryDirectory() as folder:
+        return bf.synthesize(bf.build(graph, replace(config, output_dir=f"{folder}/prj")))
 
 
 def main() -> None:
-    """A row a network and its options."""
+    """A row for every network and its options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=list(ROWS), help=", ".join(ROWS))
     print("| network | table, LUTs | kernels by yosys | packed | table / yosys | single kernels | seconds | whole |")
@@ -99,7 +112,7 @@ def main() -> None:
     for name in parser.parse_args().networks:
         graph = network(name)
         for title, options in ROWS[name].items():
-            row(f"{name}, {title}", graph, options)
+            print(row(f"{name}, {title}", graph, options), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The size of single layers in LUTs: ours, alkaid 0.8.2 and `+` chains, by the same run of yosys with the same flags.
+"""LUTs of single layers: ours, alkaid's (0.8.2) and sums written with `+`, all by yosys with the same flags.
 
-    python scripts/bench_luts.py                    # every layer: an hour or so, most of it the peer's and yosys'
+    python scripts/bench_luts.py                    # every layer: an hour or so, most of it alkaid's and yosys'
     python scripts/bench_luts.py reference fan-in   # layers by their names
-    python scripts/bench_luts.py --ours             # without the peer
+    python scripts/bench_luts.py --ours             # without alkaid
 
-Each row: raw LUT1-6, yosys' packed estimate, carry blocks, MUXF, depth, seconds of yosys. Every design of ours is equal
-to the graph on 100,000 random vectors, the peer's on 2,000; alkaid's better one of two runs, with and without carry
-chains, counts, where yosys finishes in ten minutes. Needs the extra `bench`.
+Each row has LUT1-6 as they are, yosys' packed estimate, carry blocks, MUXF, depth, and the seconds of yosys. Every
+design of ours is equal to the graph on 100,000 random vectors, alkaid's on 2,000. alkaid runs twice, with and without
+carry chains; the smaller design counts, of those that yosys finishes in ten minutes. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ from bnnflow.toolchains.yosys import Size, synthesize
 
 @dataclass(frozen=True)
 class Layer:
-    """Codes of `bits` bits, `planes` thresholds on each (or none), levels (inputs, outputs), and a threshold an output."""
+    """A layer of sums with a threshold each: `levels` are (inputs, outputs), `thresholds` (outputs,).
+
+    Its input codes have `bits` bits. With `planes` (features, thresholds) a thermometer stands in front of the sums.
+    """
 
     levels: np.ndarray
     thresholds: np.ndarray
     bits: int = 1
-    planes: np.ndarray | None = None  # (features, planes)
+    planes: np.ndarray | None = None
 
     @property
     def inputs(self) -> int:
@@ -60,11 +63,12 @@ class Layer:
 
 
 def _steps(thresholds: np.ndarray) -> Steps:
-    return Steps(np.zeros(len(thresholds), np.int64), np.ones(len(thresholds), np.int64), thresholds.astype(np.int64)[:, None])
+    count = len(thresholds)
+    return Steps(np.zeros(count, np.int64), np.ones(count, np.int64), thresholds.astype(np.int64)[:, None])
 
 
 def _layer(levels: np.ndarray, bits: int = 1, planes: np.ndarray | None = None) -> Layer:
-    """A threshold in the middle of every sum."""
+    """A layer with the threshold in the middle of every sum."""
     levels = levels.astype(np.int64)
     top = 2**bits - 1 if planes is None else 1
     return Layer(levels, -(-top * levels.sum(axis=0) // 2), bits, planes)
@@ -87,14 +91,14 @@ def _values(values: list[int], shape: tuple[int, int], bits: int = 1) -> Layer:
 
 
 def codebook() -> Layer:
-    """3x3 kernels of 8 channels, each one of 16 patterns of +-1, at one position."""
+    """One position of 32 filters of 3x3x8, of which the 3x3 of every channel is one of 16 patterns of +-1."""
     rng = np.random.default_rng(3)
     book = rng.choice([-1, 1], (16, 9))
     return _layer(book[rng.integers(0, 16, (8, 32))].transpose(2, 0, 1).reshape(72, 32))
 
 
 def thermometer() -> Layer:
-    """16 features of 8 bits, 15 planes each, ternary sums of a tenth of the planes; the encoder counted."""
+    """Ternary sums of a tenth of the 15 planes of 16 features of 8 bits; the thermometer is counted, too."""
     rng = np.random.default_rng(4)
     planes = np.sort(rng.integers(1, 255, (16, 15)), axis=1)
     return _layer(rng.choice([-1, 1], (240, 64)) * (rng.random((240, 64)) < .1), 8, planes)
@@ -138,8 +142,8 @@ def ours(layer: Layer) -> tuple[Size, str]:
     return synthesize(files, "design"), f"netlist {seconds:.1f} s"
 
 
-def chains(layer: Layer) -> tuple[Size, str]:
-    """Every output as one Verilog sum of its taps."""
+def plus(layer: Layer) -> tuple[Size, str]:
+    """Every output as one sum of its taps, written with `+` in Verilog: yosys makes carry chains of it."""
     assert layer.bits == 1
     outputs = []
     for j, column in enumerate(layer.levels.T):
@@ -159,14 +163,16 @@ def alkaid(layer: Layer) -> tuple[Size | None, str]:
     if layer.planes is not None:
         codes = np.repeat(codes, layer.planes.shape[1]) >= layer.planes.ravel().astype(float)
     samples = np.random.default_rng(6).integers(0, 2**layer.bits, (2_000, layer.inputs))
-    return traced(x, lambda: codes @ layer.levels.astype(float) >= layer.thresholds.astype(float), samples.astype(float),
-                  layer.graph()(samples))
+    levels, thresholds = layer.levels.astype(float), layer.thresholds.astype(float)
+    return traced(x, lambda: codes @ levels >= thresholds, samples.astype(float), layer.graph()(samples))
 
 
 def traced(x: Any, compute: Callable[[], Any], samples: np.ndarray, expected: np.ndarray,
            carries: Sequence[bool] = (True, False)) -> tuple[Size | None, str]:
-    """alkaid's Verilog of what `compute` makes of its input x, equal to `expected` on samples (n, inputs); the better
-    of its runs with and without carry chains.
+    """(size, note) of alkaid's Verilog of what `compute` makes of its input x, the smaller one of its runs.
+
+    It is equal to `expected` on `samples` (n, inputs). A run is with carry chains or without. The size is None where
+    yosys finishes none.
     """
     from alkaid.codegen import RTLModel
     from alkaid.trace import trace
@@ -189,27 +195,34 @@ def geometric_mean(ratios: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
+def measured(name: str, peer: bool) -> dict[str, Size]:
+    """The sizes of a layer's designs by who made them, printed as they come."""
+    makers: dict[str, Callable[[Layer], tuple[Size | None, str]]] = {"ours": ours}
+    if peer:
+        makers["alkaid"] = alkaid
+    if peer and name == "reference":
+        makers["+"] = plus
+    layer, sizes = LAYERS[name](), {}
+    for who, make in makers.items():
+        size, note = make(layer)
+        if size is None:
+            print(f"{name:14}{who:8} yosys did not finish")
+            continue
+        sizes[who] = size
+        print(f"{name:14}{who:8}{size.raw:8,}{size.packed or 0:8,}{size.carry:7,}{size.muxf:6,}{size.depth:7}"
+              f"{size.seconds:9.1f}  {note}", flush=True)
+    return sizes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("layers", nargs="*", help=", ".join(LAYERS))
-    parser.add_argument("--ours", action="store_true", help="without the peer")
+    parser.add_argument("--ours", action="store_true", help="without alkaid")
     options = parser.parse_args()
     print(f"{'layer':14}{'':8}{'raw':>8}{'packed':>8}{'carry':>7}{'muxf':>6}{'depth':>7}{'yosys s':>9}")
     ratios: dict[bool, list[float]] = {False: [], True: []}
     for name in options.layers or LAYERS:
-        layer = LAYERS[name]()
-        rows = {"ours": ours} if options.ours else {"ours": ours, "alkaid": alkaid}
-        if name == "reference" and not options.ours:
-            rows["+"] = chains
-        sizes = {}
-        for who, make in rows.items():
-            size, note = make(layer)
-            if size is None:
-                print(f"{name:14}{who:8} yosys did not finish")
-                continue
-            sizes[who] = size
-            print(f"{name:14}{who:8}{size.raw:8,}{size.packed or 0:8,}{size.carry:7,}{size.muxf:6,}{size.depth:7}"
-                  f"{size.seconds:9.1f}  {note}", flush=True)
+        sizes = measured(name, peer=not options.ours)
         if "alkaid" in sizes:
             ratios[name in SEVERAL_BITS].append(sizes["ours"].raw / sizes["alkaid"].raw)
     for several, what in ((False, "1-bit inputs"), (True, "several-bit inputs")):

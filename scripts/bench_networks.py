@@ -3,16 +3,18 @@
     FLOW_DATA=folder/with/mnist.npz python scripts/bench_networks.py --out FOLDER
     python scripts/bench_networks.py --out FOLDER --networks --nairods FOLDER2      # the jet taggers, beside alkaid
 
-digits, mnist_lut and mnist_sbnn are trained as their files in models/ say, nairods are the jet taggers of
-scripts/nairods.py. FOLDER keeps training runs and projects; what yosys said is kept too: an interrupted bench goes on.
+digits, mnist_lut and mnist_sbnn are trained as their files in models/ say; nairods are the jet taggers of
+scripts/nairods.py. FOLDER keeps training runs, projects and what yosys said, so that an interrupted bench goes on.
 
-Every row is a Verilog project: raw LUT1-6, yosys' packed estimate, carry blocks and depth of the combinational one;
-LUTs and registers of the pipelined one (2 ns) and its cycles; ns of the longest path of both (bnnflow.devices.timing).
-"counted" is what `bnnflow.estimate` says of both without any tool.
-Where the encoder is not counted the thermometer's planes are the inputs; the outputs are scores, or the class of the
-largest one. Verilator compares every output of both with the graph on 10,000 vectors (test images, filled up with
-random ones); accuracy is that of its outputs on the test images. alkaid's run is with carry chains (its better one for
-sums of several bits), its netlist equal to the graph on 2,000 inputs. Needs the extra `bench`.
+Every row is a network as two Verilog projects. Of the combinational one it has LUT1-6 as they are ("raw"), yosys'
+packed estimate, carry blocks and depth; of the pipelined one (2 ns) LUTs, registers and cycles; of both the ns of the
+longest path (bnnflow.devices.timing). "counted" is what `bnnflow.estimate` says of both without any tool.
+
+Where the encoder is not counted the thermometer's planes are the inputs. The outputs are scores, or the class of the
+largest one. Verilator compares every output of both projects with the graph on 10,000 vectors: the test images, filled
+up with random ones. The accuracy is that of its outputs on the test images. alkaid runs with carry chains, which make
+its smaller designs for sums of several bits, and its netlist is equal to the graph on 2,000 inputs. Needs the extra
+`bench`.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ SIZE = ("raw", "packed", "carry", "depth")
 
 
 def trained(name: str, out: Path) -> tuple[Graph, np.ndarray, np.ndarray]:
-    """A network of bnnflow.models, trained in a folder unless it is there: graph, codes of the test images, labels."""
+    """(graph, codes of the test images, labels) of a network of bnnflow.models, trained in `out` unless it is there."""
     module = import_module(f"bnnflow.models.{name}")
     folder = out / name
     arrays = module.data()
@@ -66,13 +68,13 @@ def trained(name: str, out: Path) -> tuple[Graph, np.ndarray, np.ndarray]:
 
 
 def filled(graph: Graph, codes: np.ndarray) -> np.ndarray:
-    """VECTORS input codes: those given, then edges, ties and random ones."""
+    """VECTORS input codes: those given, then the default ones of a test bench."""
     return np.concatenate([codes, default_vectors(graph, VECTORS)[0]])[:VECTORS]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A network's projects: their sizes, the pipelined one's latency, and what Verilator compared of each."""
+    """The two projects of a network: their sizes, the latency of the pipelined one, and what Verilator compared."""
 
     combinational: Size
     pipelined: Size | None
@@ -89,7 +91,7 @@ class Measured:
 
 def measured(graph: Graph, codes: np.ndarray, project: Path, encoder: str = "inside", registers: bool = True
              ) -> Measured:
-    """Both projects of a graph, equal to it on the codes; the pipelined one is synthesized if `registers` count."""
+    """Both projects of a graph, equal to it on the codes; the pipelined one is synthesised where `registers` count."""
     found: list[Any] = []
     counted: list[Any] = []
     for pipelined in (False, True):
@@ -137,7 +139,7 @@ def alkaid(model: Any, graph: Graph, codes: np.ndarray) -> Size | None:
 
 
 def bench_trained(names: Sequence[str], out: Path) -> None:
-    """A row a network, encoder and kind of output."""
+    """A row for every network, encoder and kind of output."""
     table_head("network", "encoder", "outputs", "accuracy", *SIZE, "ns", "pipelined: raw", "FF", "ns", "cycles",
                "Verilator", "counted")
     for name in names:
@@ -155,7 +157,7 @@ def bench_trained(names: Sequence[str], out: Path) -> None:
 
 
 def bench_jets(folder: Path, out: Path, peer: bool) -> None:
-    """A row a network, and the peer's beside it."""
+    """A row for every network, with alkaid's design beside ours where `peer`."""
     table_head("network", *SIZE, "ns", "cycles", "Verilator", "counted", *(f"alkaid {name}" for name in SIZE),
                "raw, ours/alkaid")
     ratios = []
@@ -183,7 +185,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--networks", nargs="*", choices=[*TRAINED], default=[*TRAINED])
     parser.add_argument("--nairods", type=Path, help="folder of the jet taggers")
-    parser.add_argument("--ours", action="store_true", help="without the peer")
+    parser.add_argument("--ours", action="store_true", help="without alkaid")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.networks:

@@ -2,13 +2,15 @@
 
     python scripts/bench_scale.py [--networks cnv glt96 conv] [--images 100] [--vectors 0] [--out FOLDER]
 
-Prints one row a network, with random weights and batch norms of both signs: CNV w1a1 at 32x32x3 and the thermometer
-network at 96x96x3 in io_stream, a binary 3x3x64x64 convolution on 8x8 in io_parallel. "write" includes the test bench's
-vectors, flow's default ones, or random ones with --vectors N; the time for the images is that of the compiled program,
-and in brackets that of `bnnflow.simulate` with the graph that it is compared with. Every output of the images is compared
-with the graph, the graph with Keras at every activation on a few; a difference raises. g++ runs from a process without
-TensorFlow, because the peak memory of a child is at least that of its parent. On a busy machine OPENBLAS_NUM_THREADS=1
-makes "write" ten times faster: the graph's many small products lose their time in threads that wait for each other.
+Prints one row a network, all with random weights and batch norms of both signs: CNV w1a1 at 32x32x3 and the thermometer
+network at 96x96x3 in io_stream, a binary 3x3x64x64 convolution on 8x8 in io_parallel.
+
+"write" includes the vectors of the test bench, the default ones, or random ones with --vectors N. The time for the
+images is that of the compiled program, and in brackets that of `bnnflow.simulate`, which runs the graph, too. Every
+output of the images is compared with the graph, and on a few images every activation of the graph with Keras; a
+difference raises. g++ runs from a process without TensorFlow, because the peak memory of a child is at least that of
+its parent. On a busy machine OPENBLAS_NUM_THREADS=1 makes "write" ten times faster: the graph's many small products
+lose their time in threads that wait for each other.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ def network(name: str) -> Any:
 
 
 def _layer() -> Any:
-    """Codes that are binarised, 8x8x64, into a `same` convolution of 64 filters, batch norm, binary activation."""
+    """An input of 8x8x64 that is binarised, a `same` convolution of 64 filters, batch norm, a binary activation."""
     import tf_keras as keras
     from qkeras import QActivation, QConv2D, binary
 
@@ -62,7 +64,7 @@ def _layer() -> Any:
 
 
 def write(name: str, project: Path, vectors: int) -> tuple[float, float, int]:
-    """Lower and write a network; seconds of each, and how many codes of the graph were compared with Keras."""
+    """(seconds to lower, seconds to write, codes compared with Keras) of a network that is written to `project`."""
     import bnnflow.train  # noqa: F401  # isort: skip
     from bnnflow.frontends.keras.reference import check_equal
 
@@ -84,10 +86,10 @@ def random_codes(graph: Any, count: int, seed: int) -> Any:
 
 
 def simulate(project: Path, images: int) -> tuple[float, float, float, float, int]:
-    """Seconds of g++, its peak in MB, seconds of the program on the images and of all, outputs compared."""
+    """(seconds of g++, its peak in MB, seconds of the program on the images, seconds of all, outputs compared)."""
     from bnnflow.backends.project import Project
 
-    os.environ["XDG_CACHE_HOME"] = str(project.parent)  # compiled simulations are kept: not this one's
+    os.environ["XDG_CACHE_HOME"] = str(project.parent)  # a kept simulation would not be compiled
     calls: list[tuple[float, float]] = []
     call = tools.call
 

@@ -1,13 +1,14 @@
-"""Stock hls4ml 1.3.0 beside bnnflow on the trained jet taggers of scripts/nairods.py: who computes what Keras computes.
+"""Stock hls4ml 1.3.0 beside bnnflow on the trained jet taggers of scripts/nairods.py: who computes Keras' outputs?
 
     python scripts/bench_stock.py FOLDER [--inputs 10000] [--networks N] [--environment DIR]
 
-Stock hls4ml needs an older TensorFlow than bnnflow: the first run makes a virtualenv for it (2 GB, Python 3.10 or 3.11)
-and every network is converted, compiled and run there in a process of its own, from Keras' configuration and weights.
-That process first checks that its Keras gives the same logits as ours.
+Stock hls4ml needs an older TensorFlow than bnnflow, so that the first run makes a virtualenv for it (2 GB, Python 3.10
+or 3.11). Every network is converted, compiled and run there in a process of its own, from Keras' configuration and
+weights. That process first checks that its Keras gives the same logits as ours.
 
-Prints one row a network. "argmax" is the share of inputs with Keras' decision (single output: logit above 0), "exact"
-the share of outputs equal to Keras' logits; "1" is all of them. A bnnflow share below 1 is an error.
+Prints one row a network. "argmax" is the share of inputs with Keras' decision, which for a single output is a logit
+above 0, and "exact" the share of outputs that are equal to Keras' logits; "1" is all of them. A share below 1 for
+bnnflow is an error.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def interpreter() -> str:
 
 
 def environment(folder: Path) -> Path:
-    """Python of the virtualenv with PINS in `folder`; makes it where it is missing or has other pins."""
+    """The Python of a virtualenv with PINS in `folder`, which is made where it is missing or has other pins."""
     from bnnflow import InputError, ToolError
     from bnnflow.toolchains.process import call
 
@@ -68,7 +69,7 @@ def environment(folder: Path) -> Path:
 
 
 def reference(path: Path, codes: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Keras model, Keras' logits and bnnflow's."""
+    """(Keras model, Keras' logits, bnnflow's logits) of a network."""
     import nairods
 
     import bnnflow as bf
@@ -82,7 +83,7 @@ def reference(path: Path, codes: np.ndarray) -> tuple[Any, np.ndarray, np.ndarra
 
 def stock(python: Path, model: Any, codes: np.ndarray, logits: np.ndarray,
           scratch: Path) -> dict[str, np.ndarray | str]:
-    """Stock hls4ml's outputs for each of OPTIONS, or what it raised."""
+    """Stock hls4ml's outputs for each of OPTIONS, or the message of what it raised."""
     from bnnflow.toolchains.process import call
 
     layers = [{"class": type(layer).__name__, "config": layer.get_config()} for layer in model.layers[1:]]
@@ -102,6 +103,7 @@ def stock(python: Path, model: Any, codes: np.ndarray, logits: np.ndarray,
 
 
 def shares(outputs: np.ndarray, logits: np.ndarray) -> Shares:
+    """The shares of equal decisions, and of equal outputs."""
     ours, theirs = ((a.argmax(axis=1) if a.shape[1] > 1 else a > 0) for a in (outputs, logits))
     return float(np.mean(ours == theirs)), float(np.mean(outputs == logits))
 
@@ -114,7 +116,7 @@ def cells(result: Shares | str) -> list[str]:
 
 
 def mean(results: list[Shares | str]) -> list[str]:
-    """Two cells: means over the networks that ran."""
+    """Two cells of the table: the means over the networks that ran."""
     ran = [result for result in results if not isinstance(result, str)]
     if not ran:
         return ["none ran", ""]
@@ -122,23 +124,30 @@ def mean(results: list[Shares | str]) -> list[str]:
     return [argmax + ("" if len(ran) == len(results) else f" ({len(ran)} of {len(results)})"), exact]
 
 
+def compared(file: Path, codes: np.ndarray, python: Path) -> dict[str, Shares | str]:
+    """The shares of a network by who computes it, or what was raised."""
+    from bnnflow import ToolError
+
+    model, logits, ours = reference(file, codes)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            outputs = {**stock(python, model, codes, logits, Path(scratch)), "bnnflow": ours}
+        except ToolError as error:
+            raise ToolError(f"{file}: the process of stock hls4ml failed: {error}") from error
+    return {name: values if isinstance(values, str) else shares(values, logits) for name, values in outputs.items()}
+
+
 def bench(files: list[Path], codes: np.ndarray, python: Path) -> None:
-    from bnnflow import Mismatch, ToolError
+    """A row for every network, and the means."""
+    from bnnflow import Mismatch
 
     columns: dict[str, list[Shares | str]] = {}
     heads = [f"{name}: {what}" for name in (*(f"stock, {option}" for option in OPTIONS), "bnnflow")
              for what in ("argmax", "exact")]
     print(f"| network | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}", flush=True)
     for file in files:
-        model, logits, ours = reference(file, codes)
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                outputs = {**stock(python, model, codes, logits, Path(scratch)), "bnnflow": ours}
-            except ToolError as error:
-                raise ToolError(f"{file}: the process of stock hls4ml failed: {error}") from error
         row = []
-        for name, values in outputs.items():
-            result = values if isinstance(values, str) else shares(values, logits)
+        for name, result in compared(file, codes, python).items():
             columns.setdefault(name, []).append(result)
             row += cells(result)
         print(f"| {file.parent.name}/{file.name.split('__')[0]} | {' | '.join(row)} |", flush=True)
@@ -148,7 +157,7 @@ def bench(files: list[Path], codes: np.ndarray, python: Path) -> None:
 
 
 def rebuilt(layers: list[dict[str, Any]], arrays: Any) -> Any:
-    """The Keras model of a chain of QKeras layers, under the worker's TensorFlow."""
+    """The Keras model of QKeras layers in a row, under the worker's TensorFlow."""
     import qkeras
     from tensorflow import keras
 
@@ -161,7 +170,7 @@ def rebuilt(layers: list[dict[str, Any]], arrays: Any) -> Any:
 
 
 def converted(model: Any, project: Path, options: dict[str, str], x: np.ndarray) -> np.ndarray:
-    """What the C++ of stock hls4ml computes."""
+    """The outputs of the C++ of stock hls4ml."""
     import hls4ml
 
     config = hls4ml.utils.config_from_keras_model(model, granularity="name", backend="Vitis", **options)

@@ -2,9 +2,10 @@
 
     python scripts/bench_strategies.py [reference mnist NET.npz ...] [--samples 2000]
 
-Prints one row a network and strategy, io_parallel: the 160-to-64 ternary layer of scripts/bench_luts.py, the binary
-network 784-128-128-128-10 with random weights, or a graph's file. Times are of the processor, not of the wall; the
-program's is that of a sample, with reading and comparing its numbers. Every output is compared with the graph.
+Prints one row a network and strategy, io_parallel. Networks are the 160-to-64 ternary layer of scripts/bench_luts.py,
+the binary network 784-128-128-128-10 with random weights, or a saved graph. Times are those of the processor, not of
+the wall; the program's is for one sample and includes reading and comparing its numbers. Every output is compared with
+the graph.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def measure(name: str, strategy: str, samples: int) -> str:
         return code
 
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder  # compiled simulations are kept: not this one's
+        os.environ["XDG_CACHE_HOME"] = folder  # a kept simulation would not be compiled
         start = time.process_time()
         bf.build(graph, bf.BuildConfig(output_dir=Path(folder) / "prj", strategy=strategy))
         written = time.process_time() - start
@@ -84,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     print("| network | strategy | write s | g++ s | g++ peak MB | a sample, us | outputs |", "|---" * 7 + "|", sep="\n")
     for name in options.networks:
-        for strategy in STRATEGIES:  # each in a process of its own: what a child's peak was is the largest so far
+        for strategy in STRATEGIES:  # each in a process of its own, which has a peak memory of its own
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 print(pool.submit(measure, name, strategy, options.samples).result(), flush=True)
 

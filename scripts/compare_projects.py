@@ -1,13 +1,14 @@
 """Does a change of the code change what it writes? Sixty graphs as projects of every backend, before and after.
 
     python scripts/compare_projects.py record BEFORE           # in a checkout of the commit before
-    python scripts/compare_projects.py record AFTER [GRAPH...] # in this one; graphs whose names begin so
+    python scripts/compare_projects.py record AFTER [GRAPH...] # in this one; only graphs whose names begin so (layers
+                                                               # of Keras models have the same names in whole runs only)
     python scripts/compare_projects.py diff BEFORE AFTER
 
-`record` lowers models, makes random graphs, and writes each of them with every backend, `io_type` and strategy. It keeps
-all files of every project, the digest and the estimates of every graph, and the message where a project is refused.
-`diff` lists what is not the same byte for byte once the intended renames (RENAMES) are made in what was before; its
-exit code is 1 where anything is left.
+`record` lowers models, makes random graphs, and writes each of them with every backend, `io_type` and strategy. It
+keeps all files of every project, the digest and the estimates of every graph, and the message where a project is
+refused. `diff` makes the intended renames (RENAMES) in what was before, and lists what is not the same byte for byte
+then; its exit code is 1 where anything is left.
 """
 
 from __future__ import annotations
@@ -38,16 +39,17 @@ from tests.test_kernel_calls import GRAPHS
 RENAMES: tuple[tuple[str, str], ...] = (
     (r"(flow_\w+_)cuts\b", r"\1thresholds"), (r"\bcuts\b", "thresholds"), (r"\bn_cut\b", "n_threshold"),
     (r"\bcut_t\b", "threshold_t"), (r"\bCut:", "Threshold:"), (r"\b([Nn]o|int|\+|<|;|the|a) cut\b", r"\1 threshold"),
-    (r"\bcut(\+\+|\])", r"threshold\1"),
+    (r"\bcut(\+\+|\])", r"threshold\1"), (r"\blut_sites\b", "lut_positions"),
 )
-STAMP = re.compile(rb"(Stamp: |LIB_STAMP=)[0-9a-f]+")  # hls4ml's, random
+# hls4ml's, random: hexadecimal digits, which YAML quotes where they could be a number.
+STAMP = re.compile(rb"(Stamp: |LIB_STAMP=)'?[0-9a-f]+'?")
 ROWS = (
     "kernel-ternary_auto_po2", "kernel-quantized_bits", "kernel-masked_alpha_beta", "kernel-multi_branch_4",
     "activation-quantized_relu", "activation-quantized_po2", "activation-quantized_hswish", "argument-binary_use_01",
     "layer-thermometer_image", "layer-batchnorm_permute", "layer-rescaling", "layer-conv1d_causal",
     "layer-conv2d_groups", "layer-conv2d_codebook", "layer-depthwise", "layer-separable2d", "layer-max_pooling2d",
     "layer-average_pooling2d_same", "layer-zero_padding_alone", "layer-upsampling2d", "layer-softmax",
-    "model-concatenate_mixed", "model-add_mixed", "model-logic_or", "model-channel_select", "model-nested",
+    "model-concatenate_mixed", "model-add_mixed", "model-logic_or", "model-logic_and", "model-nested",
     "model-several",
 )
 RANDOM = range(30)
@@ -129,42 +131,62 @@ def _files(graph: Any, config: Any, project: Path, store: Path) -> Any:
 def diff(before: Path, after: Path) -> int:
     """Print what differs; the number of things that do."""
     old, new = (json.loads((folder / "record.json").read_text()) for folder in (before, after))
-    seen: dict[tuple[str, str], list[str]] = {}
+    pairs: dict[tuple[str, str], list[str]] = {}  # (digest before, digest after): the files that have them
     count = files = 0
     for name in new:
-        a, b = old.get(name, {}), new[name]
-        for key in ("digest", "notes"):
-            if renamed(json.dumps(a.get(key))) != json.dumps(b.get(key)):
-                count += 1
-                print(f"{name}: {key}: {a.get(key)} -> {b.get(key)}")
-        for part in ("estimates", "projects"):
-            for key in sorted({*a.get(part, {}), *b.get(part, {})}):
-                one, other = a.get(part, {}).get(key), b.get(part, {}).get(key)
-                if part == "estimates" or not (isinstance(one, dict) and isinstance(other, dict)):
-                    if renamed(json.dumps(one)) != json.dumps(other):
-                        count += 1
-                        print(f"{name} {key}: {part}:\n  {one}\n  {other}")
-                    continue
-                one = {renamed(path): digest for path, digest in one.items()}
-                for path in sorted({*one, *other}):
-                    files += 1
-                    pair = (one.get(path, ""), other.get(path, ""))
-                    if pair[0] != pair[1]:
-                        seen.setdefault(pair, []).append(f"{name} {key}: {path}")
-    for (a_digest, b_digest), places in seen.items():
-        texts = [text(before, a_digest), text(after, b_digest)]
-        if renamed(texts[0]) != texts[1]:
-            count += len(places)
-            print(f"{len(places)} files, the first {places[0]}")
-            lines = difflib.unified_diff(renamed(texts[0]).splitlines(), texts[1].splitlines(), lineterm="", n=0)
-            print("\n".join(f"    {line[:200]}" for line in list(lines)[:12]))
+        found = list(_differences(old.get(name, {}), new[name]))
+        print(*(f"{name} {what}" for what in found), sep="\n", end="\n" if found else "")
+        count += len(found)
+        for where, before_it, after_it in _file_pairs(old.get(name, {}), new[name]):
+            files += 1
+            if before_it != after_it:
+                pairs.setdefault((before_it, after_it), []).append(f"{name} {where}")
+    count += sum(_print_difference(before, after, *pair, places) for pair, places in pairs.items())
     print(f"{len(new)} of {len(old)} graphs, {files} files, {count} differ")
     return count
 
 
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """What differs between the records of a graph, but for the files of projects that are written in both."""
+    for key in ("digest", "notes"):
+        if _renamed_json(old.get(key)) != json.dumps(new.get(key)):
+            yield f"{key}: {old.get(key)} -> {new.get(key)}"
+    for part in ("estimates", "projects"):
+        one, other = old.get(part, {}), new.get(part, {})
+        for key in sorted({*one, *other}):
+            written = part == "projects" and isinstance(one.get(key), dict) and isinstance(other.get(key), dict)
+            if not written and _renamed_json(one.get(key)) != json.dumps(other.get(key)):
+                yield f"{key}: {part}:\n  {one.get(key)}\n  {other.get(key)}"
+
+
+def _file_pairs(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(project and path, digest before and after, or "") of the files of projects that are written in both."""
+    for key, other in sorted(new["projects"].items()):
+        one = old.get("projects", {}).get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            one = {renamed(path): digest for path, digest in one.items()}
+            for path in sorted({*one, *other}):
+                yield f"{key}: {path}", one.get(path, ""), other.get(path, "")
+
+
+def _print_difference(before: Path, after: Path, digest: str, new_digest: str, places: list[str]) -> int:
+    """Print the lines that differ between two kept files, for all places that have them; how many places differ."""
+    was, now = renamed(text(before, digest)), text(after, new_digest)
+    if was == now:
+        return 0
+    print(f"{len(places)} files, the first {places[0]}")
+    lines = difflib.unified_diff(was.splitlines(), now.splitlines(), lineterm="", n=0)
+    print("\n".join(f"    {line[:200]}" for line in list(lines)[:12]))
+    return len(places)
+
+
+def _renamed_json(value: Any) -> str:
+    return renamed(json.dumps(value))
+
+
 def text(folder: Path, digest: str) -> str:
     """The text of a kept file; empty where there is none."""
-    return (folder / "files" / digest).read_text(errors="replace") if digest else ""
+    return STAMP.sub(rb"\1", (folder / "files" / digest).read_bytes()).decode(errors="replace") if digest else ""
 
 
 def renamed(text: str) -> str:

@@ -1,12 +1,13 @@
-"""Train networks, convert them, and prove Keras = graph = C simulation on their test images.
+"""Train networks, convert them, and prove that Keras, graph and C simulation are equal on their test images.
 
     FLOW_DATA=folder/with/mnist.npz python scripts/exact.py mnist [--kinds binary ternary ...] [--planes 0 4]
     FLOW_DATA=folder/with/cifar10.npz python scripts/exact.py cifar10 [--width 64] [--groups 2] [--planes 8]
                                        each with [--epochs N] [--images N] [--out FOLDER]
 
-mnist: 784-128-128-128-10, every kind, with and without a thermometer; cifar10: the network of models/glt.py, io_stream.
-Prints one row a network: accuracies of Keras, graph and C simulation on the first `--images` test images, codes
-compared with Keras, and seconds. Any difference raises. A network that FOLDER holds already is not trained again.
+mnist is 784-128-128-128-10 with every kind of weights, with and without a thermometer; cifar10 is the network of
+models/glt.py in io_stream. Prints one row a network: the accuracies of Keras, graph and C simulation on the first
+`--images` test images, how many codes were compared with Keras, and seconds. Any difference raises. A network that
+FOLDER holds already is not trained again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from bnnflow.train.fit import Arrays, accuracy, fit
 
 
 def mnist_networks(args: argparse.Namespace) -> Iterator[tuple[str, Any, str]]:
-    """(label, network, io_type) in turn."""
+    """(label, network, io_type) of every kind and number of planes."""
     for kind, planes in itertools.product(args.kinds, args.planes):
         label = f"{kind}, thermometer of {planes} planes" if planes else f"{kind}, pixels"
         yield label, mnist.build(kind, planes), "io_parallel"
@@ -44,7 +45,7 @@ def cifar10_networks(args: argparse.Namespace) -> Iterator[tuple[str, Any, str]]
 
 def row(label: str, network: Any, io_type: str, arrays: Arrays, training: dict[str, Any], input_type: str,
         out: Path) -> str:
-    """Trained, saved, lowered, built and simulated: a row of the table."""
+    """Train, save, lower, build and simulate a network, for its row of the table."""
     name = "".join(c if c.isalnum() else "_" for c in label)
     times = [time.time()]
     trained = out / f"{name}.h5"

@@ -1,4 +1,4 @@
-"""The trained QKeras jet taggers of nairods/fastml_bitnet_benchmark: Keras = graph = C simulation.
+"""Are Keras, graph and C simulation equal on the trained QKeras jet taggers of nairods/fastml_bitnet_benchmark?
 
     python scripts/nairods.py FOLDER [--inputs 10000] [--no-csim]
 
@@ -26,7 +26,7 @@ from bnnflow.frontends.keras.reference import check_equal, keras_activations
 
 
 def network(path: Path) -> keras.Model:
-    """Dense(h) -> quantized_relu(7), then a dense output; binary or ternary kernels and biases."""
+    """The model of a file: dense layers with quantized_relu(7) between, binary or ternary kernels and biases."""
     match = re.match(r"(multiclass_|topqg_|)qkeras_(binary|ternary)_([\d_]+)__seed", path.name)
     if match is None:
         raise bf.InputError(f"{path.name}: not one of these networks")
@@ -41,13 +41,18 @@ def network(path: Path) -> keras.Model:
         dense.append(layer)
         if k < len(widths):
             h = qkeras.QActivation("quantized_relu(7)", name=f"relu{k}")(h)
+    for layer, arrays in zip(dense, stored_weights(path), strict=True):
+        layer.set_weights(arrays)
+    return keras.Model(x, h)
+
+
+def stored_weights(path: Path) -> list[list[np.ndarray]]:
+    """[kernel, bias] of every dense layer in a file, in their order."""
     with h5py.File(path) as file:
         stored = file["_layer_checkpoint_dependencies"]
         names = [n for n in stored if n.startswith("q_dense")]
         names.sort(key=lambda n: int(n.rsplit("_", 1)[1]) if n[-1].isdigit() else 0)
-        for name, layer in zip(names, dense, strict=True):
-            layer.set_weights([stored[f"{name}/vars/{i}"][:] for i in (0, 1)])
-    return keras.Model(x, h)
+        return [[stored[f"{name}/vars/{i}"][:] for i in (0, 1)] for name in names]
 
 
 def inputs(count: int, seed: int = 0) -> np.ndarray:
@@ -57,7 +62,7 @@ def inputs(count: int, seed: int = 0) -> np.ndarray:
 
 
 def check(path: Path, codes: np.ndarray, project: Path | None) -> dict[str, int]:
-    """Numbers of codes and outputs compared; raises where any differs."""
+    """How many codes, logits and outputs were compared; raises where any differs."""
     model, x = network(path), codes / 1024
     graph = bf.lower(model, "fixed<16,6>")
     counts = {"codes": sum(check_equal(graph, model, x).values())}

@@ -2,10 +2,11 @@
 
     python scripts/packed.py FOLDER...
 
-Each FOLDER holds `rtl/` and Vivado's `*_post_synth_util.rpt` and `*_post_route_util.rpt`, as in the tests' data of
-calad0i/da4ml, and `*_timing.rpt`, whose longest path is set beside ours where they have one. With several folders each
-is also estimated from the LUT positions (`sites`) of the others: times the others' mean of Vivado's synthesis over
-sites. Needs pyosys; run with 0.70.
+Each FOLDER holds `rtl/` and Vivado's `*_post_synth_util.rpt`, `*_post_route_util.rpt` and `*_timing.rpt`, as in the
+tests' data of calad0i/da4ml. The longest path of Vivado is set beside ours where its reports have one.
+
+With several folders the LUTs of each are also estimated: its LUT positions, times the mean of Vivado's synthesised LUTs
+per position of the others. Needs pyosys; run with 0.70.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SCRIPT = ("scratchpad -set abc9.verify 0", "hierarchy -top vmodel", "proc", "fla
 
 
 def statistics(folder: Path, place: Path) -> None:
-    """Synthesise a design and write its statistics and netlist."""
+    """Synthesise a design, and write stat.json and netlist.json to `place`."""
     sources = sorted(str(file) for file in (folder / "rtl").rglob("*.v") if "wrapper" not in file.name)
     design = libyosys.Design()
     os.chdir(folder / "rtl/memfiles")  # where $readmemh looks
@@ -40,7 +41,7 @@ def statistics(folder: Path, place: Path) -> None:
 
 
 def lut(folder: Path, state: str) -> int:
-    """Vivado's LUTs."""
+    """Vivado's LUTs after a state of the design, "synth" or "route"."""
     (report,) = folder.glob(f"*_post_{state}_util.rpt")
     count = read_report(report).lut
     assert count
@@ -48,31 +49,31 @@ def lut(folder: Path, state: str) -> int:
 
 
 def path(folder: Path, state: str) -> str:
-    """Vivado's longest path in ns."""
+    """Vivado's longest path in ns after a state of the design."""
     (report,) = folder.glob(f"*_post_{state}_timing.rpt")
     found = re.search(r"Data Path Delay: +([\d.]+)ns", report.read_text())
     return found[1] if found else "none"
 
 
 def main() -> None:
-    """A row a folder."""
+    """A row for every folder."""
     found = {}
     for folder in [Path(argument).resolve() for argument in sys.argv[1:]]:
         with tempfile.TemporaryDirectory() as name:
             place = Path(name)
             statistics(folder, place)
             size, netlist = read_report(place / "stat.json"), json.loads((place / "netlist.json").read_text())
-            sites = lut_positions(netlist)
+            positions = lut_positions(netlist)
         print(f"{folder.name}: longest path {longest_path(netlist)} ns; Vivado synthesised {path(folder, 'synth')}, "
               f"routed {path(folder, 'route')}")
-        found[folder] = lut(folder, "synth"), lut(folder, "route"), sites, size.lut, size.lut_packed
-    for folder, (synthesised, routed, sites, raw, packed) in found.items():
+        found[folder] = lut(folder, "synth"), lut(folder, "route"), positions, size.lut, size.lut_packed
+    for folder, (synthesised, routed, positions, raw, packed) in found.items():
         print(f"{folder.name}: Vivado synthesised {synthesised:,}, routed {routed:,}; yosys: LUTs {raw:,}, "
-              f"packed {packed:,}, sites {sites:,}")
+              f"packed {packed:,}, positions {positions:,}")
         others = [row[0] / row[2] for other, row in found.items() if other != folder]
         if others:
-            guess = round(sites * sum(others) / len(others))
-            print(f"    from the others' sites: {guess:,}, {guess / synthesised:.3f} of the synthesised, "
+            guess = round(positions * sum(others) / len(others))
+            print(f"    from the others' positions: {guess:,}, {guess / synthesised:.3f} of the synthesised, "
                   f"{guess / routed:.3f} of the routed")
 
 

@@ -1,13 +1,13 @@
-"""What the training methods are worth on small networks: a table a claim, with 3 seeds and paired differences.
+"""What the training methods are worth on small networks: a table for each claim, with 3 seeds and paired differences.
 
     FLOW_DATA=folder/with/mnist.npz+cifar10.npz python scripts/study_methods.py [--claims thermometers ...] [--seeds 3]
                                                 [--out study.json] [--table]
 
-Every run is a row in `--out` (JSON), where an interrupted study goes on. `--table` prints the tables of what is there.
-Accuracy is that of the hard network on all test images; the difference is to the row named, or else the claim's first,
-with the same seed; mean and standard deviation over the seeds. One run in each row is lowered and compared with Keras
-on 200 images.
-MNIST: 20,000 training images; CIFAR-10: 10,000 and 5,000 test images.
+Every run is kept in `--out` (JSON), from which an interrupted study goes on. `--table` prints the tables of what is
+there. Accuracy is that of the network with its quantizers as they are in hardware, on all test images. Differences are
+to the row named, or else to the claim's first, with the same seed. Numbers are mean and standard deviation over the
+seeds. One run of each row is lowered and compared with Keras on 200 images.
+MNIST has 20,000 training images here; CIFAR-10 has 10,000, and 5,000 test images.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from bnnflow.train.residual import prune_blocks, weight_bits
 class Row:
     """One network of a claim: `build(arrays)` makes it, `recipe` trains it, `then(model, arrays, recipe)` goes on.
 
-    It is compared with the row whose label is `against`, the claim's first where there is none.
+    It is compared with the row whose label is `against`, or with the claim's first.
     """
 
     label: str
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """Rows to compare, all trained alike; `data` is a function below."""
+    """Rows to compare: all are trained on `data` with the `recipe`, which a row may change."""
 
     title: str
     data: Callable[[], Arrays]
@@ -77,13 +77,13 @@ def cifar10_part() -> Arrays:
 
 
 def dense(h: Any, width: int, quantizer: Any, activation: Any = "binary_tanh") -> Any:
-    """Dense, batch norm, binary activation."""
+    """A dense layer, batch norm, a binary activation."""
     h = keras.layers.BatchNormalization(momentum=0.9)(QDense(width, kernel_quantizer=quantizer, use_bias=False)(h))
     return QActivation(activation)(h) if isinstance(activation, str) else activation(h)
 
 
 def head(h: Any) -> Any:
-    """Ten logits."""
+    """A dense layer and batch norm, which give ten logits."""
     h = QDense(10, kernel_quantizer=binary(alpha=1), use_bias=False)(h)
     return keras.layers.BatchNormalization(momentum=0.9)(h)
 
@@ -107,7 +107,7 @@ def thermometer(planes: int, start: str, learned: bool) -> Callable[[Arrays], ke
 
 def mlp(quantizer: Callable[[], Any], activation: Callable[[], Any] = lambda: "binary_tanh"
         ) -> Callable[[Arrays], keras.Model]:
-    """MNIST: one plane, two hidden layers of 256 with the quantizer."""
+    """MNIST: a thermometer of one plane, two hidden layers of 256 with the quantizer."""
 
     def build(arrays: Arrays) -> keras.Model:
         x = keras.Input((784,))
@@ -142,7 +142,7 @@ def residual(arrays: Arrays) -> keras.Model:
 
 
 def blocks_left(share: float, distil: bool) -> Callable[[keras.Model, Arrays, Recipe], keras.Model]:
-    """Residual blocks removed until this share of the weights' bits is left, 3 epochs of tuning behind each."""
+    """Remove residual blocks until this share of the weights' bits is left, with 3 epochs of tuning after each."""
 
     def then(model: keras.Model, arrays: Arrays, recipe: Recipe) -> keras.Model:
         tuning = replace(recipe, epochs=3, learning_rate=recipe.learning_rate / 2,
@@ -160,7 +160,7 @@ def blocks_left(share: float, distil: bool) -> Callable[[keras.Model, Arrays, Re
 
 
 def zeros_rows() -> tuple[Row, ...]:
-    """Masked +-1 and {alpha, beta} at the same shares of zeros."""
+    """Masked +-1 and {alpha, beta}, with the same shares of zeros."""
     rows = [Row("no zeros, +-1", mlp(lambda: Binary("ste")))]
     for zeros in (0.8, 0.95, 0.98):
         rows.append(Row(f"{zeros:.0%} zeros, masked +-1", mlp(lambda: Masked(Binary("ste"))),
@@ -187,7 +187,7 @@ CLAIMS = {
          *(Row(f"n = {n}", convolutions(lambda n=n: KernelCodebook(n))) for n in (16, 32, 128)),
          Row("n = 32, sub-bit table", convolutions(lambda: SubBit(32))))),
     "blocks": Claim(
-        "Residual blocks removed to 60 % of the bits, with and without distillation (CIFAR-10 part, 8 epochs, 3 behind "
+        "Residual blocks removed to 60 % of the bits, with and without distillation (CIFAR-10 part, 8 epochs, 3 after "
         "each block)", cifar10_part, {"epochs": 8, "batch_size": 100, "learning_rate": 3e-3},
         (Row("all blocks", residual), Row("pruned", residual, then=blocks_left(0.6, False)),
          Row("pruned, distilled from the whole", residual, then=blocks_left(0.6, True)))),
@@ -206,7 +206,7 @@ CLAIMS = {
 
 
 def run(claim: Claim, row: Row, seed: int, check: bool) -> dict[str, Any]:
-    """One training: its accuracy (0..1), share of zeros or ones, seconds."""
+    """The results of one training: accuracy (0..1), bits of weights, seconds, share of zeros, codes equal to Keras."""
     arrays, start = claim.data(), time.time()
     keras.backend.clear_session()  # what earlier runs left in memory
     keras.utils.set_random_seed(seed)
@@ -228,7 +228,7 @@ def run(claim: Claim, row: Row, seed: int, check: bool) -> dict[str, Any]:
 
 
 def trained(model: keras.Model, arrays: Arrays, recipe: Recipe, teacher: keras.Model | None = None) -> None:
-    """Train in place to the hard network."""
+    """Train a model in place, to the end, where its quantizers are as they are in hardware."""
     training = Training(model, arrays, recipe, teacher)
     while not training.done:
         training.advance()
@@ -245,23 +245,27 @@ def table(name: str, runs: Mapping[str, Any]) -> str:
     claim = CLAIMS[name]
     head = "network", "accuracy", "difference to", "bits of weights", "zeros", "codes equal to Keras", "s a run"
     lines = [f"{claim.title}:", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-
     for row in claim.rows:
-        found = runs.get(f"{name}/{row.label}", {})
-        if not found:
-            continue
-        base = row.against or claim.rows[0].label
-        bases = runs.get(f"{name}/{base}", {})
-        scores = np.array([r["accuracy"] for r in found.values()])
-        apart = np.array([r["accuracy"] - bases[seed]["accuracy"] for seed, r in found.items() if seed in bases])
-        zeros = [r["zeros"] for r in found.values() if "zeros" in r]
-        difference = f"{spread(apart, '+')} ({base})" if base != row.label and len(apart) else ""
-        cells = [row.label, spread(scores, ""), difference,
-                 f"{next(iter(found.values()))['bits']:,}", f"{np.mean(zeros):.1%}" if zeros else "",
-                 f"{sum(r.get('codes', 0) for r in found.values()):,}",
-                 f"{np.mean([r['seconds'] for r in found.values()]):.0f}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        found, base = runs.get(f"{name}/{row.label}", {}), row.against or claim.rows[0].label
+        if found:
+            difference = "" if base == row.label else paired(found, base, runs.get(f"{name}/{base}", {}))
+            lines.append(f"| {' | '.join(cells(row.label, found, difference))} |")
     return "\n".join(lines)
+
+
+def paired(found: Mapping[str, Any], base: str, bases: Mapping[str, Any]) -> str:
+    """The difference of accuracy to the row `base`, over the seeds that both have."""
+    apart = np.array([r["accuracy"] - bases[seed]["accuracy"] for seed, r in found.items() if seed in bases])
+    return f"{spread(apart, '+')} ({base})" if len(apart) else ""
+
+
+def cells(label: str, found: Mapping[str, Any], difference: str) -> list[str]:
+    """The row of a network, from its runs by seed."""
+    runs = list(found.values())
+    zeros = [run["zeros"] for run in runs if "zeros" in run]
+    return [label, spread(np.array([run["accuracy"] for run in runs]), ""), difference, f"{runs[0]['bits']:,}",
+            f"{np.mean(zeros):.1%}" if zeros else "", f"{sum(run.get('codes', 0) for run in runs):,}",
+            f"{np.mean([run['seconds'] for run in runs]):.0f}"]
 
 
 def main() -> None:
