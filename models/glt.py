@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import tf_keras as keras
-from bnnflow.models.images import DATASETS, INPUT_TYPE, dataset_of, images
 from qkeras import QActivation, QConv2D, QDense, binary
 
 from bnnflow.errors import InputError
+from bnnflow.models.images import DATASETS, INPUT_TYPE, dataset_of, images
 from bnnflow.train import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
 from bnnflow.train.fit import Arrays
 

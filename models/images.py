@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from bnnflow.models.common import Rows, arrays, read_array
 from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
+from bnnflow.models.common import Rows, arrays, read_array
 from bnnflow.train.fit import Arrays
 
 __all__ = ["DATASETS", "INPUT_TYPE", "Dataset", "dataset_of", "images"]

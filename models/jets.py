@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 import tf_keras as keras
-from bnnflow.models.common import KINDS, arrays, dense_layers
 
+from bnnflow.models.common import KINDS, arrays, dense_layers
 from bnnflow.train.fit import Arrays
 
 __all__ = ["INPUT_TYPE", "KINDS", "TRAINING", "build", "data"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import tf_keras as keras
-from bnnflow.models.common import KINDS, arrays, dense_layers
 
+from bnnflow.models.common import KINDS, arrays, dense_layers
 from bnnflow.train import LearnedThermometer
 from bnnflow.train.fit import Arrays
 

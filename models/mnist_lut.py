@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import tf_keras as keras
-from bnnflow.models.mnist import INPUT_TYPE, data
 from qkeras import QDense, binary
 
+from bnnflow.models.mnist import INPUT_TYPE, data
 from bnnflow.train import Binarize, LearnedThermometer, Masked, MultiBranch
 
 __all__ = ["INPUT_TYPE", "TRAINING", "build", "data"]

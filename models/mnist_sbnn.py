@@ -7,9 +7,9 @@ neuron is a masked count, beside one count that all neurons of a layer share.
 from __future__ import annotations
 
 import tf_keras as keras
-from bnnflow.models.mnist import INPUT_TYPE, data
 from qkeras import QDense
 
+from bnnflow.models.mnist import INPUT_TYPE, data
 from bnnflow.train import AlphaBeta, Binarize, LearnedThermometer
 
 __all__ = ["INPUT_TYPE", "TRAINING", "build", "data"]

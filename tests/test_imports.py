@@ -41,7 +41,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": ({"errors", "version", "ir", "frontends", "backends", "facts", "builder", "simulation", "synthesis",
                   "comparison", "reports"}, {"numpy"}),
     "cli": ({"__init__", "errors", "files", "ir", "train", "frontends", "backends", "facts", "toolchains", "estimates",
-             "models"}, {"numpy", "typer", "rich", "tensorflow"}),
+             "synthesis", "models"}, {"numpy", "typer", "rich", "tensorflow"}),
 }
 PACKAGE = ROOT / "flow/bnnflow"
 MODULES = {  # dotted name below bnnflow -> file; "__init__" is the package itself
