@@ -39,8 +39,9 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {  # network: {title: options}
 
 def network(name: str) -> Graph:
     """A network of ours with random weights."""
-    import tf_keras as keras
     import bnnflow.train  # noqa: F401  # isort: skip
+    import tf_keras as keras
+
     from bnnflow.models import cnv, digits, glt, mnist
 
     makers: dict[str, tuple[Any, str]] = {

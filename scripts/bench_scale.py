@@ -41,6 +41,7 @@ COMPARED = 4  # images that Keras sees
 def network(name: str) -> Any:
     """A Keras model with random weights and batch norms of both signs."""
     import tf_keras as keras
+
     from bnnflow.models import cnv, glt
 
     model = {"cnv": cnv.build, "glt96": lambda: glt.build("stl10"), "conv": _layer}[name]()

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bnnflow.models import glt, mnist
 
 import bnnflow as bf
 from bnnflow.frontends.keras.reading import read_model
 from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.models import glt, mnist
 from bnnflow.train.fit import Arrays, accuracy, fit
 
 

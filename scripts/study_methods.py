@@ -27,12 +27,12 @@ import bnnflow as bf
 
 import bnnflow.train  # isort: skip
 import tf_keras as keras
-from bnnflow.models import glt, mnist
 from qkeras import QActivation, QConv2D, QDense, binary
 
 from bnnflow import train
 from bnnflow.files import whole_file
 from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.models import glt, mnist
 from bnnflow.train import AlphaBeta, Binarize, Binary, KernelCodebook, LearnedThermometer, Masked, SubBit
 from bnnflow.train.alphabeta import ones_share
 from bnnflow.train.fit import Arrays, Recipe, Training, accuracy
