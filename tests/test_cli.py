@@ -168,9 +168,8 @@ def test_demo_and_a_model_file(cli, tmp_path):
     done = cli("demo")
     assert done.returncode == 0, done.stderr
     assert "C simulation  0.9" in done.stdout and "Traceback" not in done.stderr
-    from bnnflow.models import digits
-
     import bnnflow.train  # noqa: F401
+    from bnnflow.models import digits
 
     digits.build().save(tmp_path / "digits.h5")
     done = cli("lower", "digits.h5", "--input-type", "ufixed<5,1>", "-o", "d.npz")

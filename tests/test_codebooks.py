@@ -11,11 +11,11 @@ import bnnflow as bf
 import bnnflow.train  # isort: skip
 import tensorflow as tf
 import tf_keras as keras
-from bnnflow.models import digits
 
 from bnnflow.errors import InputError, LoweringError
 from bnnflow.frontends.keras.reading import read_model
 from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.models import digits
 from bnnflow.train import KernelCodebook, LearnedThermometer, Masked, Progress, SubBit, harden
 from bnnflow.train.codebooks import CODEWORDS, assign, codewords_of, nearest, sinkhorn
 from bnnflow.train.schedules import set_progress

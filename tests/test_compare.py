@@ -72,6 +72,16 @@ def test_first_divergence_is_named(built, tmp_path):
         bf.compare(keras.Model(x2, dense(3)(x2)), project, x)
 
 
+def test_another_top_function_is_refused(built, tmp_path):
+    """What is traced is the graph's own top function; of a project with another one nothing is said."""
+    net, _, x = built
+    bf.build(bf.lower(net, "ufixed<4,0>"), bf.BuildConfig(output_dir=tmp_path / "prj"))
+    with (tmp_path / "prj/firmware/myproject.cpp").open("a") as top:
+        top.write("// mine\n")
+    with pytest.raises(bf.InputError, match=r"myproject.cpp is not the top function of the project's graph; build"):
+        bf.compare(net, tmp_path / "prj", x)
+
+
 def test_plain_predict_that_differs_is_explained(tmp_path):
     """XLA flips exact ties of a batch norm; the layers one by one do not."""
     net = model()

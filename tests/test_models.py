@@ -8,12 +8,12 @@ import bnnflow as bf
 import bnnflow.train  # isort: skip
 
 import tensorflow as tf
-from bnnflow.models import cnv, digits, glt, jets, mnist, mnist_lut, mnist_sbnn
-from bnnflow.models.common import KINDS
 
 from bnnflow.errors import InputError
 from bnnflow.frontends.keras.reference import check_equal
 from bnnflow.ir import Weights
+from bnnflow.models import cnv, digits, glt, jets, mnist, mnist_lut, mnist_sbnn
+from bnnflow.models.common import KINDS
 from bnnflow.train.fit import Recipe, Training, accuracy, fit
 
 
