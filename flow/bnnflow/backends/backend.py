@@ -116,7 +116,7 @@ def is_top(name: object) -> bool:
 
 REUSE = "a whole number of cycles, at least 1"
 STRATEGIES = ("Latency", "Resource", "distributed_arithmetic")
-STRATEGY = "use 'Latency', 'Resource' or 'distributed_arithmetic'"
+STRATEGY = f"use {choice(map(repr, STRATEGIES))}"
 
 
 def _is_reuse(value: object) -> bool:
