@@ -135,9 +135,9 @@ class BuildConfig:
     "Resource" makes loops: every node computes its outputs in `reuse_factor` passes, which must divide the outputs of
     every sum. `layers` overrides both for nodes of the graph: {node: {"reuse_factor": 4, "strategy": "Resource"}}.
     One Resource node makes the top function DATAFLOW, else it is one pipeline. "distributed_arithmetic" unrolls a sum
-    and what follows it, up to its codes, into one netlist of small functions and additions, that of backend "Verilog"
-    (docs/logic.md); its `reuse_factor` is 1, and a node of its own is one whose strategy `layers` says is another. In
-    io_stream every kernel takes a pixel each `reuse_factor` cycles, whatever the strategy.
+    and what follows it, up to the codes, into one netlist of small functions and additions, the same that backend
+    "Verilog" makes (docs/logic.md); its `reuse_factor` is 1, and a node to which `layers` gives another strategy stays
+    out of such netlists. In io_stream every kernel takes a pixel each `reuse_factor` cycles, whatever the strategy.
 
     `encoder`: "inside" builds the thermometer's comparators, "outside" takes its planes as the project's input (the
     levels belong in the ADC) and writes them to `thermometer.csv`.

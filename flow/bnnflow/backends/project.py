@@ -25,7 +25,7 @@ __all__ = ["MANIFEST", "Project", "read_vectors", "thermometer_table", "write_ve
 
 MANIFEST = "flow.json"
 GRAPH = "flow.npz"
-RUNS = "runs"  # of the vendors' tools; what they leave behind
+RUNS = "runs"  # the folder of what runs of tools leave behind
 INPUTS, EXPECTED = "tb_data/flow_inputs.dat", "tb_data/flow_expected.dat"
 RESULTS = "csim_results.log"  # the test bench's outputs
 FORMAT = 1
@@ -157,8 +157,10 @@ class Project:
 
 
 def thermometer_table(front: Graph) -> str:
-    """The levels of an encoder that is built elsewhere, as CSV: plane, the input element it compares, from which code
-    and real value on it is high (falling: low).
+    """The levels of an encoder that is built elsewhere, as CSV: one line for every level of every plane.
+
+    A line has the plane, the input and its element that the plane compares, the level as a code and as a real value,
+    and whether the plane is high from there on (rising) or below (falling).
     """
     lines = ["node,plane,input,element,code,value,direction"]
     for name in front.outputs:
