@@ -1,4 +1,4 @@
-"""Estimates without tools: what they follow from, how fast they are, and how far the stock model is from the truth."""
+"""Estimates without tools: what they follow from, how long they take, and how far the baseline is from the truth."""
 
 from __future__ import annotations
 
@@ -47,8 +47,7 @@ def conv(size: int = 16, channels: int = 8) -> Graph:
     w = Node("w", Op.WINDOW, ("x",), (size, size, 9 * channels), BIPOLAR, window)
     rng = np.random.default_rng(0)
     weights = Weights(rng.choice([-1, 1], (9 * channels, channels)), np.ones((9 * channels, channels), bool))
-    reach = 9 * channels
-    d = Node("d", Op.DOT, ("w",), (size, size, channels), Domain(-reach, reach), weights)
+    d = Node("d", Op.DOT, ("w",), (size, size, channels), Domain(-9 * channels, 9 * channels), weights)
     return Graph((x, w, d), ("d",))
 
 
@@ -66,7 +65,7 @@ def test_what_a_layer_costs():
     assert facts.latency_ns == facts.latency[1] * 5.0 and facts.throughput == 2e8
 
 
-def test_what_is_not_there_costs_nothing():
+def test_absent_connections_cost_nothing():
     half, whole = estimate(dense(kept=0.5)), estimate(dense())
     assert 0.4 < half.modules[0].lut / whole.modules[0].lut < 0.6
     wide = estimate(dense(domain=fixed("ufixed<8,0>")))
@@ -81,7 +80,7 @@ def test_faster_parts_and_slower_clocks_need_fewer_cycles():
 
 
 def test_no_clock_is_faster_than_a_lut():
-    """Pipelined as deep as can be, at the clock that this allows; a carry chain of a netlist is never threshold."""
+    """A design is pipelined as deep as can be, for the clock that this allows; a netlist's carry chain is never cut."""
     for backend, least, what in (("Vitis", 0.685, "a level of logic"), ("Verilog", 1.09, "the longest path")):
         fastest, fast, slow = (estimate(dense(), bf.BuildConfig(clock_period=clock, backend=backend))
                                for clock in (0.1, 0.2, 1.1))
@@ -126,7 +125,7 @@ def test_a_large_network_takes_no_second():
 
 
 def test_verilog():
-    """Netlists of ours: smaller sums, no DSPs; without registers, one cycle of the path's length."""
+    """Its sums are smaller than the table's; without registers the latency is one cycle as long as the path."""
     graph = dense(160, 64, kept=0.25)
     wide, config = estimate(graph), bf.BuildConfig(backend="Verilog")
     facts = estimate(graph, config)
@@ -143,7 +142,7 @@ def test_verilog():
 
 @pytest.mark.parametrize("pipelined", [True, False])
 def test_verilog_is_counted_gate_by_gate(pipelined):
-    """Kernels have all of the netlist, however they are connected, and the cycles of the whole are its own."""
+    """The kernels add up to the whole netlist, however they are connected, and its cycles are the design's."""
     for seed in range(30):
         graph = random_graph(seed)
         counts, cycles = netlist_counts(to_logic(graph), 2.0 if pipelined else None)
@@ -184,6 +183,19 @@ def test_another_cost_can_be_given():
         return replace(table_cost(kernel), lut=7)
 
     assert estimate(dense(), cost=measured).lut == 14
+
+
+def test_the_latency_of_verilog_is_the_one_it_states(tmp_path):
+    graph, folder = random_graph(8), tmp_path / "prj"
+    project = bf.build(graph, bf.BuildConfig(output_dir=folder, backend="Verilog", clock_period=0.6))
+    facts = bf.estimate(project)
+    assert facts.latency == (project.cycles, project.cycles) and project.cycles > 3
+    assert bf.report(folder)["projects"][0]["facts"][0]["latency"] == [project.cycles, project.cycles]
+    bf.build(graph, bf.BuildConfig(output_dir=folder, backend="Verilog", pipelined=False))
+    assert bf.estimate(folder).latency == (1, 1)
+    (folder / "rtl/myproject.v").write_text("")
+    with pytest.raises(InputError, match="does not state its latency"):
+        bf.estimate(folder)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -238,7 +250,7 @@ def test_what_fits_can_be_built(tmp_path):
     bf.build(net(), found[-1])
 
 
-# --- stock hls4ml ---------------------------------------------------------------------------------------------------
+# --- the baseline: stock hls4ml -------------------------------------------------------------------------------------
 
 
 PREFIX = {"multiclass": "multiclass_", "qg_vs_wzt": "", "qg_vs_top": "topqg_"}
@@ -263,7 +275,7 @@ def results(shared):
     return found
 
 
-def test_stock_model_leaving_each_design_out(results):
+def test_baseline_leaving_each_design_out(results):
     """The ratio of estimate and C synthesis, of a model that has not seen the design."""
     rows = np.array([[sum(nonzeros), sum(relus)] for nonzeros, relus, _ in results.values()], float)
     truth = np.array([lut for _, _, lut in results.values()], float)
@@ -280,7 +292,7 @@ def test_stock_model_leaving_each_design_out(results):
     assert len(ratios) == 20 and 0.95 < np.median(ratios) < 1.05 and ratios.min() > 0.7 and ratios.max() < 1.35
 
 
-def test_stock_model_of_a_graph():
+def test_baseline_of_a_graph():
     graph = dense(64, 32, kept=0.5)
     weights = graph["d"].params
     facts = estimate_baseline(graph)
@@ -290,16 +302,3 @@ def test_stock_model_of_a_graph():
     wires = Node("y", Op.GATHER, ("x",), (1,), BIPOLAR, Index(np.array([0])))
     with pytest.raises(InputError, match="no sums"):
         estimate_baseline(Graph((x, wires), ("y",)))
-
-
-def test_the_latency_of_verilog_is_the_one_it_states(tmp_path):
-    graph, folder = random_graph(8), tmp_path / "prj"
-    project = bf.build(graph, bf.BuildConfig(output_dir=folder, backend="Verilog", clock_period=0.6))
-    facts = bf.estimate(project)
-    assert facts.latency == (project.cycles, project.cycles) and project.cycles > 3
-    assert bf.report(folder)["projects"][0]["facts"][0]["latency"] == [project.cycles, project.cycles]
-    bf.build(graph, bf.BuildConfig(output_dir=folder, backend="Verilog", pipelined=False))
-    assert bf.estimate(folder).latency == (1, 1)
-    (folder / "rtl/myproject.v").write_text("")
-    with pytest.raises(InputError, match="does not state its latency"):
-        bf.estimate(folder)

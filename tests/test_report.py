@@ -25,7 +25,7 @@ from bnnflow.ir import BIPOLAR, Graph, Index, Node, Op, fixed
 from bnnflow.reports import document
 from bnnflow.reports.document import _picture
 from bnnflow.reports.drawings import _labels, dataflow, pareto
-from bnnflow.reports.render import cycles, number
+from bnnflow.reports.render import built, cycles, number
 from bnnflow.train.run import Result
 from tests.conftest import union
 from tests.random_graphs import random_codes, random_graph
@@ -45,7 +45,7 @@ def hostile(graph: Graph) -> Graph:
 
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three projects: arrays, streams and one whose every text is hostile and that tools have said something of."""
+    """Three projects: arrays, streams, and one in which all text is hostile and that has facts of a tool."""
     folder = tmp_path_factory.mktemp("projects")
     config = bf.BuildConfig(part="xc7z020clg400-1")
     bf.build(net(), replace(config, output_dir=folder / "arrays"))
@@ -201,8 +201,22 @@ def test_what_the_report_says(projects, page):
     assert [point["best"] for point in data["pareto"]["points"]].count(True) >= 1
 
 
+@pytest.mark.parametrize(("options", "words"), [
+    ({}, "Vitis, io_parallel, strategy Latency, reuse_factor 1, clock 5 ns"),
+    ({"backend": "Verilog", "clock_period": 2.5}, "Verilog, pipelined, clock 2.5 ns"),
+    ({"backend": "Verilog", "pipelined": False, "encoder": "outside"},
+     "Verilog, combinational, clock 5 ns, encoder outside"),
+])
+def test_only_options_that_apply_are_said(options, words, tmp_path):
+    """The document has all options, and which of them apply to the backend."""
+    bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj", **options))
+    (project,) = bf.report(tmp_path / "prj")["projects"]
+    assert built(project) == words
+    assert set(project["applies"]) == set(project["options"]) - set(bf.BuildConfig(**options).target.fixed)
+
+
 def test_options_are_told_apart(tmp_path):
-    """Also those that an older manifest does not have."""
+    """Options of single nodes are said, and an older manifest may lack options."""
     own = {"NULL": {"reuse_factor": 5, "strategy": "Resource"}}
     bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj", layers=own, encoder="outside"))
     data = bf.report(tmp_path / "prj", tmp_path / "report.md")
@@ -239,7 +253,7 @@ def test_ends_of_the_plot(projects, page):
 
 
 def test_names_in_the_plot_lie_side_by_side():
-    """Points at one place have their names one above the other."""
+    """The names of points at one place stand one above the other."""
     xs, ys = [40.0, 45.0, 50.0, 600.0, 599.0], [100.0, 100.0, 104.0, 100.0, 100.0]
     places = _labels(xs, ys, 640)
     assert [end for _, end in places] == [False, False, False, True, True]
@@ -388,7 +402,7 @@ def test_simulations_are_reported(tmp_path, cli):
 @pytest.mark.rtl
 @needs_yosys
 def test_synthesis_is_reported(tmp_path):
-    """Of a Verilog project, by yosys: the most certain size there is, on the project's part."""
+    """What yosys says of a Verilog project is the most certain size there is, on the project's part."""
     config = bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", part="xc7a15t-cpg236-1")
     bf.build(dense(16, 4), config)
     facts = bf.synthesize(tmp_path / "prj", family="xc7")
@@ -470,7 +484,7 @@ def test_in_a_browser(page, tmp_path):
 
 @pytest.mark.browser
 def test_the_browser_would_tell(tmp_path):
-    """The same of a page with an error and an image from elsewhere."""
+    """A page with an error, and with an image from elsewhere, is found."""
     bad = tmp_path / "bad.html"
     bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('oh'); nothing()</script>")
     messages, asked = browse(bad, tmp_path)
