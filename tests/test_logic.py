@@ -171,7 +171,7 @@ def test_more_random_graphs(seed):
 @pytest.mark.parametrize("distances", [(1, 1), (8, 8), (7, 9), (9, 7), (1, 3), (3, 1), (6, 6), (64, 64), (63, 65),
                                        (15, 17)])
 @pytest.mark.parametrize("first", [-70, -9, 0, 5, 30])
-def test_even_cuts_round_shift_and_clip(distances, first):
+def test_evenly_spaced_thresholds_shift_round_and_clip(distances, first):
     """quantized_relu and quantized_bits: thresholds at equal distances, or 1 off at ties that go to even."""
     for domain in (Domain(-64, 63), Domain(0, 127), Domain(-5, 8)):
         for count in (3, 6, 7):
@@ -184,7 +184,7 @@ def test_even_cuts_round_shift_and_clip(distances, first):
             assert np.array_equal(to_logic(graph)([codes])[0], graph(codes))
 
 
-def test_sharing_makes_dense_layers_smaller():
+def test_common_subexpressions_make_dense_layers_smaller():
     levels = np.random.default_rng(0).choice([-1, 1], (64, 32))
     graph = neurons(levels, levels.sum(axis=0) // 2)
     whole, single = (to_logic(graph, share) for share in (True, False))

@@ -331,20 +331,20 @@ def test_positions_of_luts():
     def lut(out: int, *bits: int) -> dict:
         return cell(f"LUT{len(bits)}", {f"I{k}": [bit] for k, bit in enumerate(bits)}, {"O": [out]})
 
-    def sites(*cells: dict) -> int:
+    def positions(*cells: dict) -> int:
         ports = {"y": {"direction": "output", "bits": [10, 11, 12, 41, 30]}}
         return lut_positions({"modules": {"top": {"cells": dict(enumerate(cells)), "ports": ports}}})
 
-    assert sites(lut(10, 1, 2, 3), lut(11, 3, 4, 5)) == 1  # five inputs between them
-    assert sites(lut(10, 1, 2, 3, 4), lut(11, 4, 5, 6)) == 2  # six
-    assert sites(lut(10, 1, 2), lut(11, 3, 4)) == 2  # none in common
-    assert sites(lut(10, 1, 2), lut(11, 1, 2), lut(12, 1, 2)) == 2
+    assert positions(lut(10, 1, 2, 3), lut(11, 3, 4, 5)) == 1  # five inputs between them
+    assert positions(lut(10, 1, 2, 3, 4), lut(11, 4, 5, 6)) == 2  # six
+    assert positions(lut(10, 1, 2), lut(11, 3, 4)) == 2  # none in common
+    assert positions(lut(10, 1, 2), lut(11, 1, 2), lut(12, 1, 2)) == 2
     inverter, shift = cell("INV", {"I": [1]}, {"O": [11]}), cell("SRL16E", {"D": [1]}, {"Q": [12]})
-    assert sites(lut(10, 1, 2, 3, 4, 5, 6), inverter, shift) == 3
+    assert positions(lut(10, 1, 2, 3, 4, 5, 6), inverter, shift) == 3
     # Two positions up to the output 41, one with a LUT of its own, one a passage; a LUT beside them.
     chain = cell("CARRY4", {"S": [20, 1, "0", "0"], "DI": [1, 2, "0", "0"], "CI": ["0"]},
                  {"O": [40, 41, 42, 43], "CO": [44, 45, 46, 47]})
-    assert sites(chain, lut(20, 1, 2), lut(30, 1, 2)) == 3
+    assert positions(chain, lut(20, 1, 2), lut(30, 1, 2)) == 3
 
 
 def test_longest_path():
