@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
-from bnnflow.backends.hls.fifo import check_depths, depths
+from bnnflow.backends.hls.fifo import StreamKernel, check_depths, depths
 from bnnflow.backends.hls.fusion import fusion_groups
-from bnnflow.backends.hls.hls4ml_model import _layers
+from bnnflow.backends.hls.hls4ml_model import _layers, stream_kernels
 from bnnflow.errors import InputError
 from bnnflow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Sum, Weights, Window
 from bnnflow.ir.verify import dot_domain
@@ -43,18 +43,18 @@ def residual() -> Graph:
     return Graph(tuple(nodes), ("sum",))
 
 
-def layers(graph: Graph) -> list[dict]:
-    return _layers(graph, STREAM, fusion_groups(graph, STREAM), forks=True)[0]
+def streamed(graph: Graph) -> list[StreamKernel]:
+    return stream_kernels(_layers(graph, STREAM, fusion_groups(graph, STREAM), forks=True)[0])
 
 
 def test_every_random_design_finishes():
     for seed in range(120):
-        design = layers(random_graph(seed))
+        design = streamed(random_graph(seed))
         check_depths(design, depths(design))
 
 
 def test_a_stream_cut_short_deadlocks():
-    design = layers(residual())
+    design = streamed(residual())
     room = depths(design)
     check_depths(design, room)
     # b needs two more rows and two more pixels of a before its first pixel: so many wait beside it.
@@ -66,13 +66,13 @@ def test_a_stream_cut_short_deadlocks():
 
 
 @pytest.mark.hls
-def test_depths_are_in_the_project_and_chains_are_not_stored(tmp_path):
+def test_depths_are_in_the_project_and_sums_are_not_stored(tmp_path):
     graph = residual()
     bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream", reuse_factor=2))
     top = (tmp_path / "prj/firmware/myproject.cpp").read_text()
     assert "#pragma HLS DATAFLOW" in top and "INTERFACE axis port=x_in,layer" in top
     found = dict(re.findall(r"#pragma HLS STREAM variable=(\w+) depth=(\d+)", top))
-    assert sorted(map(int, found.values())) == sorted(depths(layers(graph)).values())
+    assert sorted(map(int, found.values())) == sorted(depths(streamed(graph)).values())
     # Sums stay inside the kernels: only codes of one bit are streamed, but for the output.
     defines = (tmp_path / "prj/firmware/defines.h").read_text()  # x, a, its copies, b, sum
     assert re.findall(r"nnet::array<ap_ufixed<(\d+),", defines) == ["1", "1", "1", "1", "2"]

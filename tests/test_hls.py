@@ -69,7 +69,7 @@ def test_packed_fields_read_back(width):
     rng = np.random.default_rng(width)
     half = 2 ** (width - 1) if width > 1 else 1
     values = rng.integers(-half if width > 1 else 0, half, (3, 41), endpoint=width == 1)
-    words = [int(w.removesuffix("ULL"), 16) for w in pack_fields(values, width)]
+    words = pack_fields(values, width).ravel().tolist()
     per_word, row = 64 // width, -(-41 // (64 // width))
     for (r, i), value in np.ndenumerate(values):
         got = words[r * row + i // per_word] >> (i % per_word * width) & (1 << width) - 1
@@ -101,9 +101,9 @@ def test_loops_of_any_reuse_factor_in_c(first, tmp_path):
     """The same with every node in a loop, each sum and maximum with one of the reuse factors that it can have."""
     graphs = {f"seed{seed}": random_graph(seed) for seed in range(first, first + 20)}
     graph, rng = union(graphs), np.random.default_rng(first)
-    units = [unit for unit in fusion_groups(graph, bf.BuildConfig()) if unit.calls]
-    layers = {unit.result.name: {"reuse_factor": int(rng.choice(passes(unit.result) or range(1, 9)))}
-              for unit in units if unit.result.name in graph.by_name}
+    groups = [group for group in fusion_groups(graph, bf.BuildConfig()) if group.calls]
+    layers = {group.result.name: {"reuse_factor": int(rng.choice(passes(group.result) or range(1, 9)))}
+              for group in groups if group.result.name in graph.by_name}
     bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", layers=layers))
     bf.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, 0)])
 

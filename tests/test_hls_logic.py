@@ -12,9 +12,10 @@ import bnnflow as bf
 from bnnflow.backends.hls import netlist_kernel as hls_logic
 from bnnflow.backends.hls.fusion import kernels
 from bnnflow.backends.hls.netlist_kernel import to_cpp
+from bnnflow.backends.hls.one_position import at_one_position
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.errors import InputError, Mismatch
-from bnnflow.ir import BIPOLAR, Domain, Graph, Node, Op, Steps, Weights, Window
+from bnnflow.ir import BIPOLAR, Domain, Graph, Node, Op, Steps, Table, Weights, Window
 from bnnflow.ir.verify import dot_domain
 from bnnflow.simulation import trace_project
 from tests.conftest import union
@@ -126,15 +127,15 @@ def test_parts_hand_on_what_is_read_and_no_more(part, monkeypatch):
         assert read <= made and len(re.findall(r"const (?:bool|int) n", body[1])) == len(made)
 
 
-def test_chains_begin_where_another_strategy_is_asked_for():
-    def chains(**options: object) -> list[list[str]]:
+def test_groups_begin_where_another_strategy_is_asked_for():
+    def groups(**options: object) -> list[list[str]]:
         config = bf.BuildConfig(**options)
         return [[node.name for node in nodes] for nodes, _ in kernels(image(), config)]
 
-    assert chains() == [["x"], ["conv"], ["codes"], ["dense"], ["y"]]
-    assert chains(strategy=DA) == [["x"], ["conv", "codes"], ["dense", "y"]]
-    assert chains(layers={"dense": {"strategy": "Distributed_Arithmetic"}})[-1] == ["dense", "y"]
-    assert chains(strategy=DA, layers={"codes": {"strategy": "Latency"}})[1:3] == [["conv"], ["codes"]]
+    assert groups() == [["x"], ["conv"], ["codes"], ["dense"], ["y"]]
+    assert groups(strategy=DA) == [["x"], ["conv", "codes"], ["dense", "y"]]
+    assert groups(layers={"dense": {"strategy": "Distributed_Arithmetic"}})[-1] == ["dense", "y"]
+    assert groups(strategy=DA, layers={"codes": {"strategy": "Latency"}})[1:3] == [["conv"], ["codes"]]
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -163,6 +164,33 @@ def test_too_large_for_a_vendors_compiler(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=message):
         bf.build(image(), bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA))
     bf.build(image(), bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA, io_type="io_stream"))
+
+
+@pytest.mark.hls
+@pytest.mark.parametrize("io_type", ["io_parallel", "io_stream"])
+def test_thresholds_of_a_windows_taps(io_type, tmp_path):
+    """Thresholds read the tensor that a WINDOW makes; only sums and maxima read the image below it."""
+    x = Node("x", Op.INPUT, (), (4, 3), Domain(0, 7))
+    taps = Node("taps", Op.WINDOW, ("x",), (3, 6), x.domain, Window((2,), (1,), (1,), ((0, 0),), 1, (4,)))
+    graph = Graph((x, taps, Node("y", Op.STEP, ("taps",), (3, 6), BIPOLAR, planes(3, 6))), ("y",))
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA, io_type=io_type))
+    bf.simulate(tmp_path / "prj", random_codes(graph, 0, 40))
+
+
+def test_a_sample_of_outputs_computes_them():
+    """Some outputs at a position with all taps, also where their sums have narrower bounds than a table behind."""
+    rng, some = np.random.default_rng(0), [1, 4]
+    x = Node("x", Op.INPUT, (), (3, 3, 2), Domain(-2, 5))
+    window = Window((2, 2), (1, 1), (2, 1), ((1, 1), (0, 0)), 1, (3, 3))
+    taps = Node("taps", Op.WINDOW, ("x",), (*window.positions, 8), x.domain, window)
+    weights = Weights(rng.integers(-3, 4, (8, 5)), np.ones((8, 5), bool))
+    sums = Node("sums", Op.DOT, ("taps",), (*window.positions, 5), dot_domain(x.domain, weights, window), weights)
+    table = Table(rng.integers(0, 4, (5, sums.domain.size)))
+    codes = Node("codes", Op.LUT, ("sums",), sums.shape, Domain(0, 3), table)
+    sample = at_one_position([sums, codes], [taps], outputs=some)
+    given = rng.integers(-2, 6, (50, 2, 2, 2))
+    totals = given.reshape(50, 8) @ weights.levels[:, some]
+    assert np.array_equal(sample(given)[:, 0, 0], table.codes[some, totals - sums.domain.lo])
 
 
 def test_wide_codes_and_merges_keep_their_kernels(tmp_path):

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
+from bnnflow.backends.hls.cpp import config_text, rom_text
+from bnnflow.backends.hls.fusion import fusion_groups
 from bnnflow.backends.hls.ops import EMIT_HLS
+from bnnflow.backends.hls.types import AP_TYPES, Dialect
 from bnnflow.errors import Mismatch
 from bnnflow.ir import BIPOLAR, Domain, Graph, Node, Op, Weights, Window
 from bnnflow.ir.verify import dot_domain
@@ -87,7 +90,7 @@ def case(name: str) -> Graph:
     return Graph(tuple(nodes), ("sum",))
 
 
-def kernel(name: str) -> tuple[str, dict[str, str]]:
+def kernel(name: str) -> tuple[str, dict[str, int]]:
     """The kernel of a case, and its members."""
     graph = case(name)
     call = EMIT_HLS[Op.DOT](graph["sum"], [graph[graph["sum"].inputs[0]]])[0].fused[0].call
@@ -102,15 +105,31 @@ def test_the_choice(name):
     wanted, count = CASES[name][-1]
     chosen, members = kernel(name)
     assert chosen == wanted
-    assert count is None or int(members["n_value" if wanted == "flow_values" else "n_pattern"]) == count
+    assert count is None or members["n_value" if wanted == "flow_values" else "n_pattern"] == count
 
 
 def test_the_cases_have_what_they_are_for():
     members = {name: kernel(name)[1] for name in CASES}
-    assert int(members["own"]["n_gain"]) == 6 and int(members["book_own"]["n_gain"]) == 32
-    assert members["two"]["n_gain"] == members["book_of_two"]["n_gain"] == "1"
-    assert int(members["book_of_two"]["index_words"]) == 3  # indices do not cross words
+    assert members["own"]["n_gain"] == 6 and members["book_own"]["n_gain"] == 32
+    assert members["two"]["n_gain"] == members["book_of_two"]["n_gain"] == 1
+    assert members["book_of_two"]["index_words"] == 3  # indices do not cross words
     assert GRAPHS["book_strided__taps"].params.padded and len(GRAPHS["book__taps"].params.borders) == 9
+
+
+def test_types_and_pragmas_are_the_dialects():
+    """The same calls in the words of another family of compilers, and nothing of this one."""
+    other = Dialect(("ac_int<{bits}, false>", "ac_int<{bits}, true>"),
+                    ("ac_fixed<{bits}, {before}, false>", "ac_fixed<{bits}, {before}, true>"),
+                    *(f"#pragma hls_{word}" for word in ("inline", "design", "pipeline", "unroll")), "#pragma hls_registers {variable}")
+    for strategy in ("Latency", "distributed_arithmetic"):
+        for group in fusion_groups(GRAPHS, bf.BuildConfig(io_type="io_stream", strategy=strategy)):
+            name = group.result.name
+            texts = {dialect: "\n".join([*(config_text(call, "config", name, dialect) for call in group.calls),
+                                         rom_text(name, group.calls, dialect)]) for dialect in (AP_TYPES, other)}
+            assert not re.search(r"\bap_|#pragma HLS", texts[other])
+            assert not group.calls or re.search("#pragma hls_inline", texts[other])
+            assert re.sub(r"#pragma.*|ac_\w+<[^>]*>", "", texts[other]) == re.sub(
+                r"#pragma.*|ap_\w+<[^>]*>", "", texts[AP_TYPES])
 
 
 @pytest.mark.parametrize("name", CASES)

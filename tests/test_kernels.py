@@ -135,7 +135,7 @@ def test_what_is_synthesised_computes_the_kernel(name, folded, tmp_path):
     node = graph["n"]
     call = _kernel_call(work(graph))
     assert call.kernel == name.split()[0]
-    if folded and int(call.members.get("n_gain", 1)) > 1:
+    if folded and call.members.get("n_gain", 1) > 1:
         assert _kernel_call(work(graph, 2)) is None
         return
     domains = [source.domain for source in work(graph).sources]

@@ -1,7 +1,8 @@
-"""The kernels of hls_templates/nnet_utils as plain Verilog, some lanes of a cell: for their size by logic synthesis.
+"""Models of the kernels of hls_templates/nnet_utils in plain Verilog, whose size logic synthesis can say.
 
-Nothing of it goes into a project. What is added, counted and compared is what the C++ adds, counts and compares, with
-`+` in balanced trees. Words of ROMs are constants where a loop is unrolled, inputs of the module where it is folded.
+Nothing of it goes into a project. A model computes some lanes of a kernel: outputs of one position, or elements. It
+adds, counts and compares what the C++ adds, counts and compares, with `+` in balanced trees. Words of ROMs are
+constants where a loop is unrolled, and inputs of the module where the loop is folded.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bnnflow.backends.hls.kernel_call import WORD, KernelCall, signed_bits
-from bnnflow.backends.netlist.bit_heap import signed_digits as digits
+from bnnflow.backends.netlist.bit_heap import signed_digits
 from bnnflow.ir import Domain
 
 __all__ = ["KERNEL_MODELS", "SHARED", "kernel_model"]
@@ -25,23 +26,23 @@ class Expression(NamedTuple):
 
 
 class Module:
-    """A module of some `lanes` of a kernel, outputs of one position or elements, under way.
+    """The Verilog module of some `lanes` of a kernel, while it is made.
 
-    It reads codes of `domains`, one an input of the kernel: taps group by group, or a code a lane.
+    The kernel's inputs have codes of `domains`, one an input: taps group by group, or a code a lane.
     """
 
     def __init__(self, call: KernelCall, domains: Sequence[Domain], lanes: Sequence[int], folded: bool):
         self.call, self.domains, self.lanes, self.folded = call, domains, lanes, folded
         self.ports: dict[str, int] = {}
         self.lines: list[str] = []
-        self.roms = {name: [int(text.rstrip("UL"), 0) for text in values] for _, name, values in call.roms}
+        self.roms = {rom.name: [int(value) for value in rom.values.ravel()] for rom in call.roms}
         self.groups = self.number("n_group")
         self.taps = self.number("k_rows") * self.number("k_cols")
         self.fields = self.taps * self.number("n_chan") // self.groups  # taps of an output, all channels
 
     def number(self, name: str) -> int:
         """A member of the kernel's configuration."""
-        return int(self.call.members.get(name, 1))
+        return self.call.members.get(name, 1)
 
     def group(self, lane: int) -> int:
         """The group of channels that an output reads."""
@@ -91,8 +92,9 @@ class Module:
         """Ones among bits, by threes and halves as flow_popcount."""
         if len(bits) <= 3:
             ones = [f"$signed({{1'b0, {bit}}})" for bit in bits if bit != "1'b0"]
-            return Expression(ones[0], 0, 1) if len(ones) == 1 else self.wire(" + ".join(ones), 0, len(ones)) if ones else (
-                constant(0))
+            if not ones:
+                return constant(0)
+            return Expression(ones[0], 0, 1) if len(ones) == 1 else self.wire(" + ".join(ones), 0, len(ones))
         low = (len(bits) // 2 + 2) // 3 * 3
         return self.total([(1, self.count(bits[:low])), (1, self.count(bits[low:]))])
 
@@ -104,7 +106,7 @@ class Module:
     def total(self, terms: Sequence[tuple[int, Expression]]) -> Expression:
         """The sum of integers times values, in pairs; an integer is as many shifts as it has signed digits."""
         parts = [(sign, Expression(f"({v.text} <<< {k})" if k else v.text, v.lo << k, v.hi << k))
-                 for factor, v in terms for sign, k in signed_digits(factor) if v.lo or v.hi]
+                 for factor, v in terms for k, sign in signed_digits(factor) if v.lo or v.hi]
         while len(parts) > 1:
             pairs = [self._pair(*pair) for pair in zip(parts[::2], parts[1::2])]
             parts = pairs + parts[2 * len(pairs):]
@@ -137,13 +139,9 @@ def constant(value: int) -> Expression:
     return Expression(f"{width}'sd{value & ((1 << width) - 1)}", value, value)
 
 
-def signed_digits(factor: int) -> list[tuple[int, int]]:
-    """(sign, shift) of the digits of the canonical signed form."""
-    return [(-digit if factor < 0 else digit, k) for k, digit in digits(abs(factor))]
+# --- kernels --------------------------------------------------------------------------------------------------------
 
-
-# --- kernels: (values that all lanes share, a value a lane) -----------------------------------------------------------
-
+# (values that all lanes share, a value a lane)
 Made = tuple[list[Expression], list[Expression]]
 
 
@@ -185,30 +183,38 @@ def _values(m: Module) -> Made:
 
 
 def _shared(m: Module) -> Made:
-    """base * #(ones) + value * #(ones in the pattern of every channel) + offset; counts of patterns once a position."""
-    ones, patterns, share = _ones(m), m.roms["pattern"], m.fields // m.taps
-    width = m.number("index_bits")
+    """base * #(ones) + value * #(ones in the pattern of every channel) + offset.
 
-    def bits(g: int, c: int, k: int) -> list[str]:
-        return [m.given("x0", 1, g * m.fields + t * share + c) for t in range(m.taps) if patterns[k] >> t & 1]
-
-    counts = {} if m.folded else {(g, c, k): m.count(bits(g, c, k)) for g in range(m.groups) for c in range(share)
-                                  for k in range(len(patterns))}
+    Unrolled, the ones in each pattern are counted once a position, for all outputs. Folded, a lane counts its own.
+    """
+    ones, share, width = _ones(m), m.fields // m.taps, m.number("index_bits")
+    counts = {} if m.folded else _pattern_counts(m, share)
     result = []
     for j in m.lanes:
-        g, own, parts = m.group(j), j % m.number("n_gain"), []
-        for c in range(share):
-            if not m.folded:
-                parts.append((1, counts[g, c, m.field("index", j, c, width, share)]))
-                continue
-            index = m.given("index", width, j * share + c)
-            rows = [sum((pattern >> t & 1) << k for k, pattern in enumerate(patterns)) for t in range(m.taps)]
-            chosen = [f"{m.given('x0', 1, g * m.fields + t * share + c)} & ({len(patterns)}'d{rows[t]} >> {index})"
-                      for t in range(m.taps)]
-            parts.append((1, m.count(chosen)))
-        result.append(m.total([(m.roms["base"][own], ones[g]), (m.roms["value"][own], m.total(parts)),
+        g, own = m.group(j), j % m.number("n_gain")
+        parts = [_own_count(m, j, c, share) if m.folded else counts[g, c, m.field("index", j, c, width, share)]
+                 for c in range(share)]
+        result.append(m.total([(m.roms["base"][own], ones[g]), (m.roms["value"][own], m.total([(1, p) for p in parts])),
                                (1, m.word("offset", j))]))
     return [*ones, *counts.values()], result
+
+
+def _pattern_counts(m: Module, share: int) -> dict[tuple[int, int, int], Expression]:
+    """{(group, channel, pattern): the ones among those taps of the channel that the pattern has}."""
+    def taps(g: int, c: int, pattern: int) -> list[str]:
+        return [m.given("x0", 1, g * m.fields + t * share + c) for t in range(m.taps) if pattern >> t & 1]
+
+    return {(g, c, k): m.count(taps(g, c, pattern)) for g in range(m.groups) for c in range(share)
+            for k, pattern in enumerate(m.roms["pattern"])}
+
+
+def _own_count(m: Module, lane: int, channel: int, share: int) -> Expression:
+    """The ones among those taps of a channel that a lane's pattern has, by an index that is an input of the module."""
+    patterns = m.roms["pattern"]
+    index = m.given("index", m.number("index_bits"), lane * share + channel)
+    rows = [sum((pattern >> t & 1) << k for k, pattern in enumerate(patterns)) for t in range(m.taps)]
+    return m.count([f"{m.given('x0', 1, m.group(lane) * m.fields + t * share + channel)} & "
+                    f"({len(patterns)}'d{row} >> {index})" for t, row in enumerate(rows)])
 
 
 def _mac(m: Module) -> Made:
@@ -277,8 +283,8 @@ def kernel_model(call: KernelCall, domains: Sequence[Domain], bits: int, lanes: 
                  shared: bool = False) -> str:
     """The module `cell` that makes the codes, `bits` wide, of some outputs `lanes` of a position, or of elements.
 
-    `call` is a kernel of KERNEL_MODELS (that of a position, where it has one), `domains` are those of its inputs. `folded`:
-    words of its ROMs are inputs. With `shared` what all lanes have in common is an output, too.
+    `call` is a kernel of KERNEL_MODELS (that of a position, where it has one), `domains` are those of its inputs. Where
+    it is `folded`, words of its ROMs are inputs. With `shared` what all lanes have in common is an output, too.
     """
     module = Module(call, domains, lanes, folded)
     common, values = KERNEL_MODELS[call.kernel](module)

@@ -1,8 +1,8 @@
 """Costs of kernels by logic synthesis, each alone: what a table can only count.
 
-C++: the cell of a kernel as `backends.cells` writes it, with its constants where it is unrolled, or one lane of it with
-the ROM's words as inputs where it is folded; ROMs, multiplexers and buffers by the table. Verilog: its own netlist.
-Large kernels are sampled: some of their outputs, evenly spaced, and the rest in proportion.
+Of a kernel in C++ its model (`kernel_models`) is synthesised: with its constants where it is unrolled, one lane with
+the ROM's words as inputs where it is folded. ROMs, multiplexers and buffers stay those of the table. Of a kernel in
+Verilog its own netlist is synthesised. Large kernels are sampled: some of their outputs, evenly spaced, stand for all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bnnflow.devices.parts import UNKNOWN, part_of
 from bnnflow.estimates.costs import Cost, Costs, Work, loop_overhead, table_cost
 from bnnflow.estimates.kernel_models import KERNEL_MODELS, SHARED, kernel_model
 from bnnflow.estimates.netlists import counted_cost, piece, spaced, terms
-from bnnflow.ir import Graph, Op, Steps
+from bnnflow.ir import Graph, Steps
 from bnnflow.toolchains.yosys import Size, synthesize
 
 __all__ = ["synthesized_cost"]
@@ -28,6 +28,8 @@ __all__ = ["synthesized_cost"]
 BITS = 2**12  # that enter the adders of one synthesis, of a netlist BITS * 4
 FAMILY = "xcup"  # of parts that are not known
 SOURCE = "kernel synthesis"
+ALIKE = ("flow_add", "flow_scale", "flow_max")  # kernels whose lanes are all the same: one of them is enough
+NOTHING = Size("", "", {}, 0, 0, 0, 0, 0, 0, 0)
 
 
 def synthesized_cost(graph: Graph, config: BuildConfig) -> Costs:
@@ -49,9 +51,9 @@ def synthesized_cost(graph: Graph, config: BuildConfig) -> Costs:
 
 @dataclass(frozen=True)
 class _Synthesis:
-    """For a family of yosys, with `factor` of its LUTs for one of six inputs, and a clock period in ns (or none).
+    """Costs by synthesis for a `family` of yosys, which has `factor` LUTs where there would be one of six inputs.
 
-    What it does not say of netlists is `counted`.
+    `clock_period` is in ns, None without registers. What synthesis does not say of a netlist is taken from `counted`.
     """
 
     family: str
@@ -62,7 +64,7 @@ class _Synthesis:
     # --- kernels in C++ -----------------------------------------------------------------------------------------------
 
     def kernel(self, kernel: Sequence[Work]) -> Cost:
-        """The cost of a kernel: nodes that are adders and comparisons are synthesised, the rest is of the table."""
+        """The cost of a kernel: nodes that add or compare are synthesised, all others are of the table."""
         found = sum((self._node(work) for work in kernel), Cost())
         return found if found.source else table_cost(kernel)
 
@@ -72,27 +74,21 @@ class _Synthesis:
             return replace(table, lut=self.factor * table.lut, packed=self.factor * table.lut)
         folded = work.folding.passes > 1
         rows = len(work.node.params.start) if isinstance(work.node.params, Steps) else work.node.shape[-1]
-        lanes = spaced(rows, 1 if folded or call.kernel in ("flow_add", "flow_scale", "flow_max") else
-                        max(1, BITS // terms(work)))
-        sampled = len(lanes) < rows
-        common = Size("", "", {}, 0, 0, 0, 0, 0, 0, 0)
-        if call.kernel in SHARED and sampled:
-            common = self._size(work, call, [], folded, True)
-        found = self._size(work, call, lanes, folded, sampled and call.kernel in SHARED)
+        lanes = spaced(rows, 1 if folded or call.kernel in ALIKE else max(1, BITS // terms(work)))
+        shared = call.kernel in SHARED and len(lanes) < rows
+        common = self._size(work, call, [], folded, True) if shared else NOTHING
+        found = self._size(work, call, lanes, folded, shared)
         outputs = work.folding.lanes(work.node)
 
-        def whole(every: int, some: int) -> float:
-            """Of all that is there, from that of the common part and that of it and the lanes."""
-            return work.folding.positions * (every + (some - every) * outputs / len(lanes))
+        def whole(common: int, sample: int) -> float:
+            """The kernel's count, from that of what all lanes share and that of the sample, which has it too."""
+            return work.folding.positions * (common + (sample - common) * outputs / len(lanes))
 
-        loop = loop_overhead(work)
-        rest = loop.lut * self.factor
-        packed = whole(common.packed or 0, found.packed) if found.packed is not None else whole(common.raw, found.raw)
-        what = f"{len(lanes)} of {rows} outputs" if sampled and not folded else "a processing element" if folded else (
-            "all of it")
+        rest = loop_overhead(work).lut * self.factor
+        packed = whole(common.raw, found.raw) if found.packed is None else whole(common.packed or 0, found.packed)
         return replace(table, lut=rest + whole(common.raw, found.raw), packed=rest + packed,
                        carry=whole(common.carry, found.carry), source=SOURCE, version=found.tool,
-                       notes=(f"{work.node.name}: LUTs by yosys, {what}",))
+                       notes=(f"{work.node.name}: LUTs by yosys, {_sample(len(lanes), rows, folded)}",))
 
     def _size(self, work: Work, call: KernelCall, lanes: Sequence[int], folded: bool, shared: bool) -> Size:
         text = kernel_model(call, [s.domain for s in work.sources], work.node.domain.bits, lanes, folded, shared)
@@ -101,7 +97,7 @@ class _Synthesis:
     # --- netlists -----------------------------------------------------------------------------------------------------
 
     def netlist(self, kernel: Sequence[Work]) -> Cost:
-        """The cost of a kernel whose nodes are a chain in a netlist of ours, one position of it synthesised."""
+        """The cost of a kernel that is a netlist of ours: one position of it is synthesised."""
         counted, found = self.counted(kernel), piece(kernel, 4 * BITS)
         if found is None:
             return counted
@@ -114,12 +110,19 @@ class _Synthesis:
                        version=size.tool, notes=(f"{names}: LUTs and FFs by yosys, {what}",))
 
 
+def _sample(lanes: int, rows: int, folded: bool) -> str:
+    """Words for what was synthesised."""
+    if folded:
+        return "a processing element"
+    return f"{lanes} of {rows} outputs" if lanes < rows else "all of it"
+
+
 def _kernel_call(work: Work) -> KernelCall | None:
-    """The kernel of a node; that of a position for sums and maxima."""
+    """The kernel of a node, for sums and maxima that of a position; None where the table knows enough, or no model."""
     emit = EMIT_HLS[work.node.op]
-    if emit is None or work.node.op in (Op.GATHER, Op.WINDOW):
+    if emit is None or work.node.traits.wires:
         return None
     found = emit(work.node, list(work.sources))[0]
     found = found.fused[0].call if found.fused else found
-    # Values of each output in words of a ROM are multiplied with.
-    return None if work.folding.passes > 1 and int(found.members.get("n_gain", 1)) > 1 else found
+    # Folded outputs that each have values of their own multiply with words of a ROM, which no model does.
+    return None if work.folding.passes > 1 and found.members.get("n_gain", 1) > 1 else found

@@ -8,60 +8,82 @@ the streams, gives sufficient depths, and another that runs ahead as far as thes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from bnnflow.backends.hls.kernel_call import KernelCall
 from bnnflow.errors import InputError
 
-__all__ = ["check_depths", "depths"]
+__all__ = ["StreamKernel", "check_depths", "depths"]
 
 MARGIN = 2  # pixels more than needed, so that kernels that work at the same time wait less for each other
+ENDLESS = 2**62  # pixels: the room of streams at the edge of the design
 
 Step = tuple[bool, int]  # (True to write, which output) or (False to read, which input)
 
 
+@dataclass(frozen=True)
+class StreamKernel:
+    """A kernel call with the names of the streams that it reads and writes."""
+
+    call: KernelCall
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+
 def _steps(call: KernelCall) -> Iterator[Step]:
     """The reads and writes of a kernel, in the order of its loops (nnet_flow_stream.h)."""
-    m = {key: int(value) for key, value in call.members.items() if value.lstrip("-").isdigit()}
-    if call.kernel in ("flow_each", "flow_pair", "flow_split"):
-        reads, writes = len(call.reads), 2 if call.kernel == "flow_split" else 1
-        for _ in range(m["n_pixel"]):
-            yield from ((False, k) for k in range(reads))
-            yield from ((True, k) for k in range(writes))
-    elif call.kernel in ("flow_shuffle", "flow_shuffle_two"):
-        for k, _ in enumerate(call.reads):
-            yield from ((False, k) for _ in range(m[("n_first", "n_second")[k]]))
-        yield from ((True, 0) for _ in range(m["n_pixel"]))
-    else:
-        assert call.kernel == "flow_slide", call.kernel
-        yield from _slide(call.fused[0].call.members)
+    return STEPS[call.kernel](call)
 
 
-def _slide(members: Mapping[str, str]) -> Iterator[Step]:
-    usual = {"p_rows": 0, "p_cols": 0}
-    axes = []
-    for axis in ("rows", "cols"):
-        n, k, s, d, p, o = (int(members.get(f"{key}_{axis}", usual.get(f"{key}_{axis}", 1))) for key in "nksdpo")
-        span = (k - 1) * d + 1
-        last = (o - 1) * s + span
-        axes.append([(p <= at < p + n, span - 1 <= at < last and (at - span + 1) % s == 0)
-                     for at in range(max(last, p + n))])
-    for in_rows, row_done in axes[0]:
-        for in_cols, col_done in axes[1]:
+def _pixel_by_pixel(call: KernelCall, writes: int = 1) -> Iterator[Step]:
+    """A pixel of every input, then one of every output."""
+    for _ in range(call.members["n_pixel"]):
+        yield from ((False, k) for k, _ in enumerate(call.reads))
+        yield from ((True, k) for k in range(writes))
+
+
+def _all_then_all(call: KernelCall) -> Iterator[Step]:
+    """One input after the other, whole, then the output."""
+    for k, count in zip(range(len(call.reads)), ("n_first", "n_second")):
+        yield from ((False, k) for _ in range(call.members[count]))
+    yield from ((True, 0) for _ in range(call.members["n_pixel"]))
+
+
+def _slide(call: KernelCall) -> Iterator[Step]:
+    """Row by row: a pixel of the image, absent ones around it left out, then the position whose last tap it is."""
+    members = call.fused[0].call.members
+    rows, cols = (_along(members, axis) for axis in ("rows", "cols"))
+    for in_rows, row_done in rows:
+        for in_cols, col_done in cols:
             if in_rows and in_cols:
                 yield False, 0
             if row_done and col_done:
                 yield True, 0
 
 
+def _along(members: Mapping[str, int], axis: str) -> list[tuple[bool, bool]]:
+    """Of every row or column that a window goes over: (it is in the image, a position ends with it)."""
+    n, kernel, stride, dilation, count = (members.get(f"{key}_{axis}", 1) for key in "nksdo")
+    pad = members.get(f"p_{axis}", 0)
+    span = (kernel - 1) * dilation + 1
+    last = (count - 1) * stride + span
+    return [(pad <= at < pad + n, span - 1 <= at < last and (at - span + 1) % stride == 0)
+            for at in range(max(last, pad + n))]
+
+
+STEPS: dict[str, Callable[[KernelCall], Iterator[Step]]] = {
+    "flow_each": _pixel_by_pixel, "flow_pair": _pixel_by_pixel, "flow_split": lambda call: _pixel_by_pixel(call, 2),
+    "flow_shuffle": _all_then_all, "flow_shuffle_two": _all_then_all, "flow_slide": _slide,
+}
+
+
 class _Process:
     """A kernel at its next step."""
 
-    def __init__(self, layer: dict[str, Any]):
-        (call,) = layer["flow_calls"]
-        self.inputs, self.outputs = layer["inputs"], layer.get("outputs", [layer["name"]])
-        self.steps = _steps(call)
+    def __init__(self, kernel: StreamKernel):
+        self.inputs, self.outputs = kernel.inputs, kernel.outputs
+        self.steps = _steps(kernel.call)
         self.next = next(self.steps, None)
 
     @property
@@ -77,57 +99,77 @@ class _Process:
         self.next = next(self.steps, None)
 
 
-def depths(layers: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Depth in pixels of every stream that is written and read inside: {hls4ml tensor: depth}."""
-    processes = [_Process(layer) for layer in layers if layer.get("flow_calls")]
-    writers = {name: process for process in processes for name in process.outputs}
-    readers = {name for process in processes for name in process.inputs}
-    held = dict.fromkeys(writers, 0)
-    most = dict.fromkeys(writers, 1)
-    for process in reversed(processes):  # those that nothing waits for first; each pulls what it needs
-        waiting = [process]
+class _Network:
+    """Kernels while they run: how many pixels every stream inside the design holds, and the most that it ever held."""
+
+    def __init__(self, kernels: Sequence[StreamKernel]):
+        self.processes = [_Process(kernel) for kernel in kernels]
+        self.writers = {name: process for process in self.processes for name in process.outputs}
+        self.held = dict.fromkeys(self.writers, 0)
+        self.most = dict.fromkeys(self.writers, 1)
+
+    def empty(self, write: bool, name: str) -> bool:
+        """True where a step reads a stream inside the design that holds nothing."""
+        return not write and self.held.get(name) == 0
+
+    def step(self, process: _Process) -> bool:
+        """The next step of a kernel, which can take it; True where it has written."""
+        assert process.stream is not None
+        write, name = process.stream
+        if name in self.held:
+            self.held[name] += 1 if write else -1
+            self.most[name] = max(self.most[name], self.held[name])
+        process.go()
+        return write
+
+    def pull(self, last: _Process) -> None:
+        """Run a kernel to its end, and of those before it only what it needs."""
+        waiting = [last]
         while waiting:
             now = waiting[-1].stream
             if now is None:
                 waiting.pop()
-                continue
+            elif self.empty(*now):
+                waiting.append(self.writers[now[1]])
+            elif self.step(waiting[-1]) and len(waiting) > 1:
+                waiting.pop()  # back to who asked, who takes the pixel or asks again
+
+    def push(self, process: _Process, room: Mapping[str, int]) -> bool:
+        """Run a kernel as far as its streams let it; True where it took a step."""
+        moved = False
+        while (now := process.stream) is not None:
             write, name = now
-            if not write and name in held:
-                if not held[name]:
-                    waiting.append(writers[name])
-                    continue
-                held[name] -= 1
-            waiting[-1].go()
-            if write:
-                held[name] += 1
-                most[name] = max(most[name], held[name])
-                if len(waiting) > 1:  # back to who asked, who takes it or asks again
-                    waiting.pop()
-    return {name: most[name] + MARGIN for name in writers if name in readers}
+            full = write and self.held[name] >= room.get(name, ENDLESS)
+            if full or self.empty(write, name):
+                break
+            self.step(process)
+            moved = True
+        return moved
+
+    @property
+    def stuck(self) -> list[tuple[bool, str]]:
+        """The next steps of kernels that are not at their end."""
+        return [process.stream for process in self.processes if process.stream is not None]
 
 
-def check_depths(layers: Sequence[dict[str, Any]], room: Mapping[str, int]) -> None:
+def depths(kernels: Sequence[StreamKernel]) -> dict[str, int]:
+    """Depth in pixels of every stream that is written and read inside: {stream: depth}."""
+    network = _Network(kernels)
+    for process in reversed(network.processes):  # those that nothing waits for first; each pulls what it needs
+        network.pull(process)
+    readers = {name for kernel in kernels for name in kernel.inputs}
+    return {name: most + MARGIN for name, most in network.most.items() if name in readers}
+
+
+def check_depths(kernels: Sequence[StreamKernel], room: Mapping[str, int]) -> None:
     """Run every kernel as far as its streams let it; raises InputError where all wait before the image is done."""
-    processes = [_Process(layer) for layer in layers if layer.get("flow_calls")]
-    written = {name for process in processes for name in process.outputs}
-    held = dict.fromkeys(written, 0)
+    network = _Network(kernels)
     moved = True
     while moved:
-        moved = False
-        for process in processes:
-            while (now := process.stream) is not None:
-                write, name = now
-                if (write and held[name] >= room.get(name, 2**62)) or (not write and name in held and not held[name]):
-                    break
-                if name in held:
-                    held[name] += 1 if write else -1
-                process.go()
-                moved = True
-    stuck = [process.stream for process in processes if process.stream is not None]
-    full = sorted({name for write, name in stuck if write})
-    if stuck:
-        raise InputError(f"the design deadlocks: {', '.join(f'{name} (depth {room[name]})' for name in full)} "
-                         "full while its reader waits for another stream; deepen it")
-    left = sorted(name for name, count in held.items() if count and name in room)
-    if left:
+        moved = sum(network.push(process, room) for process in network.processes) > 0
+    if stuck := network.stuck:
+        full = [f"{name} (depth {room[name]})" for name in sorted({name for write, name in stuck if write})]
+        raise InputError(f"the design deadlocks: {', '.join(full)} full while its reader waits for another stream; "
+                         "deepen it")
+    if left := sorted(name for name in room if network.held.get(name)):
         raise InputError(f"pixels stay in {', '.join(left)} after an image: the next one would not be alone")

@@ -1,34 +1,38 @@
-"""From the graph to kernel calls: one group is one call in the top function, with the tensor that it makes.
+"""From the graph to kernel calls: a fusion group is one call in the top function, with the tensor that it makes.
 
-io_parallel: an array a node; a sum or maximum takes its taps from the image, so that no WINDOW is stored. io_stream: a
-group is a chain of nodes that work pixel by pixel behind a sum, a maximum or a merge, so that only codes are streamed.
-With strategy "distributed_arithmetic" a group of io_parallel is such a chain, too, and its kernel a netlist. What the
-vendors' tools would not take of it is refused here, before anything is written.
+io_parallel: a group is one node, its tensor an array; a sum or maximum takes its taps from the image, so that no WINDOW
+is stored. io_stream: a group is a sum, a maximum or a merge with the nodes in a row behind it that work pixel by pixel,
+so that only codes are streamed. With strategy "distributed_arithmetic" groups of io_parallel are such rows, too, and
+the kernel of one is a netlist. What the vendors' tools would not take is refused here, before anything is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
 from bnnflow.backends.backend import BuildConfig, Kernels
-from bnnflow.backends.hls.kernel_call import FusedKernel, KernelCall, code_type
+from bnnflow.backends.hls.kernel_call import FusedKernel, KernelCall
 from bnnflow.backends.hls.netlist_kernel import netlist_kernel
 from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.hls.sums import passes
+from bnnflow.backends.hls.types import code_type
 from bnnflow.errors import InputError
-from bnnflow.ir import Graph, Index, Node, Op, Steps, clean_name
+from bnnflow.ir import Graph, Index, Node, Op, Window, clean_name
 from bnnflow.ir.nodes import Int
 
-__all__ = ["ASKED", "FusionGroup", "chained", "check", "copied", "forked", "fusion_groups", "is_netlist", "kernels"]
+__all__ = ["ASKED", "MAX_GIVEN", "FusionGroup", "check", "copied", "forked", "fusion_groups", "is_netlist", "kernels",
+           "streamed_kernels"]
 
 STREAMS = "nnet_flow_stream.h"
 ASKED = "distributed_arithmetic"  # the strategy, as hls4ml calls it
 MAX_PARTITIONED = 4096  # elements of a completely partitioned array that the vendor tools accept
 MAX_STREAM = 4096  # bits of a pixel in a stream
+MAX_CODE = 31  # bits of a code that the kernels hold,
+MAX_BITS = {Op.STEP: 15, Op.AFFINE: 62}  # and of other ones
 MAX_GIVEN = 24  # bits of a code that a graph, hence a netlist, can begin with
 
 
@@ -59,14 +63,19 @@ def two_by_two(graph: Graph) -> list[Node]:
 
 
 def _without_windows(nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[list[Node], dict[str, list[str]]]:
-    """(nodes to compute, the tensors that each reads): a WINDOW that only sums and maxima read is none of them."""
-    known = {node.name: node for node in nodes}
-    reads = {node.name: list(node.inputs) for node in nodes}
-    for node in nodes:
-        if node.op in (Op.DOT, Op.MAX) and known[node.inputs[0]].op is Op.WINDOW:
-            reads[node.name] = list(known[node.inputs[0]].inputs)
+    """(nodes to compute, the tensors that each reads).
+
+    Sums and maxima read the image below a WINDOW; a WINDOW that nothing else reads is not computed.
+    """
+    windows = {node.name: node for node in nodes if isinstance(node.params, Window)}
+
+    def tensors(node: Node) -> list[str]:
+        below = windows.get(node.inputs[0]) if node.traits.taps else None
+        return list((below or node).inputs)
+
+    reads = {node.name: tensors(node) for node in nodes}
     used = {name for names in reads.values() for name in names} | set(outputs)
-    return [node for node in nodes if node.op is not Op.WINDOW or node.name in used], reads
+    return [node for node in nodes if node.name not in windows or node.name in used], reads
 
 
 def _emit(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
@@ -75,86 +84,99 @@ def _emit(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
     return emit(node, sources)
 
 
-def in_parallel(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
-    """A group a node, or a netlist a chain."""
+def array_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
+    """The kernel calls of io_parallel: one a node, or one a netlist of several."""
     known = {node.name: node for node in two_by_two(graph)}
     groups = []
-    for chain, reads in single(graph, config):
+    for nodes, reads in array_kernels(graph, config):
         calls: list[KernelCall] = []
-        if is_netlist(chain, known, config):
-            calls = [_netlist(chain, known, prod(chain[-1].shape[:-1]))]
-        elif chain[0].op is not Op.INPUT:
-            calls = _emit(chain[0], [known[name] for name in chain[0].inputs])
-        groups.append(FusionGroup(chain[-1], reads, calls, chain))
+        if is_netlist(nodes, known, config):
+            calls = [_netlist(nodes, known, prod(nodes[-1].shape[:-1]))]
+        elif not nodes[0].traits.outside:
+            calls = _emit(nodes[0], [known[name] for name in nodes[0].inputs])
+        groups.append(FusionGroup(nodes[-1], reads, calls, nodes))
     return groups
 
 
-def in_stream(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
-    """A group a chain."""
+def stream_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
+    """The kernel calls of io_stream: one for all nodes that work on a pixel together."""
     known = {node.name: node for node in two_by_two(graph)}
     groups = []
-    for chain, reads in chained(graph, config):
-        if is_netlist(chain, known, config):
-            calls = [replace(_netlist(chain, known, 1), kernel="flow_slide", header=STREAMS)]
+    for nodes, reads in streamed_kernels(graph, config):
+        if is_netlist(nodes, known, config):
+            calls = [replace(_netlist(nodes, known, 1), kernel="flow_slide", header=STREAMS)]
         else:
-            calls = _streamed(chain, known)
-        groups.append(FusionGroup(chain[-1], reads, calls, chain))
+            calls = _streamed(nodes, known)
+        groups.append(FusionGroup(nodes[-1], reads, calls, nodes))
     return groups
 
 
-def single(graph: Graph, config: BuildConfig) -> Kernels:
-    """(node, or those of a netlist in a row, the tensors that the first reads) of every kernel on arrays."""
+def array_kernels(graph: Graph, config: BuildConfig) -> Kernels:
+    """The kernels on arrays: (a node, or those of a netlist in a row; the tensors that the first reads)."""
 
-    def joins(chain: Sequence[Node], follower: Node, known: Mapping[str, Node]) -> bool:
+    def joins(head: Node, follower: Node, known: Mapping[str, Node]) -> bool:
         own = config.layers.get(follower.name, {}).get("strategy", ASKED)  # of a node that is named
-        return is_netlist((chain[0], follower), known, config) and str(own).lower() == ASKED
+        return is_netlist((head, follower), known, config) and str(own).lower() == ASKED
 
-    return _chains(graph, joins)
-
-
-def chained(graph: Graph, config: BuildConfig) -> Kernels:
-    """(nodes in a row, the tensors that the first reads) of every kernel on streams."""
-    return _chains(graph, lambda chain, follower, known: _starts(chain[0], known))
+    return _fused(graph, joins)
 
 
-def _chains(graph: Graph, joins: Callable[[Sequence[Node], Node, Mapping[str, Node]], bool]
-            ) -> Kernels:
-    """All nodes that are computed, those in a row that `joins` puts into one kernel together."""
+def streamed_kernels(graph: Graph, config: BuildConfig) -> Kernels:
+    """The kernels on streams: (nodes in a row, the tensors that the first reads)."""
+    return _fused(graph, lambda head, follower, known: _starts(head, known))
+
+
+def _fused(graph: Graph, joins: Callable[[Node, Node, Mapping[str, Node]], bool]) -> Kernels:
+    """All nodes that are computed, as kernels.
+
+    Nodes in a row are one kernel as long as `joins` (the first node of the kernel, the next one, all nodes by name).
+    """
     nodes = two_by_two(graph)
     known = {node.name: node for node in nodes}
     kept, reads = _without_windows(nodes, graph.outputs)
-    readers: dict[str, list[Node]] = {node.name: [] for node in nodes}
-    for node in kept:
-        for name in reads[node.name]:
-            readers[name].append(node)
-    chains: list[tuple[tuple[Node, ...], list[str]]] = []
+    only_reader = _only_readers(kept, reads, graph.outputs)
+    kernels: Kernels = []
     done: set[str] = set()
-    for node in kept:
-        if node.name in done:
+    for head in kept:
+        if head.name in done:
             continue
-        chain = [node]
-        while len(readers[chain[-1].name]) == 1 and chain[-1].name not in graph.outputs:
-            follower = readers[chain[-1].name][0]
-            if not joins(chain, follower, known) or not _follows(follower, known):
+        group = [head]
+        while follower := only_reader.get(group[-1].name):
+            if not joins(head, follower, known) or not _follows(follower, known):
                 break
-            chain.append(follower)
-        done |= {n.name for n in chain}
-        chains.append((tuple(chain), reads[node.name]))
-    return chains
+            group.append(follower)
+        done |= {node.name for node in group}
+        kernels.append((tuple(group), reads[head.name]))
+    return kernels
 
 
-def is_netlist(chain: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> bool:
-    """True where a chain's kernel is a netlist: asked for, and more than a merge of two tensors or wires."""
-    head = chain[0]
+def _only_readers(nodes: Sequence[Node], reads: Mapping[str, list[str]], outputs: Sequence[str]) -> dict[str, Node]:
+    """The node that reads a tensor, for every tensor that one node reads, once, and that is no output."""
+    readers: dict[str, list[Node]] = {}
+    for node in nodes:
+        for name in reads[node.name]:
+            readers.setdefault(name, []).append(node)
+    return {name: found[0] for name, found in readers.items() if len(found) == 1 and name not in outputs}
+
+
+def is_netlist(group: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> bool:
+    """True where the kernel of nodes in a row is a netlist: one is asked for, and they are no merge, nor all wires."""
+    head = group[0]
     if config.strategy_of(head.name) != ASKED or len(head.inputs) != 1 or not _starts(head, known):
         return False
-    wires = all(node.op is Op.GATHER for node in chain)
+    wires = all(node.traits.wires for node in group)
     return not wires and known[head.inputs[0]].domain.bits <= MAX_GIVEN
 
 
-def _netlist(chain: Sequence[Node], known: Mapping[str, Node], copies: int) -> KernelCall:
-    """One call for a chain: a netlist at every position, so many of them at once."""
-    return netlist_kernel(chain, known[chain[0].inputs[0]], lambda node: _own_pixels(node, known), copies)
+def _netlist(group: Sequence[Node], known: Mapping[str, Node], copies: int) -> KernelCall:
+    """One call for nodes in a row: a netlist at every position, so many `copies` of it at once."""
+
+    def own(node: Node) -> Int:
+        channels = _own_pixels(node, known)
+        assert channels is not None  # or the node would be in no group
+        return channels
+
+    return netlist_kernel(group, known[group[0].inputs[0]], own, copies)
 
 
 def _pixels(node: Node) -> int:
@@ -178,16 +200,16 @@ def _own_pixels(node: Node, known: Mapping[str, Node]) -> Int | None:
 
 def _local(node: Node, known: Mapping[str, Node]) -> bool:
     """True where a pixel of the result is made of the same pixel of the inputs."""
-    if node.op is Op.GATHER:
-        return _own_pixels(node, known) is not None
-    return node.op in (Op.STEP, Op.LUT, Op.ADD, Op.AFFINE, Op.ARGMAX)
+    return node.traits.pixelwise or (node.op is Op.GATHER and _own_pixels(node, known) is not None)
 
 
 def _starts(node: Node, known: Mapping[str, Node]) -> bool:
-    return node.op in (Op.DOT, Op.MAX) or _local(node, known)
+    """True where a kernel that works pixel by pixel can begin with the node."""
+    return node.traits.taps or _local(node, known)
 
 
 def _follows(node: Node, known: Mapping[str, Node]) -> bool:
+    """True where the node can be computed behind another, in the same kernel."""
     return len(node.inputs) == 1 and _local(node, known)
 
 
@@ -200,10 +222,10 @@ def _cell(node: Node, known: Mapping[str, Node]) -> FusedKernel:
     return FusedKernel(node.name, call, code_type(node.domain), node.shape[-1])
 
 
-def _streamed(chain: Sequence[Node], known: Mapping[str, Node]) -> list[KernelCall]:
-    """One call for a chain."""
-    head, last = chain[0], chain[-1]
-    if head.op is Op.INPUT:
+def _streamed(group: Sequence[Node], known: Mapping[str, Node]) -> list[KernelCall]:
+    """One call for nodes in a row; none for an input."""
+    head, last = group[0], group[-1]
+    if head.traits.outside:
         return []
     sources = [known[name] for name in head.inputs]
     members = _stream_members(last, sources)
@@ -212,26 +234,26 @@ def _streamed(chain: Sequence[Node], known: Mapping[str, Node]) -> list[KernelCa
         (call,) = _emit(head, sources)
         kernel = "flow_shuffle" if len(sources) == 1 else "flow_shuffle_two"
         return [KernelCall(kernel, STREAMS, members, roms=call.roms, reads=reads)]
-    rest = [_cell(node, known) for node in chain[1:]]
-    if head.op in (Op.DOT, Op.MAX):
+    rest = [_cell(node, known) for node in group[1:]]
+    if head.traits.taps:
         (call,) = _emit(head, sources)
         return [replace(call, kernel="flow_slide", header=STREAMS, fused=(*call.fused, *rest))]
     kernel = "flow_each" if len(sources) == 1 else "flow_pair"
     return [KernelCall(kernel, STREAMS, members, reads=reads, fused=(_cell(head, known), *rest))]
 
 
-def _stream_members(node: Node, sources: Sequence[Node]) -> dict[str, str]:
+def _stream_members(node: Node, sources: Sequence[Node]) -> dict[str, int]:
     members = {"n_pixel": _pixels(node), "n_chan": node.shape[-1]}
     for source, place in zip(sources, ("first", "second")):
         members |= {f"n_{place}": _pixels(source), f"c_{place}": source.shape[-1]}
-    return {key: str(value) for key, value in members.items()}
+    return members
 
 
 def forked(node: Node, stream: bool) -> KernelCall:
     """Two copies of a node, one for each of two readers."""
     if stream:
         return KernelCall("flow_split", STREAMS, _stream_members(node, []))
-    return KernelCall("flow_fork", "nnet_flow_gather.h", {"n_in": str(node.size)})
+    return KernelCall("flow_fork", "nnet_flow_gather.h", {"n_in": node.size})
 
 
 def copied(node: Node, name: str, stream: bool) -> FusionGroup:
@@ -244,48 +266,89 @@ def copied(node: Node, name: str, stream: bool) -> FusionGroup:
 
 def kernels(graph: Graph, config: BuildConfig) -> Kernels:
     """The nodes that each kernel computes, and the tensors that it reads."""
-    return (chained if config.io_type == "io_stream" else single)(graph, config)
+    return (streamed_kernels if config.io_type == "io_stream" else array_kernels)(graph, config)
 
 
 def fusion_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
     """The calls of kernels that compute the graph."""
-    return (in_stream if config.io_type == "io_stream" else in_parallel)(graph, config)
+    return (stream_groups if config.io_type == "io_stream" else array_groups)(graph, config)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+Problems = Iterator[str]
 
 
 def check(graph: Graph, config: BuildConfig) -> None:
     """Refuse what g++ would accept and the vendor tools would not: all nodes at once, with the remedy."""
-    problems, chains = [], [nodes for nodes, _ in kernels(graph, config)]
-    for node in (nodes[-1] for nodes in chains):
+    groups = [nodes for nodes, _ in kernels(graph, config)]
+    problems = [problem for find in CHECKS for problem in find(graph, config, groups)]
+    if problems:
+        raise InputError("this graph cannot become an HLS project:\n  - " + "\n  - ".join(problems))
+
+
+def _too_large(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
+    """Pixels wider than a stream, arrays larger than the tools partition."""
+    for node in (nodes[-1] for nodes in groups):
         width = node.shape[-1] * node.domain.bits
         if config.io_type == "io_stream" and width > MAX_STREAM:
-            problems.append(f"node {node.name!r}: a pixel of {node.shape[-1]} codes is {width} bits wide, a stream at "
-                            f"most {MAX_STREAM}: use fewer channels, planes or neurons")
+            yield (f"node {node.name!r}: a pixel of {node.shape[-1]} codes is {width} bits wide, a stream at "
+                   f"most {MAX_STREAM}: use fewer channels, planes or neurons")
         if config.io_type == "io_parallel" and node.size > MAX_PARTITIONED:
-            problems.append(f"node {node.name!r} has {node.size} elements; the vendor tools partition at most "
-                            f"{MAX_PARTITIONED} in io_parallel: use fewer inputs, planes or neurons, or io_stream")
-    problems += [f"node {node.name!r}: {node.domain.bits}-bit codes, the kernels hold at most {most}"
-                 for node in graph
-                 for most in [15 if isinstance(node.params, Steps) else 62 if node.op is Op.AFFINE else 31]
-                 if node.domain.bits > most]
-    problems += [f"node {node.name!r} is both an input and an output; let a layer stand between"
-                 for node in graph.inputs if node.name in graph.outputs]
-    problems += [f"layers names {name!r}, which is no node; the nodes are {', '.join(n.name for n in graph)}"
-                 for name in config.layers if name not in graph.by_name]
-    heads = {nodes[0].name: nodes for nodes in chains if nodes[0].op is not Op.INPUT}
+            yield (f"node {node.name!r} has {node.size} elements; the vendor tools partition at most "
+                   f"{MAX_PARTITIONED} in io_parallel: use fewer inputs, planes or neurons, or io_stream")
+
+
+def _too_wide(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
+    """Codes that the kernels' arithmetic does not hold."""
+    for node in graph:
+        most = MAX_BITS.get(node.op, MAX_CODE)
+        if node.domain.bits > most:
+            yield f"node {node.name!r}: {node.domain.bits}-bit codes, the kernels hold at most {most}"
+
+
+def _passed_on(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
+    """Inputs that are outputs, too."""
+    for node in graph.inputs:
+        if node.name in graph.outputs:
+            yield f"node {node.name!r} is both an input and an output; let a layer stand between"
+
+
+def _no_node(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
+    """Options for nodes that are not there."""
+    for name in config.layers:
+        if name not in graph.by_name:
+            yield f"layers names {name!r}, which is no node; the nodes are {', '.join(node.name for node in graph)}"
+
+
+def _no_kernel(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
+    """Options for nodes that another node's kernel computes, or none."""
+    heads = {node.name: nodes[0].name for nodes in groups for node in nodes if not nodes[0].traits.outside}
     for name in graph.by_name:
-        if name in config.layers and name not in heads:
-            within = next((head for head, nodes in heads.items() if name in {n.name for n in nodes}), None)
-            problems.append(f"layers names {name!r}, which is " + (
-                f"computed by the kernel of {within!r}; name that node" if within else "no kernel of its own"))
+        if name in config.layers and heads.get(name) != name:
+            yield f"layers names {name!r}, which is " + (
+                f"computed by the kernel of {heads[name]!r}; name that node" if name in heads else
+                "no kernel of its own")
+
+
+def _uneven(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
+    """Loops whose passes would not all have the same number of outputs."""
     for node in graph:
         wanted, possible = config.reuse_of(node.name), passes(node)
         loops = config.strategy_of(node.name) == "resource" and config.io_type == "io_parallel"
         if loops and possible and wanted not in possible:
-            problems.append(f"node {node.name!r}: reuse_factor {wanted} does not share its {node.size} outputs evenly; "
-                            f"use {', '.join(map(str, possible))}, for this node alone with layers={{{node.name!r}: "
-                            "{'reuse_factor': ...}}")
-    problems += [f"node {name!r}: a netlist takes an input every cycle; reuse_factor {config.reuse_of(name)} has "
-                 f"nothing to share: use layers={{{name!r}: {{'reuse_factor': 1}}}}, or 'Latency' or 'Resource'"
-                 for name in heads if config.strategy_of(name) == ASKED and config.reuse_of(name) != 1]
-    if problems:
-        raise InputError("this graph cannot become an HLS project:\n  - " + "\n  - ".join(problems))
+            yield (f"node {node.name!r}: reuse_factor {wanted} does not share its {node.size} outputs evenly; "
+                   f"use {', '.join(map(str, possible))}, for this node alone with layers={{{node.name!r}: "
+                   "{'reuse_factor': ...}}")
+
+
+def _reused_netlists(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
+    """Netlists with a reuse factor: nothing of them can be used again."""
+    for head in (nodes[0] for nodes in groups if not nodes[0].traits.outside):
+        if config.strategy_of(head.name) == ASKED and config.reuse_of(head.name) != 1:
+            yield (f"node {head.name!r}: a netlist takes an input every cycle; reuse_factor "
+                   f"{config.reuse_of(head.name)} has nothing to share: use layers={{{head.name!r}: "
+                   "{'reuse_factor': 1}}, or 'Latency' or 'Resource'")
+
+
+CHECKS = (_too_large, _too_wide, _passed_on, _no_node, _no_kernel, _uneven, _reused_netlists)

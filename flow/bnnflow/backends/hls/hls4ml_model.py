@@ -25,9 +25,12 @@ from hls4ml.model.types import FixedPrecisionType
 from numpy.typing import NDArray
 
 from bnnflow.backends.backend import BuildConfig
-from bnnflow.backends.hls.fifo import check_depths, depths
+from bnnflow.backends.hls.cpp import call_text, config_text, has_constants, rom_text
+from bnnflow.backends.hls.fifo import StreamKernel, check_depths, depths
 from bnnflow.backends.hls.fusion import FusionGroup, check, copied, forked, fusion_groups
-from bnnflow.backends.hls.kernel_call import KernelCall, rom_text
+from bnnflow.backends.hls.kernel_call import KernelCall
+from bnnflow.backends.hls.ops import EMIT_HLS
+from bnnflow.backends.hls.types import DIALECTS, Dialect, code_type
 from bnnflow.backends.project import write_vectors
 from bnnflow.errors import InputError
 from bnnflow.ir import Domain, Graph, Node, Op, clean_name
@@ -35,53 +38,17 @@ from bnnflow.ir.vectors import default_vectors
 
 __all__ = ["FlowModelGraph", "to_hls4ml"]
 
-BACKENDS = ("Vitis", "Vivado")
-
-
 class FlowLayer(Layer):  # type: ignore[misc]
-    """An op of the integer graph inside hls4ml; what to write is in its `flow_node` and `flow_calls`."""
+    """An op of the integer graph inside hls4ml; what to write is in its `flow_node` and `flow_calls`.
+
+    `flow_rom` is the name of the node that names its ROMs.
+    """
 
     def initialize(self) -> None:
         """Declare the output with its exact type."""
         node: Node = self.get_attr("flow_node")
         self.add_output_variable(list(node.shape), precision=_precision(node.domain))
         self.set_attr("result_t", self.get_output_variable().type)
-
-
-class FlowGather(FlowLayer):
-    """GATHER."""
-
-
-class FlowDot(FlowLayer):
-    """DOT."""
-
-
-class FlowAdd(FlowLayer):
-    """ADD."""
-
-
-class FlowLut(FlowLayer):
-    """LUT."""
-
-
-class FlowStep(FlowLayer):
-    """STEP."""
-
-
-class FlowAffine(FlowLayer):
-    """AFFINE."""
-
-
-class FlowArgmax(FlowLayer):
-    """ARGMAX."""
-
-
-class FlowWindow(FlowLayer):
-    """WINDOW."""
-
-
-class FlowMax(FlowLayer):
-    """MAX."""
 
 
 class FlowFork(FlowLayer):
@@ -95,12 +62,12 @@ class FlowFork(FlowLayer):
                                      precision=_precision(node.domain))
 
 
-LAYERS: dict[Op, type[FlowLayer]] = {
-    Op.GATHER: FlowGather, Op.WINDOW: FlowWindow, Op.DOT: FlowDot, Op.ADD: FlowAdd, Op.MAX: FlowMax, Op.STEP: FlowStep,
-    Op.LUT: FlowLut, Op.AFFINE: FlowAffine, Op.ARGMAX: FlowArgmax,
-}
+def _layer_class(op: Op) -> type[FlowLayer]:
+    """The class whose name tells hls4ml which op a layer is."""
+    return type(f"Flow{op.value.capitalize()}", (FlowLayer,), {"__doc__": f"{op.name}.", "__module__": __name__})
 
 
+LAYERS: dict[Op, type[FlowLayer]] = {op: _layer_class(op) for op, emit in EMIT_HLS.items() if emit is not None}
 KINDS = (*LAYERS.values(), FlowFork)
 
 
@@ -113,8 +80,9 @@ class FlowConfigTemplate(LayerConfigTemplate):  # type: ignore[misc]
     def format(self, node: Any) -> str:
         """Text for parameters.h."""
         calls: list[KernelCall] = node.get_attr("flow_calls")
-        rom = node.get_attr("flow_rom")
-        return "\n".join(e.config_text(f"config{node.index}_{k}", rom) for k, e in enumerate(calls)) + "\n"
+        structs = [config_text(call, f"config{node.index}_{k}", node.get_attr("flow_rom"), node.model.flow_dialect)
+                   for k, call in enumerate(calls)]
+        return "\n".join(structs) + "\n"
 
 
 class FlowCallTemplate(FunctionCallTemplate):  # type: ignore[misc]
@@ -126,22 +94,20 @@ class FlowCallTemplate(FunctionCallTemplate):  # type: ignore[misc]
     def transform(self, model: Any, node: Any) -> Any:
         """Name the headers, then format."""
         calls: list[KernelCall] = node.get_attr("flow_calls")
-        rom = f"weights/{_rom_file(node.get_attr('flow_rom'))}"
-        headers = {e.header for outer in calls for e in (outer, *(cell.call for cell in outer.fused))}
-        has_rom = rom_text(node.get_attr("flow_rom"), calls)
-        self.include_header = [*(f"nnet_utils/{header}" for header in sorted(headers)), *([rom] if has_rom else [])]
+        headers = sorted({inner.header for call in calls for inner in call.calls})
+        self.include_header = [f"nnet_utils/{header}" for header in headers]
+        if has_constants(calls):
+            self.include_header.append(f"weights/{_rom_file(node.get_attr('flow_rom'))}")
         return super().transform(model, node)
 
     def format(self, node: Any) -> list[str]:
         """Lines for the top function, one a call."""
-        outs, name = [node.get_output_variable(o) for o in node.outputs], node.get_attr("flow_rom")
+        outs = [node.get_output_variable(name) for name in node.outputs]
         lines = []
         for k, call in enumerate(node.get_attr("flow_calls")):
             data = [node.get_input_variable(node.inputs[i]) for i in call.reads]
-            types = ", ".join(v.type.name for v in (*data, outs[0]))
-            values = ", ".join(v.name for v in (*data, *outs))
-            lines.append(f"nnet::{call.kernel}<{types}, config{node.index}_{k}>"
-                         f"({values}{call.arguments(name)});")
+            types, arrays = [v.type.name for v in (*data, outs[0])], [v.name for v in (*data, *outs)]
+            lines.append(call_text(call, node.get_attr("flow_rom"), f"config{node.index}_{k}", types, arrays))
         return lines
 
 
@@ -156,8 +122,8 @@ def _rom_file(node: str) -> str:
 
 def _precision(domain: Domain) -> FixedPrecisionType:
     """The edge's type: bits are the code; where values are fixed-point numbers, they are the type's values too."""
-    fraction = domain.fraction_bits or 0
-    return FixedPrecisionType(domain.bits, domain.bits - fraction, domain.signed)
+    kind = code_type(domain)
+    return FixedPrecisionType(kind.bits, kind.bits - kind.fraction, kind.signed)
 
 
 def _register() -> None:
@@ -169,7 +135,7 @@ def _register() -> None:
         elif known is not kind:
             raise InputError(f"hls4ml has another layer {kind.__name__} registered")
     headers = files("bnnflow.hls_templates") / "nnet_utils"
-    for name in BACKENDS:
+    for name in DIALECTS:
         backend = hls4ml.backends.get_backend(name)
         registered = [f"{name.lower()}:{t().get_name()}" for t in (FlowConfigTemplate, FlowCallTemplate)]
         if not set(registered) <= set(hls4ml.model.optimizer.get_available_passes()):
@@ -202,6 +168,11 @@ class FlowModelGraph(ModelGraph):  # type: ignore[misc]
     flow_graph: Graph
     flow_vectors: Sequence[NDArray[np.int64]]
 
+    @property
+    def flow_dialect(self) -> Dialect:
+        """The C++ of the backend's compilers."""
+        return DIALECTS[self.config.get_config_value("Backend")]
+
     def write(self) -> None:
         """Write the project to OutputDir, with the vectors in `flow_vectors`."""
         with _without_keras():
@@ -209,7 +180,7 @@ class FlowModelGraph(ModelGraph):  # type: ignore[misc]
         folder, graph = Path(self.config.get_output_dir()), self.flow_graph
         for layer in self.get_layers():
             name = layer.get_attr("flow_rom")
-            text = rom_text(name, layer.get_attr("flow_calls")) if name else ""
+            text = rom_text(name, layer.get_attr("flow_calls"), self.flow_dialect) if name else ""
             if text:
                 (folder / "firmware/weights" / _rom_file(name)).write_text(text)
         template = string.Template((files("bnnflow.hls_templates") / "flow_test.cpp").read_text())
@@ -245,31 +216,21 @@ def to_hls4ml(graph: Graph, config: BuildConfig, vectors: Sequence[NDArray[np.in
     `predict` takes and returns real values; an output whose domain is not a fixed-point type (bipolar) comes as codes.
     Raises InputError for a graph that the backend cannot take.
     """
-    if config.backend not in BACKENDS:
-        raise InputError(f"backend={config.backend!r}: hls4ml writes C++; use {' or '.join(map(repr, BACKENDS))}, or "
+    if config.backend not in DIALECTS:
+        raise InputError(f"backend={config.backend!r}: hls4ml writes C++; use {' or '.join(map(repr, DIALECTS))}, or "
                          "bnnflow.build")
     check(graph, config)
     groups = fusion_groups(graph, config)
     _register()
-    settings = hls4ml.utils.config.create_config(
-        output_dir=str(config.output_dir), project_name=config.project_name, backend=config.backend, part=config.part,
-        clock_period=config.clock_period, io_type=config.io_type, write_weights_txt=False,
-    )
     folded = config.io_type == "io_stream" or any(config.strategy_of(node.name) == "resource" for node in graph)
-    settings["HLSConfig"] = {
-        "Model": {"Precision": "fixed<16,6>", "ReuseFactor": config.reuse_factor,
-                  "Strategy": "Resource" if folded else "Latency",
-                  "PipelineStyle": "dataflow" if folded else "pipeline",
-                  "PipelineInterval": None if folded else max(config.reuse_of(node.name) for node in graph)},
-        "LayerName": {_hls_name(n): {"Precision": {"result": _text(n.domain)}} for n in graph.inputs},
-    }
     layers, outputs = _layers(graph, config, groups, forks=folded)
     model: FlowModelGraph = FlowModelGraph.from_layer_list(
-        settings, layers, inputs=[_hls_name(n) for n in graph.inputs], outputs=outputs)
+        _settings(graph, config, folded), layers, inputs=[_hls_name(n) for n in graph.inputs], outputs=outputs)
     _check_kept(layers, model)
     if config.io_type == "io_stream":
-        room = depths(layers)
-        check_depths(layers, room)
+        kernels = stream_kernels(layers)
+        room = depths(kernels)
+        check_depths(kernels, room)
         for layer in model.get_layers():
             for name in layer.outputs:
                 layer.get_output_variable(name).pragma = ("stream", room.get(name, 2))
@@ -278,7 +239,24 @@ def to_hls4ml(graph: Graph, config: BuildConfig, vectors: Sequence[NDArray[np.in
     return model
 
 
+def _settings(graph: Graph, config: BuildConfig, folded: bool) -> dict[str, Any]:
+    """hls4ml's configuration: DATAFLOW where nodes are `folded` into loops, else one pipeline."""
+    settings: dict[str, Any] = hls4ml.utils.config.create_config(
+        output_dir=str(config.output_dir), project_name=config.project_name, backend=config.backend, part=config.part,
+        clock_period=config.clock_period, io_type=config.io_type, write_weights_txt=False,
+    )
+    settings["HLSConfig"] = {
+        "Model": {"Precision": "fixed<16,6>", "ReuseFactor": config.reuse_factor,
+                  "Strategy": "Resource" if folded else "Latency",
+                  "PipelineStyle": "dataflow" if folded else "pipeline",
+                  "PipelineInterval": None if folded else max(config.reuse_of(node.name) for node in graph)},
+        "LayerName": {_hls_name(n): {"Precision": {"result": _text(n.domain)}} for n in graph.inputs},
+    }
+    return settings
+
+
 def _text(domain: Domain) -> str:
+    """A type in hls4ml's own notation."""
     p = _precision(domain)
     return f"{'' if p.signed else 'u'}fixed<{p.width},{p.integer}>"
 
@@ -289,52 +267,67 @@ def _layers(graph: Graph, config: BuildConfig, groups: Sequence[FusionGroup],
 
     With `forks` every tensor has one reader: a fork makes two of it, again and again where it has more.
     """
-    stream = config.io_type == "io_stream"
-    uses = Counter([*(name for group in groups for name in group.reads), *graph.outputs])
-    tensors: dict[str, list[str]] = {}  # the hls4ml tensors of a node that are still to be read
-    layers: list[dict[str, Any]] = []
+    made = _LayerList(config, forks, Counter([*(name for group in groups for name in group.reads), *graph.outputs]))
     outputs: dict[str, str] = {}
-
-    def add(kind: str, name: str, group: FusionGroup, **more: Any) -> None:
-        for call in group.calls:
-            _fold(call, group.nodes[0].name, config)
-        inputs, rom = [take(i) for i in group.reads], group.result.name
-        layers.append({"class_name": kind, "name": name, "inputs": inputs, "flow_node": group.result, "flow_rom": rom,
-                       "flow_calls": group.calls, **more})
-
-    def take(name: str) -> str:
-        return tensors[name].pop() if forks else tensors[name][0]
-
     for group in groups:
         node, name = group.result, _hls_name(group.result)
-        if node.op is Op.INPUT:
-            layers.append({"class_name": "InputLayer", "name": name, "input_shape": list(node.shape),
-                           "flow_node": node})
+        if node.traits.outside:
+            made.add_input(node, name)
         else:
-            add(LAYERS[group.nodes[0].op].__name__, name, group)
-        tensors[node.name] = [name]
-        for k in range(1, uses[node.name] if forks else 1):
-            copies = [f"{name}_copy{k}_{i}" for i in (1, 2)]
-            add("FlowFork", f"{name}_fork{k}", FusionGroup(node, [node.name], [forked(node, stream)], (node,)), outputs=copies)
-            tensors[node.name] += copies
+            made.add(LAYERS[group.nodes[0].op].__name__, name, group)
+        made.give(node, name)
         outputs[node.name] = name
-        if node.name in graph.outputs and len(tensors[node.name]) > 1:
+        if node.name in graph.outputs and len(made.tensors[node.name]) > 1:
             outputs[node.name] = f"{name}_result"
             copy = clean_name(f"{node.name}_result", [*graph.by_name, *(group.result.name for group in groups)])
-            add("FlowGather", outputs[node.name], copied(node, copy, stream))
-    return layers, [outputs[name] for name in graph.outputs]
+            made.add(LAYERS[Op.GATHER].__name__, outputs[node.name], copied(node, copy, made.stream))
+    return made.layers, [outputs[name] for name in graph.outputs]
 
 
-def _fold(call: KernelCall, node: str, config: BuildConfig) -> None:
-    """Passes and interval of a kernel: loops over outputs (Resource), or a pipeline with that interval.
+class _LayerList:
+    """hls4ml's layers under way, and the `tensors` of every node that are still to be read; `uses` counts readers."""
+
+    def __init__(self, config: BuildConfig, forks: bool, uses: Counter[str]):
+        self.config, self.forks, self.uses = config, forks, uses
+        self.stream = config.io_type == "io_stream"
+        self.layers: list[dict[str, Any]] = []
+        self.tensors: dict[str, list[str]] = {}
+
+    def add_input(self, node: Node, name: str) -> None:
+        """The layer of an input."""
+        shape = list(node.shape)
+        self.layers.append({"class_name": "InputLayer", "name": name, "input_shape": shape, "flow_node": node})
+
+    def add(self, kind: str, name: str, group: FusionGroup, **more: Any) -> None:
+        """The layer that computes a fusion group."""
+        calls = [_folded(call, group.nodes[0].name, self.config) for call in group.calls]
+        inputs = [self.tensors[read].pop() if self.forks else self.tensors[read][0] for read in group.reads]
+        self.layers.append({"class_name": kind, "name": name, "inputs": inputs, "flow_node": group.result,
+                            "flow_rom": group.result.name, "flow_calls": calls, **more})
+
+    def give(self, node: Node, name: str) -> None:
+        """The tensor `name` of a node to its readers, by as many forks as they need."""
+        self.tensors[node.name] = [name]
+        for k in range(1, self.uses[node.name] if self.forks else 1):
+            copies = [f"{name}_copy{k}_{i}" for i in (1, 2)]
+            fork = FusionGroup(node, [node.name], [forked(node, self.stream)], (node,))
+            self.add(FlowFork.__name__, f"{name}_fork{k}", fork, outputs=copies)
+            self.tensors[node.name] += copies
+
+
+def _folded(call: KernelCall, node: str, config: BuildConfig) -> KernelCall:
+    """The call with its passes and interval: loops over outputs (Resource), or a pipeline with that interval.
 
     A stream's loop over pixels is a pipeline whatever the strategy.
     """
     reuse, loops = config.reuse_of(node), config.strategy_of(node) == "resource" and config.io_type == "io_parallel"
-    # A cell's first kernel, where it takes positions, shares its configuration with the loop over them.
-    part = call.fused[0].call if call.fused and call.fused[0].border else call
-    part.members["n_fold"] = str(reuse if loops else 1)
-    part.members["interval"] = str(1 if loops else reuse)
+    return call.folded(n_fold=reuse if loops else 1, interval=1 if loops else reuse)
+
+
+def stream_kernels(layers: Sequence[dict[str, Any]]) -> list[StreamKernel]:
+    """The kernel calls of layers, with the tensors that they read and write as streams."""
+    return [StreamKernel(call, layer["inputs"], layer.get("outputs", [layer["name"]]))
+            for layer in layers for call in layer.get("flow_calls", ())]
 
 
 def _check_kept(layers: list[dict[str, Any]], model: ModelGraph) -> None:

@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 
 from bnnflow.backends.hls.kernel_call import (
     WORD,
+    BorderAxis,
     FusedKernel,
     KernelCall,
-    Roms,
-    code_type,
+    Rom,
     int32,
-    ints,
     pack_fields,
     signed_bits,
-    wide,
 )
-from bnnflow.ir import Domain, Node, Op, Weights, Window
+from bnnflow.backends.hls.types import IntType, Native, Type, code_int, code_type
+from bnnflow.ir import Domain, Node, Weights, Window
 from bnnflow.ir.nodes import Int
 from bnnflow.ir.verify import at_borders
 
@@ -31,7 +30,7 @@ WINDOWS = "nnet_flow_window.h"
 FEW = 2  # values besides the base that are counted each by itself
 
 
-def image(node: Node, source: Node, groups: int) -> dict[str, str]:
+def image(node: Node, source: Node, groups: int) -> dict[str, int]:
     """Members that say which taps a sum or maximum reads: a WINDOW's, or the last axis of any tensor."""
     rows, cols, outputs = 1, prod(source.shape[:-1]), node.shape[-1]
     members: dict[str, int] = {"n_chan": source.shape[-1]}
@@ -45,8 +44,7 @@ def image(node: Node, source: Node, groups: int) -> dict[str, str]:
         members["n_chan"] //= w.taps
     else:
         members["o_cols"] = cols
-    members |= {"n_rows": rows, "n_cols": cols, "n_group": groups, "n_out": outputs, "field": source.domain.bits}
-    return {key: str(value) for key, value in members.items()}
+    return members | {"n_rows": rows, "n_cols": cols, "n_group": groups, "n_out": outputs, "field": source.domain.bits}
 
 
 def _fields(levels: Int, source: Node, groups: int) -> tuple[Int, int]:
@@ -65,10 +63,6 @@ def _fields(levels: Int, source: Node, groups: int) -> tuple[Int, int]:
     return whole.reshape(window.groups, window.taps, -1, outputs).transpose(3, 1, 0, 2).reshape(outputs, inputs), 1
 
 
-def _integer(domain: Domain) -> str:
-    return f"ap_{'' if domain.signed else 'u'}int<{domain.bits}>"
-
-
 @dataclass(frozen=True)
 class _Taps:
     """A sum for its kernels: `levels` (outputs, taps of an output), of `groups`; `members` of its configuration.
@@ -79,7 +73,7 @@ class _Taps:
     node: Node
     levels: Int
     groups: int
-    members: dict[str, str]
+    members: dict[str, int]
     gain: int
     constant: Int
 
@@ -100,15 +94,15 @@ def dot(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
     assert isinstance(p, Weights)
     levels, groups = _fields(p.effective, source, p.groups)
     a, b = source.domain.numerator
-    present, border = p.effective.sum(axis=0)[None], "0"
-    borders: Roms = ()
+    present = p.effective.sum(axis=0)[None]
+    borders: tuple[BorderAxis, ...] = ()
     if isinstance(source.params, Window) and source.params.padded and b:
         present = at_borders(p.effective, p.groups, source.params)
-        border, borders = border_classes(node, source.params)
+        borders = border_classes(source.params)
     taps = _Taps(node, levels, groups, image(node, source, groups), a, b * present.astype(object))
     one_bit = source.domain.lo >= 0 and source.domain.hi <= 1
     core = _counted(taps) if one_bit else _multiplied(taps, source.domain)
-    return positions(node, core, border, borders)
+    return positions(node, core, borders)
 
 
 def _counted(taps: _Taps) -> KernelCall:
@@ -130,10 +124,10 @@ def _xnor(taps: _Taps) -> KernelCall:
     offset = taps.constant - gain * (signs < 0).sum(axis=1).astype(object)
     widest = signed_bits(min(domain.lo, int(offset.min())), max(domain.hi, int(offset.max())))
     widest = max(widest, (gain * signs.shape[1]).bit_length() + 1)
-    return KernelCall("flow_count", WINDOWS, taps.members | {"gain": str(gain)}, {"sum_t": f"ap_int<{widest + 1}>"}, (
-        ("unsigned long long", "sign", pack_fields((signs > 0).astype(np.int64), 1)),
-        ("unsigned long long", "mask", pack_fields((signs != 0).astype(np.int64), 1)),
-        ("int", "offset", int32(offset, taps.node)),
+    return KernelCall("flow_count", WINDOWS, taps.members | {"gain": gain}, {"sum_t": IntType(widest + 1)}, (
+        Rom("sign", Native.WORD, pack_fields((signs > 0).astype(np.int64), 1)),
+        Rom("mask", Native.WORD, pack_fields((signs != 0).astype(np.int64), 1)),
+        Rom("offset", Native.INT, int32(offset, taps.node)),
     ))
 
 
@@ -175,9 +169,9 @@ def _digits(levels: Int) -> _Values:
 def _valued(taps: _Taps, values: _Values) -> KernelCall:
     """sum l*(a*c + b) = a*base*#(c) + a*value*#(c where l = base + value), summed + b*(sum of l inside the image)."""
     outputs, count, fields = values.mask.shape
-    members = taps.members | {"n_value": str(count), "n_gain": str(len(values.base))}
+    members = taps.members | {"n_value": count, "n_gain": len(values.base)}
     return KernelCall("flow_values", WINDOWS, members, {"sum_t": _sum_type(taps, values)}, (
-        ("unsigned long long", "mask", pack_fields(values.mask.reshape(outputs * count, fields).astype(np.int64), 1)),
+        Rom("mask", Native.WORD, pack_fields(values.mask.reshape(outputs * count, fields).astype(np.int64), 1)),
         *_weighed(taps, values),
     ))
 
@@ -201,7 +195,7 @@ def _codebook(taps: _Taps) -> _Codebook | None:
     those of every pattern at every channel, then for each output and channel a number as wide as the pattern's count.
     """
     values = _values(taps.levels, lowest=True)
-    size = int(taps.members.get("k_rows", 1)) * int(taps.members.get("k_cols", 1))
+    size = taps.members.get("k_rows", 1) * taps.members.get("k_cols", 1)
     if values is None or values.mask.shape[1] > 1 or not 1 < size < WORD:
         return None
     outputs, fields = taps.levels.shape
@@ -217,26 +211,25 @@ def _codebook(taps: _Taps) -> _Codebook | None:
 def _shared(taps: _Taps, book: _Codebook) -> KernelCall:
     """The sum of `_valued`, its second popcount channel by channel from those of a codebook."""
     width = max(1, (len(book.patterns) - 1).bit_length())
-    members = taps.members | {"n_pattern": str(len(book.patterns)), "n_gain": str(len(book.values.base)),
-                              "index_bits": str(width), "index_words": str(-(-book.index.shape[1] // (WORD // width)))}
+    members = taps.members | {"n_pattern": len(book.patterns), "n_gain": len(book.values.base), "index_bits": width,
+                              "index_words": -(-book.index.shape[1] // (WORD // width))}
     return KernelCall("flow_shared", WINDOWS, members, {"sum_t": _sum_type(taps, book.values)}, (
-        ("unsigned long long", "pattern", [f"0x{int(pattern):x}ULL" for pattern in book.patterns]),
-        ("unsigned long long", "index", pack_fields(book.index, width)), *_weighed(taps, book.values),
+        Rom("pattern", Native.WORD, book.patterns), Rom("index", Native.WORD, pack_fields(book.index, width)),
+        *_weighed(taps, book.values),
     ))
 
 
-def _sum_type(taps: _Taps, values: _Values) -> str:
+def _sum_type(taps: _Taps, values: _Values) -> Type:
     """Holds every partial sum."""
     base, value, ones = (np.abs(x).astype(object) for x in (values.base, values.value, values.mask.sum(axis=2)))
     reach = taps.gain * int((base * taps.levels.shape[1] + (value * ones).sum(axis=1)).max())
-    return f"ap_int<{(reach + int(np.abs(taps.constant).max())).bit_length() + 1}>"
+    return IntType((reach + int(np.abs(taps.constant).max())).bit_length() + 1)
 
 
-def _weighed(taps: _Taps, values: _Values) -> Roms:
+def _weighed(taps: _Taps, values: _Values) -> tuple[Rom, ...]:
     """What popcounts are multiplied with, and what is added."""
-    factors = (("base", values.base), ("value", values.value))
-    return (*(("long long", name, wide(taps.gain * factor)) for name, factor in factors),
-            ("int", "offset", int32(taps.constant, taps.node)))
+    return (Rom("base", Native.LONG, taps.gain * values.base), Rom("value", Native.LONG, taps.gain * values.value),
+            Rom("offset", Native.INT, int32(taps.constant, taps.node)))
 
 
 def _multiplied(taps: _Taps, domain: Domain) -> KernelCall:
@@ -246,41 +239,39 @@ def _multiplied(taps: _Taps, domain: Domain) -> KernelCall:
     reach = max(abs(domain.lo), abs(domain.hi)) * int(np.abs(taps.levels).sum(axis=1).max()) * taps.gain
     reach += int(np.abs(taps.constant).max())
     words = -(-taps.levels.shape[1] // (WORD // width))
-    members = taps.members | {"gain": str(taps.gain), "level_bits": str(width), "level_words": str(words)}
-    types = {"sum_t": f"ap_int<{reach.bit_length() + 1}>", "code_t": _integer(domain)}
+    members = taps.members | {"gain": taps.gain, "level_bits": width, "level_words": words}
+    types: dict[str, Type] = {"sum_t": IntType(reach.bit_length() + 1), "code_t": code_int(domain)}
     return KernelCall("flow_mac", WINDOWS, members, types, (
-        ("unsigned long long", "levels", pack_fields(taps.levels, width)),
-        ("int", "offset", int32(taps.constant, taps.node)),
+        Rom("levels", Native.WORD, pack_fields(taps.levels, width)),
+        Rom("offset", Native.INT, int32(taps.constant, taps.node)),
     ))
 
 
-def positions(node: Node, core: KernelCall, border: str = "0", borders: Roms = ()) -> list[KernelCall]:
+def positions(node: Node, core: KernelCall, borders: tuple[BorderAxis, ...] = ()) -> list[KernelCall]:
     """A kernel of the words of a position, at every position."""
-    cell = FusedKernel(node.name, core, code_type(node.domain), node.shape[-1], border, borders)
+    cell = FusedKernel(node.name, core, code_type(node.domain), node.shape[-1], True, borders)
     return [KernelCall("flow_positions", WINDOWS, fused=(cell,))]
 
 
-def border_classes(node: Node, window: Window) -> tuple[str, Roms]:
-    """The class of borders of a position, in the order of `Window.borders`: a C expression, and its ROMs."""
+def border_classes(window: Window) -> tuple[BorderAxis, ...]:
+    """The classes of borders along each axis of an image, numbered as in `Window.borders`."""
     axes = [np.unique(inside, axis=0, return_inverse=True) for inside in window.inside]
-    names = ("rows", "cols")[-len(axes):]
-    roms = tuple(("int", f"border_{name}", ints(classes)) for name, (_, classes) in zip(names, axes))
-    parts = [f"flow_{node.name}_border_{name}[{name[:-1]}]" for name in names]
-    return f" * {len(axes[-1][0])} + ".join(parts), roms
+    return tuple(BorderAxis(name, classes, len(rows))
+                 for name, (rows, classes) in zip(("rows", "cols")[-len(axes):], axes))
 
 
 def maximum(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
     """The largest code of every channel's taps."""
     (source,) = sources
-    members = image(node, source, node.shape[-1]) | {"fill": f"{source.domain.lo}LL"}
-    return positions(node, KernelCall("flow_max", WINDOWS, members, {"code_t": _integer(source.domain)}))
+    members = image(node, source, node.shape[-1]) | {"fill": source.domain.lo}
+    return positions(node, KernelCall("flow_max", WINDOWS, members, {"code_t": code_int(source.domain)}))
 
 
 def passes(node: Node) -> list[int]:
     """The reuse factors that a sum or maximum in a loop can have: they share its positions evenly, or then the outputs
     of a position; empty for other ops, which take any.
     """
-    if node.op not in (Op.DOT, Op.MAX):
+    if not node.traits.taps:
         return []
     positions, outputs = prod(node.shape[:-1]), node.shape[-1]
     return [n for n in range(1, positions + 1) if positions % n == 0] + [
