@@ -119,7 +119,7 @@ class _Design:
         return self.stream or any(self.config.strategy_of(node.name) == "resource" for node in self.graph)
 
     def modules(self, base: Facts) -> tuple[list[Facts], int]:
-        """(facts of every kernel, filled into `base`; cycles until the last kernel is done with an image).
+        """(facts of every kernel, filled into `base`; cycles until all outputs of a sample are there).
 
         A kernel begins when the last of the tensors that it reads is there.
         """
@@ -180,7 +180,7 @@ class _Design:
         return ceil(found.levels * self.family.level_ns / period) if self.config.pipelined else 0
 
     def _line_buffer(self, nodes: Sequence[Node], reads: Sequence[str]) -> _LineBuffer:
-        """What a kernel keeps that takes a pixel at a time: something where its first node reads a window."""
+        """What a kernel that takes a pixel at a time keeps of an image: nothing where it reads no window."""
         by_name = self.graph.by_name
         source = by_name.get(nodes[0].inputs[0])  # None for a join, which is wires and not in the graph
         if source is None or not isinstance(source.params, Window):
