@@ -120,7 +120,7 @@ def test_types_and_pragmas_are_the_dialects():
     """The same calls in the words of another family of compilers, and nothing of this one."""
     other = Dialect(("ac_int<{bits}, false>", "ac_int<{bits}, true>"),
                     ("ac_fixed<{bits}, {before}, false>", "ac_fixed<{bits}, {before}, true>"),
-                    *(f"#pragma hls_{word}" for word in ("inline", "design", "pipeline", "unroll")), "#pragma hls_registers {variable}")
+                    *(f"#pragma hls_{word}" for word in ("inline", "design", "pipeline", "unroll", "keep {variable}")))
     for strategy in ("Latency", "distributed_arithmetic"):
         for group in fusion_groups(GRAPHS, bf.BuildConfig(io_type="io_stream", strategy=strategy)):
             name = group.result.name

@@ -38,6 +38,7 @@ from bnnflow.ir.vectors import default_vectors
 
 __all__ = ["FlowModelGraph", "to_hls4ml"]
 
+
 class FlowLayer(Layer):  # type: ignore[misc]
     """An op of the integer graph inside hls4ml; what to write is in its `flow_node` and `flow_calls`.
 
@@ -113,7 +114,7 @@ class FlowCallTemplate(FunctionCallTemplate):  # type: ignore[misc]
 
 def _hls_name(node: Node) -> str:
     """The name inside hls4ml (the input's is a C++ variable): no keyword, no macro, none that hls4ml makes itself."""
-    return f"{node.name}_{'in' if node.op is Op.INPUT else 'op'}"
+    return f"{node.name}_{'in' if node.traits.outside else 'op'}"
 
 
 def _rom_file(node: str) -> str:
@@ -121,7 +122,7 @@ def _rom_file(node: str) -> str:
 
 
 def _precision(domain: Domain) -> FixedPrecisionType:
-    """The edge's type: bits are the code; where values are fixed-point numbers, they are the type's values too."""
+    """The type of an edge in hls4ml's words."""
     kind = code_type(domain)
     return FixedPrecisionType(kind.bits, kind.bits - kind.fraction, kind.signed)
 

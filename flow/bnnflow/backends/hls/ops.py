@@ -17,7 +17,7 @@ __all__ = ["EMIT_HLS"]
 
 
 def _gather(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
-    """One input: wires. Several: every input places its part."""
+    """One input is rewired; of two inputs each writes its elements of the result."""
     assert isinstance(node.params, Index)
     flat, header = node.params.flat, "nnet_flow_gather.h"
     if len(sources) == 1:
@@ -51,7 +51,7 @@ def _lut(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
 
 
 def _window(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
-    """Taps that are read otherwise than by sums and maxima: wires."""
+    """The taps of a WINDOW as a tensor, for a reader that is no sum or maximum: wires."""
     (source,) = sources
     places = EVAL[Op.WINDOW](node, [np.arange(source.size).reshape(1, *source.shape)], [source])
     return _gather(replace(node, params=Index(places.ravel())), sources)

@@ -89,7 +89,7 @@ class _Taps:
 
 
 def dot(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
-    """Codes of one bit are counted; anything else is multiplied and added."""
+    """A sum: codes of one bit are counted, all others are multiplied with their levels and added."""
     (source,), p = sources, node.params
     assert isinstance(p, Weights)
     levels, groups = _fields(p.effective, source, p.groups)
@@ -106,8 +106,10 @@ def dot(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
 
 
 def _counted(taps: _Taps) -> KernelCall:
-    """The popcounts of codes of one bit: XNOR where the levels are -g, 0, g, else those of each value, or of each digit
-    where an output has many; by a codebook where that puts fewer bits into adders.
+    """Codes of one bit are counted.
+
+    Where the levels are -g, 0 and g, a popcount of XNORs does. Else there is a popcount for each value of the levels,
+    or, where an output has many, for each of their binary digits. A codebook is taken if fewer bits enter adders then.
     """
     values, book = _values(taps.levels) or _digits(taps.levels), _codebook(taps)
     plain = taps.gains <= 1
@@ -133,9 +135,10 @@ def _xnor(taps: _Taps) -> KernelCall:
 
 @dataclass(frozen=True)
 class _Values:
-    """Levels as `base` (owners,) and the sum of `value` (owners, values) where `mask` (outputs, values, taps) is True.
+    """Levels written as a base and values on top of it: level = base + the sum of those `value` whose `mask` is True.
 
-    One owner for all outputs, or each output its own.
+    `base` is int64 (owners,), `value` int64 (owners, values), `mask` bool (outputs, values, taps). All outputs share
+    one owner, or each output is its own.
     """
 
     base: Int
@@ -144,7 +147,7 @@ class _Values:
 
 
 def _values(levels: Int, lowest: bool = False) -> _Values | None:
-    """Levels (outputs, taps) as the commonest, or the lowest, and few others; None where an output has more."""
+    """Levels (outputs, taps) as the commonest one, or the lowest, and few others; None where an output has more."""
     owners = levels.reshape(1, -1) if np.unique(levels).size <= FEW + 1 else levels
     found = [np.unique(owned, return_counts=True) for owned in owners]
     if max(len(kinds) for kinds, _ in found) > FEW + 1:
@@ -158,7 +161,7 @@ def _values(levels: Int, lowest: bool = False) -> _Values | None:
 
 
 def _digits(levels: Int) -> _Values:
-    """Levels (outputs, taps) in two's complement: a value is that of a digit."""
+    """Levels (outputs, taps) in two's complement: base 0, and a value for the place of each binary digit."""
     place = np.arange(signed_bits(int(levels.min()), int(levels.max())) - (levels.min() >= 0))
     value = 1 << place
     if levels.min() < 0:
@@ -178,8 +181,10 @@ def _valued(taps: _Taps, values: _Values) -> KernelCall:
 
 @dataclass(frozen=True)
 class _Codebook:
-    """Two values by output, the `patterns` (int64, bit t for tap t) of a channel's taps that have the second, and each
-    output's `index` (outputs, channels) into them; `bits` that go into adders at a position.
+    """Kernels of two values, each channel of which is one of few patterns.
+
+    `patterns` (int64, bit t for tap t) say which taps have the second value; `index` (outputs, channels) is the pattern
+    of every output and channel; `bits` enter adders at a position.
     """
 
     values: _Values
@@ -189,10 +194,11 @@ class _Codebook:
 
 
 def _codebook(taps: _Taps) -> _Codebook | None:
-    """The patterns of kernels over all outputs and channels; None where levels are more than two, or a pattern no word.
+    """The codebook of all outputs' kernels; None where levels are more than two, or a pattern does not fit a word.
 
-    A popcount puts into adders the bits of its taps: with XNOR all, else those that have the second value. Shared,
-    those of every pattern at every channel, then for each output and channel a number as wide as the pattern's count.
+    `bits` are to be compared with those of a popcount an output, into whose adders go all its taps (XNOR), or those
+    that have the second value. With a codebook the taps of every pattern are counted once a channel; then each output
+    adds, channel by channel, the count of its pattern.
     """
     values = _values(taps.levels, lowest=True)
     size = taps.members.get("k_rows", 1) * taps.members.get("k_cols", 1)
@@ -209,7 +215,7 @@ def _codebook(taps: _Taps) -> _Codebook | None:
 
 
 def _shared(taps: _Taps, book: _Codebook) -> KernelCall:
-    """The sum of `_valued`, its second popcount channel by channel from those of a codebook."""
+    """The sum of `_valued`, its second popcount added up from the counts of a codebook, channel by channel."""
     width = max(1, (len(book.patterns) - 1).bit_length())
     members = taps.members | {"n_pattern": len(book.patterns), "n_gain": len(book.values.base), "index_bits": width,
                               "index_words": -(-book.index.shape[1] // (WORD // width))}
@@ -220,14 +226,14 @@ def _shared(taps: _Taps, book: _Codebook) -> KernelCall:
 
 
 def _sum_type(taps: _Taps, values: _Values) -> Type:
-    """Holds every partial sum."""
+    """The type that holds every partial sum."""
     base, value, ones = (np.abs(x).astype(object) for x in (values.base, values.value, values.mask.sum(axis=2)))
     reach = taps.gain * int((base * taps.levels.shape[1] + (value * ones).sum(axis=1)).max())
     return IntType((reach + int(np.abs(taps.constant).max())).bit_length() + 1)
 
 
 def _weighed(taps: _Taps, values: _Values) -> tuple[Rom, ...]:
-    """What popcounts are multiplied with, and what is added."""
+    """The ROMs with what popcounts are multiplied with, and with what is added in the end."""
     return (Rom("base", Native.LONG, taps.gain * values.base), Rom("value", Native.LONG, taps.gain * values.value),
             Rom("offset", Native.INT, int32(taps.constant, taps.node)))
 
@@ -248,7 +254,7 @@ def _multiplied(taps: _Taps, domain: Domain) -> KernelCall:
 
 
 def positions(node: Node, core: KernelCall, borders: tuple[BorderAxis, ...] = ()) -> list[KernelCall]:
-    """A kernel of the words of a position, at every position."""
+    """The call that applies a kernel, which reads the words of a position, at every position."""
     cell = FusedKernel(node.name, core, code_type(node.domain), node.shape[-1], True, borders)
     return [KernelCall("flow_positions", WINDOWS, fused=(cell,))]
 
@@ -268,8 +274,9 @@ def maximum(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
 
 
 def passes(node: Node) -> list[int]:
-    """The reuse factors that a sum or maximum in a loop can have: they share its positions evenly, or then the outputs
-    of a position; empty for other ops, which take any.
+    """The reuse factors that a sum or maximum in a loop can have; empty for other ops, which take any.
+
+    Its passes share out the positions evenly; where there are more passes than positions, the outputs of each, too.
     """
     if not node.traits.taps:
         return []
