@@ -40,6 +40,7 @@ RENAMES: tuple[tuple[str, str], ...] = (
     (r"(flow_\w+_)cuts\b", r"\1thresholds"), (r"\bcuts\b", "thresholds"), (r"\bn_cut\b", "n_threshold"),
     (r"\bcut_t\b", "threshold_t"), (r"\bCut:", "Threshold:"), (r"\b([Nn]o|int|\+|<|;|the|a) cut\b", r"\1 threshold"),
     (r"\bcut(\+\+|\])", r"threshold\1"), (r"\blut_sites\b", "lut_positions"),
+    (r"shown in (emission|lowering)\.", "proven by the call."),
 )
 # hls4ml's, random: hexadecimal digits, which YAML quotes where they could be a number.
 STAMP = re.compile(rb"(Stamp: |LIB_STAMP=)'?[0-9a-f]+'?")

@@ -7,7 +7,7 @@ namespace nnet {
 
 struct flow_add_config : flow_config {};
 
-// code = scale0 * x + constant: the same values on another grid. sum_t holds every partial sum, shown in emission.
+// code = scale0 * x + constant: the same values on another grid. sum_t holds every partial sum, proven by the call.
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_scale(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const long long scale[1],
                 const long long constant[1]) {

@@ -10,7 +10,7 @@ struct flow_affine_config : flow_config {
     static const int shift = 0;
 };
 
-// code = floor((mul * x + add) / 2^shift), per channel: the logits. product_t holds every product, shown in lowering.
+// code = floor((mul * x + add) / 2^shift), per channel: the logits. product_t holds every product, proven by the call.
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_affine(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const long long mul[CONFIG_T::n_chan],
                  const long long add[CONFIG_T::n_chan]) {

@@ -67,7 +67,7 @@ def _fields(levels: Int, source: Node, groups: int) -> tuple[Int, int]:
 class _Taps:
     """A sum for its kernels: `levels` (outputs, taps of an output), of `groups`; `members` of its configuration.
 
-    `constant` (classes of borders or 1, outputs) is what the domain's beta adds, `gain` its alpha, both in its unit.
+    `constant` (classes of borders or 1, outputs) is what the domain's offset adds, `gain` its scale, both in its unit.
     """
 
     node: Node
