@@ -252,7 +252,7 @@ def test_any_graph_and_options(monkeypatch):
 
 
 def test_errors(monkeypatch):
-    with pytest.raises(InputError, match="give stock or synthesize"):
+    with pytest.raises(InputError, match="give baseline or synthesize"):
         bf.estimate(dense(4, 2), baseline=True, synthesize=True)
     monkeypatch.setattr(tools, "find", lambda name, via="": None)
     with pytest.raises(ToolError, match=r"yosys .*not found .*pip install 'bnnflow\[rtl\]'"):
