@@ -40,7 +40,7 @@ def test_equal(built):
 
 def test_trace_is_every_node(built):
     _, project, x = built
-    graph = bf.backends.project.Project.open(project).graph()
+    graph = Project.open(project).graph()
     ours, theirs = bf.trace(graph, graph.encode(x)), trace_project(project, graph.encode(x))
     assert set(ours) == set(theirs) and all(np.array_equal(ours[k], theirs[k]) for k in ours)
 

@@ -14,6 +14,7 @@ import yaml
 
 import bnnflow as bf
 from bnnflow.errors import InputError
+from bnnflow.frontends.keras.reading import read_model
 from bnnflow.train import LearnedThermometer
 from bnnflow.train.alphabeta import ones_share
 from bnnflow.train.fit import Recipe, Training
@@ -79,7 +80,7 @@ def run(network, folder, config=CONFIG, kill_at=None, **options):
 
 
 def weights_of(folder):
-    return bf.lowering.reading.read_model(folder / "model.h5").get_weights()
+    return read_model(folder / "model.h5").get_weights()
 
 
 def same(a, b):
@@ -214,7 +215,7 @@ def test_a_budget_and_another_optimizer(network, tmp_path):
             run(network, tmp_path / f"{name} cut", config, kill_at=13, checkpoint_steps=4)
         run(network, tmp_path / f"{name} cut", config, resume=True)
         assert same(weights_of(tmp_path / f"{name} cut"), weights_of(tmp_path / name))
-        model = bf.lowering.reading.read_model(tmp_path / name / "model.h5")
+        model = read_model(tmp_path / name / "model.h5")
         shares[name] = float(ones_share(model))
     assert shares["budget"] < shares["free"] - 0.1
 
