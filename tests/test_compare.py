@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
+from bnnflow.backends.project import Project
 
 import bnnflow.train  # isort: skip
 import qkeras
