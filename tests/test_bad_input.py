@@ -365,3 +365,32 @@ def test_names_cannot_leave_the_graph(tmp_path):
     graph = bf.lower(model, "ufixed<4,0>")
     names = [node.name.lower() for node in graph]
     assert len(set(names)) == len(names) and all(n.replace("_", "").isalnum() and n.isascii() for n in names)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_files_of_the_package_s_former_name_are_read(suffix, tmp_path):
+    """Our classes lay in `flow.train` before; a file names them so, and is the same network. Nothing else may."""
+    x = keras.Input((6,))
+    h = bnnflow.train.LearnedThermometer(2)(x)
+    h = qkeras.QDense(4, kernel_quantizer=bnnflow.train.Masked(qkeras.binary(alpha=1)), use_bias=False)(h)
+    net, file = keras.Model(x, h), tmp_path / f"net{suffix}"
+    net.save(file)
+    want = bf.lower(file, "ufixed<4,0>").digest
+
+    def rename(old: str, new: str) -> None:
+        if suffix == ".h5":
+            with h5py.File(file, "r+") as opened:
+                opened.attrs["model_config"] = opened.attrs["model_config"].replace(old, new)
+            return
+        with zipfile.ZipFile(file) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        parts["config.json"] = parts["config.json"].replace(old.encode(), new.encode())
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, part in parts.items():
+                archive.writestr(name, part)
+
+    rename('"bnnflow.train', '"flow.train')
+    assert bf.lower(file, "ufixed<4,0>").digest == want
+    rename('"flow.train', '"flow.other')
+    with pytest.raises(LoweringError, match=r"comes from module 'flow\.other"):
+        bf.lower(file, "ufixed<4,0>")

@@ -73,14 +73,26 @@ def test_first_divergence_is_named(built, tmp_path):
         bf.compare(keras.Model(x2, dense(3)(x2)), project, x)
 
 
-def test_another_top_function_is_refused(built, tmp_path):
-    """What is traced is the graph's own top function; of a project with another one nothing is said."""
+@pytest.mark.hls
+def test_a_top_function_of_other_words_is_traced_and_another_is_refused(built, tmp_path):
+    """Of a project that another version wrote, or somebody's hand has changed, the first divergence is found, too."""
     net, _, x = built
-    bf.build(bf.lower(net, "ufixed<4,0>"), bf.BuildConfig(output_dir=tmp_path / "prj"))
-    with (tmp_path / "prj/firmware/myproject.cpp").open("a") as top:
-        top.write("// mine\n")
-    with pytest.raises(bf.InputError, match=r"myproject.cpp is not the top function of the project's graph; build"):
-        bf.compare(net, tmp_path / "prj", x)
+    project = tmp_path / "prj"
+    bf.build(bf.lower(net, "ufixed<4,0>"), bf.BuildConfig(output_dir=project))
+    top, rom = project / "firmware/myproject.cpp", project / "firmware/weights/flow_a1.h"
+    for file in (top, rom):  # ROMs as an earlier version called them
+        file.write_text(file.read_text().replace("_thresholds", "_cuts"))
+    assert "_cuts" in top.read_text() and bf.compare(net, project, x).equal
+    for file in (top, rom):
+        file.write_text(file.read_text().replace("_cuts", "_thresholds"))
+    call = next(line for line in top.read_text().splitlines() if "flow_step" in line)
+    array = call.split("(")[1].split(", ")[1]
+    top.write_text(top.read_text().replace(call, f"{call}\n    // mine\n    nnet::flow_set({array}[0], ap_int<2>(0));"))
+    assert "C simulation and graph differ first at node" in bf.compare(net, project, x).first
+    for text in ("int other;\n", None):
+        top.write_text(text) if text else top.unlink()
+        with pytest.raises(bf.InputError, match=r"myproject.cpp is not the top function of the project's graph; build"):
+            bf.compare(net, project, x)
 
 
 def test_plain_predict_that_differs_is_explained(tmp_path):

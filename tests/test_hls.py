@@ -186,7 +186,7 @@ def test_one_layer_apart(tmp_path):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"strategy": "resource", "reuse_factor": 7}, "reuse_factor 7 does not share its .* outputs evenly; use 1, "),
-    ({"layers": {"int": {"reuse_factor": 2}}}, "layers names 'int', which is no kernel of its own"),
+    ({"layers": {"int": {"reuse_factor": 2}}}, "layers names 'int', which has no kernel of its own"),
     ({"io_type": "io_stream", "layers": {"template": {"reuse_factor": 2}}},
      "layers names 'template', which is computed by the kernel of 'wires'; name that node"),
     ({"layers": {"nope": {"reuse_factor": 2}}}, "layers names 'nope', which is no node; the nodes are int, "),
@@ -377,6 +377,19 @@ def test_unknown_tool_and_project(project, tmp_path):
     data = json.loads((project / "flow.json").read_text())
     (copy / "flow.json").write_text(json.dumps({**data, "top": "../../x"}))
     with pytest.raises(InputError, match="is not a name"):
+        bf.simulate(copy)
+    for changed in ({"backend": ["Vitis"]}, {"backend": "Verilog"}, {"top": "other"}, {"options": {}}, {"options": [1]},
+                    {"top": ["a"]}):
+        (copy / "flow.json").write_text(json.dumps({**data, **changed}))
+        with pytest.raises(InputError, match="flow.json(: .* is not a name| is damaged: .*; build the project again)"):
+            bf.estimate(copy)
+    options = {**data["options"], "backend": "Foo"}
+    (copy / "flow.json").write_text(json.dumps({**data, "backend": "Foo", "options": options}))
+    with pytest.raises(InputError, match="backend 'Foo' is none of Vitis, .*; build the project again with one of these"):
+        bf.simulate(copy)
+    (copy / "flow.json").write_text(json.dumps(data))
+    (copy / "flow.npz").unlink()
+    with pytest.raises(InputError, match="no flow.npz, the graph it was built from; build the project again"):
         bf.simulate(copy)
 
 

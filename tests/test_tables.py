@@ -176,7 +176,23 @@ def test_languages_are_named_in_the_tables_only():
 
 
 def test_choice():
-    assert [choice("a"), choice("ab"), choice("abc")] == ["a", "a or b", "a, b or c"]
+    assert [choice(""), choice("a"), choice("ab"), choice("abc")] == ["none", "a", "a or b", "a, b or c"]
+
+
+def test_a_language_without_tools_or_backends(registered, tmp_path):
+    """One half of a language is registered: messages name only what there is."""
+    project = bf.build(GRAPH, BuildConfig(output_dir=tmp_path / "prj", backend="Python"))
+    del TOOLCHAINS["python3"]
+    with pytest.raises(InputError, match="is a Python project; build it with .*, or register a toolchain of Py"):
+        bf.simulate(project, tool="gxx")
+    toolchains.register(RUNNER)
+    verilog = bf.build(GRAPH, BuildConfig(output_dir=tmp_path / "rtl", backend="Verilog"))
+    del BACKENDS["Python"]
+    with pytest.raises(InputError, match=r"is a Verilog project; use tool='verilator'$"):
+        bf.simulate(verilog, tool="python3")
+    backends.register(PYTHON)
+    with pytest.raises(InputError, match=r"only C\+\+ is compiled for a trace"):
+        replace(PYTHON, traced=lambda graph, config, folder: None)
 
 
 def test_a_damaged_record_of_a_simulation(registered, tmp_path):

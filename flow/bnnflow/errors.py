@@ -41,6 +41,6 @@ class ToolError(BnnflowError):
 
 
 def choice(names: Iterable[str]) -> str:
-    """What there is to choose from, in words: "a, b or c"."""
-    *others, last = names
+    """What there is to choose from, in words: "a, b or c"; "none" where there is nothing."""
+    *others, last = [*names] or ["none"]
     return f"{', '.join(others)} or {last}" if others else last

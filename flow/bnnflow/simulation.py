@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnflow.backends.backend import BACKENDS
+from bnnflow.backends.backend import BACKENDS, CPP
 from bnnflow.backends.project import INPUTS, Project, read_vectors, write_vectors
 from bnnflow.errors import InputError, Mismatch, ToolError, choice
 from bnnflow.facts.kept import SimulationRecord, keep_simulation
@@ -99,12 +99,11 @@ def _compare(project: Project, toolchain: Toolchain, graph: Graph, expected: Seq
 def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArray[np.int64]]:
     """Codes of every node as the project's own C++ computes them: {node: int64 (n, *shape)}, by g++.
 
-    The backend writes the top function once more, with lines that print every array or stream. Where the same function
-    without these lines is the project's own, it takes its place in a copy of the project: kernels, ROMs and test bench
-    are the project's. Windows, and nodes that a kernel of an io_stream project computes on the way to another, have no
-    array and are left out.
+    The backend says which lines print every array or stream, and in a copy of the project these are put into its own
+    top function. Windows, and nodes that a kernel of an io_stream project computes on the way to another, have no array
+    and are left out.
 
-    Raises as `simulate` does, but does not compare; InputError where the top function is not the one of the graph.
+    Raises as `simulate` does, but does not compare; InputError where the top function is another one.
     """
     project = Project.open(folder)
     graph = project.graph()
@@ -123,16 +122,17 @@ def _traced_copy(project: Project, graph: Graph, run: Path) -> tuple[Sequence[st
     """(The nodes that are printed, a copy of the project in the folder `run` that prints them)."""
     if project.target.traced is None:
         backends = choice(repr(backend.name) for backend in BACKENDS.values() if backend.traced)
-        language = choice(sorted({backend.language for backend in BACKENDS.values() if backend.traced}))
-        raise InputError(f"{project.path} is a {project.backend} project; layers are compared in {language}: use "
+        raise InputError(f"{project.path} is a {project.backend} project; layers are compared in {CPP}: use "
                          f"backend={backends}")
     top = project.target.traced(graph, project.config, run / "again")
     copy = project.copied(run / "project")
-    if (copy / top.file).read_text() != top.text:
+    own = copy / top.file
+    printing = top.printing(own.read_text(errors="replace")) if own.is_file() else None
+    if printing is None:
         raise InputError(f"{project.path / top.file} is not the top function of the project's graph; build the project "
                          "again")
-    (copy / top.file).write_text(top.traced)
-    return top.nodes, replace(project, path=copy)
+    own.write_text(printing)
+    return tuple(top.prints), replace(project, path=copy)
 
 
 def _codes_of(graph: Graph, node: str, rows: Sequence[Sequence[str]], samples: int) -> Int:

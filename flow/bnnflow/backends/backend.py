@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +52,34 @@ def _no_latency(folder: Path, top: str) -> int:
 
 @dataclass(frozen=True)
 class TracedTop:
-    """The source file of a project's top function, and the same file with more lines, which print the codes of arrays.
+    """The source file of a project's top function, and the lines with which it prints the codes of its arrays.
 
-    `file` is its path in the project, `text` what it holds there, and `traced` what it holds when it prints: for each
-    sample and each of `nodes` a line "TRACE", the node's name and its codes, all between blanks.
+    `file` is its path in the project, `text` what this version writes there. `prints` has for every node that is
+    printed the number of the line of `text`, from 0, behind which its codes are known, and the line that prints them:
+    for each sample "TRACE", the node's name and its codes, all between blanks. `helpers` are what these lines call.
     """
 
     file: str
     text: str
-    traced: str
-    nodes: tuple[str, ...]
+    prints: Mapping[str, tuple[int, str]]
+    helpers: str = ""
+
+    def printing(self, own: str) -> str | None:
+        """`own`, the file as it is in a project, with the lines that print.
+
+        Another version, or somebody's hand, may have written it with other words: lines correspond as in a comparison
+        of both texts. None where a line that is to be followed by one that prints has none that corresponds to it.
+        """
+        text, lines = self.text.splitlines(), own.splitlines()
+        place: dict[int, int] = {}
+        for kind, first, end, own_first, own_end in SequenceMatcher(None, text, lines, autojunk=False).get_opcodes():
+            if kind == "equal" or end - first == own_end - own_first:
+                place |= dict(zip(range(first, end), range(own_first, own_end)))
+        if not all(at in place for at, _ in self.prints.values()):
+            return None
+        behind = {place[at]: line for at, line in self.prints.values()}
+        rows = [row for k, line in enumerate(lines) for row in (line, behind.get(k)) if row is not None]
+        return "\n".join([self.helpers, *rows, ""])
 
 
 @dataclass(frozen=True)
@@ -79,8 +98,10 @@ class Backend:
     `one_netlist`: the whole design is one netlist of LUTs and is counted as such, not kernels with costs of their own.
     `fixed` has the options of a build that do not apply: {option: (the value that it must have, why)}.
     `cycles` reads the latency, in cycles, that the sources in a folder state for a top module; 0 where they state none.
-    `traced` writes the top function once more, in a folder that it may fill, so that it prints what is in its arrays;
-    None where there are none to print.
+    `traced` writes the top function once more, in a folder that it may fill, and says how it prints what is in its
+    arrays; None where there are none to print. Only C++ is compiled for it.
+
+    Raises InputError for a `traced` of another language.
     """
 
     name: str
@@ -96,6 +117,10 @@ class Backend:
     fixed: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     cycles: Callable[[Path, str], int] = _no_latency
     traced: Callable[[Graph, BuildConfig, Path], TracedTop] | None = None
+
+    def __post_init__(self) -> None:
+        if self.traced and self.language != CPP:
+            raise InputError(f"backend {self.name!r}: only {CPP} is compiled for a trace; leave out traced")
 
 
 BACKENDS: dict[str, Backend] = {}

@@ -67,20 +67,27 @@ class Project:
                 raise InputError(f"{folder}: project format {data['bnnflow_project']!r}, not {FORMAT}; build again")
             project = cls(folder, data["top"], data["backend"], data["graph_digest"], data["options"],
                           {str(k): str(v) for k, v in data["arrays"].items()})
+            project._check_names()
         except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{folder / MANIFEST} is damaged: {error}; build the project again") from error
-        for name in (project.top, *project.arrays.values()):
-            if not is_clean(name) or (name == project.top and not is_top(name)):
-                raise InputError(f"{folder / MANIFEST}: {name!r} is not a name")
         return project
+
+    def _check_names(self) -> None:
+        """Names that go into sources and folders are names, and options are those of this project."""
+        for name in (self.top, *self.arrays.values()):
+            if not (isinstance(name, str) and is_clean(name)) or (name == self.top and not is_top(name)):
+                raise InputError(f"{self.path / MANIFEST}: {name!r} is not a name")
+        if (self.top, self.backend) != tuple(self.options[key] for key in ("project_name", "backend")):
+            raise ValueError("its options are those of another project")
 
     @property
     def target(self) -> Backend:
         """The backend that wrote it; raises InputError where this version has none of that name."""
         if self.backend not in BACKENDS:
-            raise InputError(f"{self.path}: backend {self.backend!r} is none of {', '.join(BACKENDS)}")
+            raise InputError(f"{self.path}: backend {self.backend!r} is none of {', '.join(BACKENDS)}; "
+                             "build the project again with one of these")
         return BACKENDS[self.backend]
 
     @property
@@ -93,6 +100,8 @@ class Project:
 
     def graph(self) -> Graph:
         """The graph this project was made from; raises InputError where it is not the one of the manifest."""
+        if not (self.path / GRAPH).is_file():
+            raise InputError(f"{self.path}: no {GRAPH}, the graph it was built from; build the project again")
         graph = load(self.path / GRAPH)
         if graph.digest != self.graph_digest:
             raise InputError(f"{self.path}: {GRAPH} is not the graph this project was built from; build it again")
@@ -145,7 +154,7 @@ class Project:
         A combinational design has a latency of 0 cycles and no clock.
         """
         cycles = self.cycles
-        clock = {"clock_target": self.options["clock_period"]} if cycles else {}
+        clock = {"clock_target": self.config.clock_period} if cycles else {}
         return {"latency": (cycles, cycles), "interval": (1, 1), **clock}
 
     @property

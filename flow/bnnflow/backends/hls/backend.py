@@ -29,7 +29,7 @@ def write(graph: Graph, config: BuildConfig, codes: Sequence[Int] | None, target
 
 
 def traced(graph: Graph, config: BuildConfig, folder: Path) -> TracedTop:
-    """The top function, and one that prints every array; what is written on the way to it is left in `folder`."""
+    """The top function, and how it prints every array; what is written on the way to it is left in `folder`."""
     from bnnflow.backends.hls.traced_top import traced_top
 
     with contextlib.redirect_stdout(io.StringIO()):

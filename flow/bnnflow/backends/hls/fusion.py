@@ -326,9 +326,9 @@ def _no_kernel(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, .
     heads = {node.name: nodes[0].name for nodes in groups for node in nodes if not nodes[0].traits.outside}
     for name in graph.by_name:
         if name in config.layers and heads.get(name) != name:
-            yield f"layers names {name!r}, which is " + (
-                f"computed by the kernel of {heads[name]!r}; name that node" if name in heads else
-                "no kernel of its own")
+            yield f"layers names {name!r}, which " + (
+                f"is computed by the kernel of {heads[name]!r}; name that node" if name in heads else
+                "has no kernel of its own; leave it out")
 
 
 def _uneven(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:

@@ -92,7 +92,9 @@ def _class_problem(item: dict[str, Any], layer: str, key: str) -> str | None:
     if cls is None:
         return f"layer {layer!r}: {short} is not a known quantizer, initializer, constraint or regularizer"
     home = getattr(cls, "__module__", "")
-    if module is not None and module not in (home, home.replace("tf_keras", "keras", 1), *PUBLIC_MODULES):
+    # Files of before the package was called bnnflow name its classes by their former home.
+    homes = (home, home.replace("tf_keras", "keras", 1), home.replace("bnnflow.", "flow.", 1), *PUBLIC_MODULES)
+    if module is not None and module not in homes:
         return f"layer {layer!r}: {short} comes from module {str(module)[:80]!r}, which is not loaded from a model file"
     if registered not in (None, short, f"bnnflow>{short}", f"Custom>{short}"):
         return f"layer {layer!r}: {short} is registered as {str(registered)[:80]!r}, which is another class"
