@@ -385,7 +385,7 @@ def test_unknown_tool_and_project(project, tmp_path):
             bf.estimate(copy)
     options = {**data["options"], "backend": "Foo"}
     (copy / "flow.json").write_text(json.dumps({**data, "backend": "Foo", "options": options}))
-    with pytest.raises(InputError, match="backend 'Foo' is none of Vitis, .*; build the project again with one of these"):
+    with pytest.raises(InputError, match="backend 'Foo' is none of Vitis, .*; build the project again with one of"):
         bf.simulate(copy)
     (copy / "flow.json").write_text(json.dumps(data))
     (copy / "flow.npz").unlink()
