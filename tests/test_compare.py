@@ -89,6 +89,10 @@ def test_a_top_function_of_other_words_is_traced_and_another_is_refused(built, t
     array = call.split("(")[1].split(", ")[1]
     top.write_text(top.read_text().replace(call, f"{call}\n    // mine\n    nnet::flow_set({array}[0], ap_int<2>(0));"))
     assert "C simulation and graph differ first at node" in bf.compare(net, project, x).first
+    text = top.read_text().replace(f"    nnet::flow_set({array}[0], ap_int<2>(0));\n", "")
+    last = [line for line in text.splitlines() if "nnet::flow_" in line][-1]
+    top.write_text(text.replace(last, f"{last}\n    nnet::flow_set(layer4_out[0], ap_int<2>(0));"))
+    assert "C simulation and graph differ first at node 'd2'" in bf.compare(net, project, x).first
     for text in ("int other;\n", None):
         top.write_text(text) if text else top.unlink()
         with pytest.raises(bf.InputError, match=r"myproject.cpp is not the top function of the project's graph; build"):

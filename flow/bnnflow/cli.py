@@ -286,9 +286,8 @@ def build(model: Model,
                                                             "bench")] = None) -> None:
     """Write the HLS or Verilog project of a model or graph."""
     config = BuildConfig(output_dir=output_dir, backend=backend, part=part, clock_period=clock_period,
-                              io_type=io_type, reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
-                              pipelined=not combinational,
-                              layers=_layers(layer or []))
+                         io_type=io_type, reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
+                         pipelined=not combinational, layers=_layers(layer or []))
     graph = _graph(model, input_type, output_type, argmax)
     codes = _codes(graph, vectors)
     with doing(f"writing {output_dir}"):
@@ -364,8 +363,8 @@ def estimate(context: typer.Context,
     else:
         graph = _graph(design, input_type, output_type, argmax)
         config = BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
-                                  reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
-                                  pipelined=not combinational, layers=_layers(layer or []))
+                             reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
+                             pipelined=not combinational, layers=_layers(layer or []))
         with doing("estimating"):
             facts = bf.estimate(graph, config, synthesize=synth)
         graph = bf.split_encoder(graph)[1] if encoder == "outside" else graph

@@ -112,10 +112,14 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
         run = Path(name)
         nodes, copy = _traced_copy(project, graph, run)
         write_vectors(run, graph, codes)
-        # Codes go to standard output, between the bench's own words.
-        rows = [line.split()[1:] for line in printed(copy, run) if line.startswith("TRACE ")]
+        lines, outputs = printed(copy, run)
+        got = read_vectors(outputs, [graph[name] for name in graph.outputs])
+    # Codes go to standard output, between the bench's own words.
+    rows = [line.split()[1:] for line in lines if line.startswith("TRACE ")]
+    found = {node: _codes_of(graph, node, rows, len(codes[0])) for node in nodes}
     given = dict(zip((node.name for node in graph.inputs), codes))
-    return {**given, **{node: _codes_of(graph, node, rows, len(codes[0])) for node in nodes}}
+    # Of an output what leaves the project counts, not what its array held on the way.
+    return {**given, **found, **dict(zip(graph.outputs, got))}
 
 
 def _traced_copy(project: Project, graph: Graph, run: Path) -> tuple[Sequence[str], Project]:

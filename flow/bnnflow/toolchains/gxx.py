@@ -7,7 +7,7 @@ from pathlib import Path
 from bnnflow.backends.backend import CPP
 from bnnflow.backends.project import Project
 from bnnflow.toolchains import process
-from bnnflow.toolchains.compiled import COMPILE_SECONDS, RUN_SECONDS, kept_program, run_bench
+from bnnflow.toolchains.compiled import COMPILE_SECONDS, kept_program, run_bench
 from bnnflow.toolchains.process import Program, Say
 from bnnflow.toolchains.toolchain import Toolchain
 
@@ -33,12 +33,12 @@ def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Pa
     return run_bench(program, run)
 
 
-def printed(project: Project, run: Path) -> list[str]:
-    """The lines that a project prints, compiled and run in the folder `run`; nothing is kept."""
-    program, log = run / "program", run / "run.log"
+def printed(project: Project, run: Path) -> tuple[list[str], Path]:
+    """(the lines that a project prints, the file with its outputs), compiled and run in `run`; nothing is kept."""
+    program = run / "program"
     compile_project(project, program, run / "compile.log")
-    process.call([str(program)], run, log, RUN_SECONDS, ok=(0, 1))
-    return log.read_text().splitlines()
+    outputs, _ = run_bench(program, run)
+    return (run / "run.log").read_text().splitlines(), outputs
 
 
 TOOLCHAIN = Toolchain(GXX, CPP, ("g++ 12.2.0",), simulate=simulate)
