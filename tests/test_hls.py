@@ -36,6 +36,7 @@ from tests.random_graphs import outputs, random_codes, random_graph
 
 PREDICTED = [next(s for s in range(99) if (len(random_graph(s).inputs), len(random_graph(s).outputs)) == form and all(
     n.domain.bits < 25 for n in random_graph(s))) for form in ((1, 1), (2, 2))]  # hls4ml's floats carry 24 bits
+HEADERS = sorted((ROOT / "hls_templates/nnet_utils").glob("nnet_flow_*.h"))
 
 
 def net() -> Graph:
@@ -144,6 +145,17 @@ def test_every_kernel_folds_or_pipelines(kernel):
                                "        #pragma HLS PIPELINE II=CONFIG_T::interval\n")
         assert body.count("PIPELINE") == 1
         assert fold.count("#pragma HLS UNROLL") == fold.count("for (int") - 1
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=lambda header: header.stem)
+def test_every_loop_has_a_label_and_a_pragma(header):
+    """By labels a vendor's reports and directives name loops. Only a loop around another one may have no pragma."""
+    for function in header.read_text().split("\n}\n"):
+        lines = [line.strip() for line in function.splitlines()]
+        loops = [k for k, line in enumerate(lines) if line.startswith("for (")]
+        assert all(re.fullmatch(r"\w+:", lines[k - 1]) for k in loops)
+        assert len({lines[k - 1] for k in loops}) == len(loops) == function.count("for (")
+        assert all(re.match(r"#pragma HLS (UNROLL|PIPELINE)|\w+:$", lines[k + 1]) for k in loops)
 
 
 @pytest.mark.hls

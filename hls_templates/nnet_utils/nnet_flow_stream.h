@@ -73,6 +73,7 @@ Store:
     for (int p = 0; p < n_pixel; p++) {
         #pragma HLS PIPELINE
         data_T in = data.read();
+    Code:
         for (int c = 0; c < n_chan; c++) {
             #pragma HLS UNROLL
             flow_set(all[first + p * n_chan + c], flow_code(in[c]));
@@ -88,6 +89,7 @@ Pixel:
     for (int p = 0; p < CONFIG_T::n_pixel; p++) {
         #pragma HLS PIPELINE
         res_T out;
+    Code:
         for (int c = 0; c < CONFIG_T::n_chan; c++) {
             #pragma HLS UNROLL
             flow_set(out[c], flow_code(all[index[p * CONFIG_T::n_chan + c]]));
@@ -145,8 +147,10 @@ Row:
         Shift:
             for (int i = 0; i < sizes::span_rows; i++) {
                 #pragma HLS UNROLL
+            Word:
                 for (int k = 0; k < sizes::pixel; k++) {
                     #pragma HLS UNROLL
+                Left:
                     for (int j = 0; j + 1 < sizes::span_cols; j++) {
                         #pragma HLS UNROLL
                         window[i][j][k] = window[i][j + 1][k];
@@ -167,6 +171,7 @@ Row:
             Tap:
                 for (int t = 0; t < sizes::taps; t++) {
                     #pragma HLS UNROLL
+                Copy:
                     for (int k = 0; k < sizes::pixel; k++) {
                         #pragma HLS UNROLL
                         taps[t * sizes::pixel + k] =

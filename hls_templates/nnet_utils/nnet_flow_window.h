@@ -108,6 +108,7 @@ Absent:
     for (int k = 0; k < sizes::pixel; k++) {
         #pragma HLS UNROLL
         pixel[k] = 0;
+    Field:
         for (int f = 0; f < sizes::per_word; f++) {
             #pragma HLS UNROLL
             if (k * sizes::per_word + f < CONFIG_T::n_chan) {
@@ -259,6 +260,7 @@ Channel:
         for (int g = 0; g < CONFIG_T::n_group; g++) {
             #pragma HLS UNROLL
             taps[g] = 0;
+        Tap:
             for (int t = 0; t < sizes::taps; t++) {
                 #pragma HLS UNROLL
                 taps[g] |= flow_field(word, g * sizes::words, t * sizes::share + c, 1) << t;
@@ -364,6 +366,7 @@ Fold:
                 const int x = col * CONFIG_T::s_cols + t % CONFIG_T::k_cols * CONFIG_T::d_cols - CONFIG_T::p_cols;
                 flow_absent<CONFIG_T>(taps + t * sizes::pixel);
                 if (y >= 0 && y < CONFIG_T::n_rows && x >= 0 && x < CONFIG_T::n_cols) {
+                Copy:
                     for (int k = 0; k < sizes::pixel; k++) {
                         #pragma HLS UNROLL
                         taps[t * sizes::pixel + k] = image[y * CONFIG_T::n_cols + x][k];
