@@ -158,6 +158,26 @@ def test_every_loop_has_a_label_and_a_pragma(header):
         assert all(re.match(r"#pragma HLS (UNROLL|PIPELINE)|\w+:$", lines[k + 1]) for k in loops)
 
 
+def numbers(project: Path, expressions: list[str], declared: str = "") -> list[int]:
+    """Integer expressions over a written project's headers and configurations, computed by g++."""
+    lines = "".join(f"    std::cout << ({text}) << std::endl;\n" for text in expressions)
+    main = f'#include <iostream>\n#include "parameters.h"\n{declared}\nint main() {{\n{lines}}}\n'
+    (project / "numbers.cpp").write_text(main)
+    firmware = [f"-I{project / 'firmware' / folder}" for folder in ("", "ap_types")]
+    subprocess.run(["g++", "-std=c++0x", "-w", *firmware, "numbers.cpp", "-o", "numbers"], cwd=project, check=True)
+    return [int(line) for line in subprocess.run([project / "numbers"], capture_output=True, text=True).stdout.split()]
+
+
+@pytest.mark.hls
+def test_popcounts_are_as_wide_as_the_taps(project, tmp_path):
+    """Words of ones only, also past the taps: exactly the taps are counted."""
+    shutil.copytree(project, tmp_path / "prj")
+    taps = [1, 2, 3, 31, 32, 33, 63, 64, 65, 100, 128, 150]
+    configs = "".join(f"struct taps{n} : nnet::flow_window_config {{ static const int n_chan = {n}; }};\n" for n in taps)
+    configs += "static const unsigned long long ones[3] = {~0ULL, ~0ULL, ~0ULL};"
+    assert numbers(tmp_path / "prj", [f"nnet::flow_ones_among<taps{n}>(ones)" for n in taps], configs) == taps
+
+
 @pytest.mark.hls
 @pytest.mark.parametrize("reuse_factor", [2, 4, 16])
 def test_reuse_factors_give_equal_codes(reuse_factor, tmp_path):

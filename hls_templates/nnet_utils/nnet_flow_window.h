@@ -63,6 +63,7 @@ template <typename CONFIG_T> struct flow_sizes {
     static const int share = CONFIG_T::n_chan / CONFIG_T::n_group; // channels of a group
     static const int fields = taps * share;                        // taps of an output
     static const int words = (fields + per_word - 1) / per_word;
+    static const int in_last = fields - per_word * (words - 1); // taps in the last word
     static const int per_group = CONFIG_T::n_out / CONFIG_T::n_group;
     static const int positions = CONFIG_T::o_rows * CONFIG_T::o_cols;
     // Outputs of one position that are made in one pass; each of these lanes reads a bank of its own of the ROM.
@@ -144,6 +145,20 @@ Clear:
     }
 }
 
+// Ones among an output's taps of one bit. The last word is counted only as far as it holds taps: what is past them is 0,
+// but a compiler sees that of constants only.
+template <typename CONFIG_T> unsigned flow_ones_among(const unsigned long long word[flow_sizes<CONFIG_T>::words]) {
+    #pragma HLS INLINE
+    typedef flow_sizes<CONFIG_T> sizes;
+    unsigned ones = flow_popcount<sizes::in_last>::of(word[sizes::words - 1]);
+Whole:
+    for (int k = 0; k + 1 < sizes::words; k++) {
+        #pragma HLS UNROLL
+        ones += flow_popcount<64>::of(word[k]);
+    }
+    return ones;
+}
+
 // --- what a cell does with the words of a position; pass f of flow_sizes::passes makes outputs f*lanes.. ---------------
 
 // Codes of one bit, weights -g, 0, +g: sum = gain * #(taps that agree) + offset.
@@ -162,14 +177,16 @@ Neuron:
     for (int n = 0; n < sizes::lanes; n++) {
         #pragma HLS UNROLL
         const int j = pass * sizes::lanes + n, g = j / sizes::per_group;
-        unsigned agree = 0;
+        unsigned long long agree[sizes::words];
+        #pragma HLS ARRAY_PARTITION variable=agree complete
     Word:
         for (int k = 0; k < sizes::words; k++) {
             #pragma HLS UNROLL
             const int w = j * sizes::words + k;
-            agree += flow_popcount<64>::of(~(word[g * sizes::words + k] ^ sign[w]) & mask[w]);
+            agree[k] = ~(word[g * sizes::words + k] ^ sign[w]) & mask[w];
         }
-        typename CONFIG_T::sum_t sum = CONFIG_T::gain * (int)agree + offset[border * CONFIG_T::n_out + j];
+        typename CONFIG_T::sum_t sum =
+            CONFIG_T::gain * (int)flow_ones_among<CONFIG_T>(agree) + offset[border * CONFIG_T::n_out + j];
         flow_set(res[j], sum);
     }
 }
@@ -181,12 +198,7 @@ template <typename CONFIG_T> void flow_ones_of(const unsigned long long word[], 
 Group:
     for (int g = 0; g < CONFIG_T::n_group; g++) {
         #pragma HLS UNROLL
-        ones[g] = 0;
-    Word:
-        for (int k = 0; k < sizes::words; k++) {
-            #pragma HLS UNROLL
-            ones[g] += flow_popcount<64>::of(word[g * sizes::words + k]);
-        }
+        ones[g] = flow_ones_among<CONFIG_T>(word + g * sizes::words);
     }
 }
 
@@ -213,14 +225,15 @@ Neuron:
     Value:
         for (int v = 0; v < CONFIG_T::n_value; v++) {
             #pragma HLS UNROLL
-            unsigned part = 0;
+            unsigned long long part[sizes::words];
+            #pragma HLS ARRAY_PARTITION variable=part complete
         Word:
             for (int k = 0; k < sizes::words; k++) {
                 #pragma HLS UNROLL
                 const int w = (j * CONFIG_T::n_value + v) * sizes::words + k;
-                part += flow_popcount<64>::of(word[g * sizes::words + k] & mask[w]);
+                part[k] = word[g * sizes::words + k] & mask[w];
             }
-            sum += value[own * CONFIG_T::n_value + v] * part;
+            sum += value[own * CONFIG_T::n_value + v] * flow_ones_among<CONFIG_T>(part);
         }
         flow_set(res[j], sum);
     }

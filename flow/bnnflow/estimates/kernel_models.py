@@ -99,9 +99,8 @@ class Module:
         return self.total([(1, self.count(bits[:low])), (1, self.count(bits[low:]))])
 
     def ones(self, bits: Sequence[str]) -> Expression:
-        """Ones among taps, word by word."""
-        words = [[*bits[k : k + WORD], *["1'b0"] * (WORD - len(bits[k : k + WORD]))] for k in range(0, len(bits), WORD)]
-        return self.total([(1, self.count(word)) for word in words])
+        """Ones among taps, word by word as flow_ones_among: the last word is as wide as it is filled."""
+        return self.total([(1, self.count(bits[k : k + WORD])) for k in range(0, len(bits), WORD)])
 
     def total(self, terms: Sequence[tuple[int, Expression]]) -> Expression:
         """The sum of integers times values, in pairs; an integer is as many shifts as it has signed digits."""
