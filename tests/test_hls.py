@@ -11,8 +11,10 @@ import stat
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -158,14 +160,49 @@ def test_every_loop_has_a_label_and_a_pragma(header):
         assert all(re.match(r"#pragma HLS (UNROLL|PIPELINE)|\w+:$", lines[k + 1]) for k in loops)
 
 
+def dense_layers(widths: list[int]) -> Graph:
+    """Sums of -1, 0 and 1, each with a threshold a channel."""
+    rng, nodes = np.random.default_rng(0), [Node("x", Op.INPUT, (), (widths[0],), BIPOLAR)]
+    for k, (n_in, n_out) in enumerate(pairwise(widths)):
+        weights = Weights(rng.choice([-1, 0, 1], (n_in, n_out)), np.ones((n_in, n_out), bool))
+        dot = Node(f"d{k}", Op.DOT, (nodes[-1].name,), (n_out,), dot_domain(nodes[-1].domain, weights), weights)
+        thresholds = Steps(np.zeros(n_out, np.int64), np.ones(n_out, np.int64), rng.integers(-4, 5, (n_out, 1)))
+        nodes += [dot, Node(f"a{k}", Op.STEP, (dot.name,), (n_out,), BIPOLAR, thresholds)]
+    return Graph(tuple(nodes), (nodes[-1].name,))
+
+
+def test_every_rom_of_every_kernel_has_its_banks(tmp_path):
+    """Lanes that read one ROM would wait for its ports. ROMs are the arrays of plain integers that a kernel indexes."""
+    config = bf.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", reuse_factor=4)
+    bf.build(dense_layers([40, 64, 16]), config)
+    plain, found = r"const (?:int|(?:unsigned )?long long|typename CONFIG_T::threshold_t) (\w+)\[", set()
+    for header in (tmp_path / "prj/firmware/nnet_utils").glob("nnet_flow_*.h"):
+        for body in re.findall(r"^void \w+\(.*?\n}\n", header.read_text(), re.M | re.S):
+            parameters, block = body.split(") {\n", 1)
+            indexed = {name for name in re.findall(plain, parameters) if re.search(rf"\b{name}\[|\({name}, ", block)}
+            for rom in indexed - {"word", "taps"}:  # those of a position are registers of the caller's
+                banks = rf"#pragma HLS ARRAY_PARTITION variable={rom} (complete|(cyclic|block) factor=[\w:]+)\n"
+                assert re.search(banks, block), (header.name, rom)
+                found.add(rom)
+    kinds = {rom.name for seed in range(40) for group in fusion_groups(random_graph(seed), bf.BuildConfig())
+             for call in group.calls for inner in call.calls for rom in inner.roms}
+    assert kinds <= found and {"sign", "offset", "thresholds", "levels", "mul", "scale", "index"} <= kinds
+
+
 def numbers(project: Path, expressions: list[str], declared: str = "") -> list[int]:
     """Integer expressions over a written project's headers and configurations, computed by g++."""
-    lines = "".join(f"    std::cout << ({text}) << std::endl;\n" for text in expressions)
-    main = f'#include <iostream>\n#include "parameters.h"\n{declared}\nint main() {{\n{lines}}}\n'
-    (project / "numbers.cpp").write_text(main)
+    (project / "numbers.cpp").write_text("\n".join([
+        "#include <iostream>", '#include "parameters.h"', '#include "nnet_utils/nnet_flow_lut.h"', declared,
+        "int main() {", *(f"    std::cout << ({text}) << std::endl;" for text in expressions), "}", ""]))
     firmware = [f"-I{project / 'firmware' / folder}" for folder in ("", "ap_types")]
     subprocess.run(["g++", "-std=c++0x", "-w", *firmware, "numbers.cpp", "-o", "numbers"], cwd=project, check=True)
-    return [int(line) for line in subprocess.run([project / "numbers"], capture_output=True, text=True).stdout.split()]
+    return [int(line) for line in subprocess.check_output([project / "numbers"], text=True).split()]
+
+
+def settings(name: str, kernel: str, **members: int) -> str:
+    """A kernel's configuration in C++."""
+    lines = [f"static const int {key} = {value};" for key, value in members.items()]
+    return f"struct {name} : nnet::flow_{kernel}_config {{ {' '.join(lines)} }};"
 
 
 @pytest.mark.hls
@@ -173,24 +210,48 @@ def test_popcounts_are_as_wide_as_the_taps(project, tmp_path):
     """Words of ones only, also past the taps: exactly the taps are counted."""
     shutil.copytree(project, tmp_path / "prj")
     taps = [1, 2, 3, 31, 32, 33, 63, 64, 65, 100, 128, 150]
-    configs = "".join(f"struct taps{n} : nnet::flow_window_config {{ static const int n_chan = {n}; }};\n" for n in taps)
-    configs += "static const unsigned long long ones[3] = {~0ULL, ~0ULL, ~0ULL};"
-    assert numbers(tmp_path / "prj", [f"nnet::flow_ones_among<taps{n}>(ones)" for n in taps], configs) == taps
+    declared = ["static const unsigned long long ones[3] = {~0ULL, ~0ULL, ~0ULL};", *(
+        settings(f"taps{n}", "window", n_chan=n) for n in taps)]
+    counted = [f"nnet::flow_ones_among<taps{n}>(ones)" for n in taps]
+    assert numbers(tmp_path / "prj", counted, "\n".join(declared)) == taps
+
+
+@pytest.mark.hls
+def test_banks_are_the_words_of_one_pass(project, tmp_path):
+    """As many banks as a pass reads words, counted here one by one; of a table words, or long rows."""
+    shutil.copytree(project, tmp_path / "prj")
+    declared, expected = [], {f"nnet::flow_banks<{words}>::count": banks for words, banks in (
+        (1, 1), (4096, 4096), (4097, 2049), (4608, 2304), (9216, 3072))}
+    for k, (n_chan, n_fold) in enumerate(product([1, 5, 8, 24], [1, 2, 4, 7, 24])):
+        declared.append(settings(f"step{k}", "step", n_in=24, n_chan=n_chan, n_fold=n_fold))
+        lanes = -(-24 // n_fold)
+        channels = {i % n_chan for i in range(lanes)}
+        expected[f"nnet::flow_channel_pass<step{k}>::banks"] = len(channels)
+        expected[f"nnet::flow_channel_pass<step{k}, 3>::row_banks"] = 3 * len(channels)
+        for first in range(0, 24, lanes):  # a bank has two ports
+            reads = Counter(c % len(channels) for c in {i % n_chan for i in range(first, min(24, first + lanes))})
+            assert max(reads.values()) <= 2
+    for k, (n_chan, n_code, banks) in enumerate([(1, 128, 128), (4, 16, 64), (4, 200, 4), (40, 128, 40)]):
+        declared.append(settings(f"lut{k}", "lut", n_chan=n_chan, n_code=n_code))
+        expected[f"nnet::flow_lut_pass<lut{k}>::banks"] = banks
+    for k, (n_fold, n_gain) in enumerate(product([1, 2, 4, 8, 24], [1, 6])):  # four positions, words of 70 taps
+        declared.append(settings(f"sum{k}", "window", n_cols=4, o_cols=4, n_chan=70, n_out=6, n_value=3, n_border=2,
+                                 n_fold=n_fold, n_gain=n_gain))
+        positions, outputs = range(max(1, 4 // n_fold)), range(6 * 4 // max(4, n_fold))
+        gains = {j % n_gain for j in outputs}
+        borders = range(2 if len(positions) > 1 else 1)  # positions of one pass may be of different classes
+        for name, words in (("mask", set(product(outputs, range(3), range(2)))), ("base", gains),
+                            ("value", set(product(gains, range(3)))), ("offset", set(product(borders, outputs)))):
+            expected[f"nnet::flow_sizes<sum{k}>::{name}_banks"] = len(words)
+    assert numbers(tmp_path / "prj", list(expected), "\n".join(declared)) == list(expected.values())
 
 
 @pytest.mark.hls
 @pytest.mark.parametrize("reuse_factor", [2, 4, 16])
 def test_reuse_factors_give_equal_codes(reuse_factor, tmp_path):
     """Loops as asked (Resource) and a pipeline with that interval (Latency); the C simulation equals the graph."""
-    x = Node("x", Op.INPUT, (), (40,), BIPOLAR)
-    rng = np.random.default_rng(0)
-    nodes = [x]
-    for k, (n_in, n_out) in enumerate([(40, 64), (64, 32), (32, 16)]):
-        weights = Weights(rng.choice([-1, 0, 1], (n_in, n_out)), np.ones((n_in, n_out), bool))
-        dot = Node(f"d{k}", Op.DOT, (nodes[-1].name,), (n_out,), dot_domain(nodes[-1].domain, weights), weights)
-        thresholds = Steps(np.zeros(n_out, np.int64), np.ones(n_out, np.int64), rng.integers(-4, 5, (n_out, 1)))
-        nodes += [dot, Node(f"a{k}", Op.STEP, (dot.name,), (n_out,), BIPOLAR, thresholds)]
-    graph = Graph(tuple(nodes), ("a2", "a0"))  # a0 is an output and is read: DATAFLOW needs a copy of it
+    # a0 is an output and is read: DATAFLOW needs a copy of it.
+    graph = Graph(tuple(dense_layers([40, 64, 32, 16])), ("a2", "a0"))
     for strategy in ("Latency", "Resource"):
         project = tmp_path / strategy
         bf.build(graph, bf.BuildConfig(output_dir=project, strategy=strategy, reuse_factor=reuse_factor))

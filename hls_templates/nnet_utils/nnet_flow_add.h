@@ -11,6 +11,8 @@ struct flow_add_config : flow_config {};
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_scale(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const long long scale[1],
                 const long long constant[1]) {
+    #pragma HLS ARRAY_PARTITION variable=scale complete
+    #pragma HLS ARRAY_PARTITION variable=constant complete
 Fold:
     for (int f = 0; f < CONFIG_T::n_fold; f++) {
         #pragma HLS PIPELINE II=CONFIG_T::interval
@@ -30,6 +32,8 @@ Fold:
 template <class data0_T, class data1_T, class res_T, typename CONFIG_T>
 void flow_add(const data0_T data0[CONFIG_T::n_in], const data1_T data1[CONFIG_T::n_in], res_T res[CONFIG_T::n_in],
               const long long scale[2], const long long constant[1]) {
+    #pragma HLS ARRAY_PARTITION variable=scale complete
+    #pragma HLS ARRAY_PARTITION variable=constant complete
 Fold:
     for (int f = 0; f < CONFIG_T::n_fold; f++) {
         #pragma HLS PIPELINE II=CONFIG_T::interval

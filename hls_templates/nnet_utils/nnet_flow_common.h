@@ -56,6 +56,23 @@ template <typename CONFIG_T> struct flow_pass {
     static const int elements = (CONFIG_T::n_in + CONFIG_T::n_fold - 1) / CONFIG_T::n_fold;
 };
 
+// Banks of a ROM of which one pass reads `words` in a row: one each, so that no lane waits for another. The vendors' tools
+// divide an array into 4,096 at most; past that every bank is read for an equal share of the words.
+template <int words> struct flow_banks {
+    static const int share = (words + 4095) / 4096;
+    static const int count = (words + share - 1) / share;
+};
+
+// A pass over elements whose constants are their channel's, `words` of them. Neighbours read the constants of neighbouring
+// channels, in cyclic banks of their own. Only where the channels begin again in the middle of a pass is a bank read twice,
+// and a ROM has two ports.
+template <typename CONFIG_T, int words = 1> struct flow_channel_pass : flow_pass<CONFIG_T> {
+    static const int channels =
+        flow_pass<CONFIG_T>::elements < CONFIG_T::n_chan ? flow_pass<CONFIG_T>::elements : CONFIG_T::n_chan;
+    static const int banks = flow_banks<channels>::count;             // of a ROM with one word a channel
+    static const int row_banks = flow_banks<channels * words>::count; // of one with `words` a channel
+};
+
 // Field `index` of the words from `first` on; fields are `width` bits wide and do not cross words.
 inline unsigned long long flow_field(const unsigned long long rom[], int first, int index, int width) {
     #pragma HLS INLINE

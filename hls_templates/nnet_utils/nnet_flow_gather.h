@@ -14,6 +14,7 @@ struct flow_gather_config : flow_config {
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_gather(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_out], const int index[CONFIG_T::n_out]) {
     #pragma HLS PIPELINE
+    #pragma HLS ARRAY_PARTITION variable=index complete
 Wire:
     for (int i = 0; i < CONFIG_T::n_out; i++) {
         #pragma HLS UNROLL
@@ -26,6 +27,7 @@ template <class data0_T, class data1_T, class res_T, typename CONFIG_T>
 void flow_join(const data0_T data0[CONFIG_T::n_in], const data1_T data1[CONFIG_T::n_in1], res_T res[CONFIG_T::n_out],
                const int index[CONFIG_T::n_out]) {
     #pragma HLS PIPELINE
+    #pragma HLS ARRAY_PARTITION variable=index complete
 Wire:
     for (int i = 0; i < CONFIG_T::n_out; i++) {
         #pragma HLS UNROLL

@@ -85,6 +85,7 @@ Store:
 template <class res_T, typename CONFIG_T, class code_T>
 void flow_pick(const code_T all[], hls::stream<res_T> &res, const int index[CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
     #pragma HLS INLINE
+    #pragma HLS ARRAY_PARTITION variable=index cyclic factor=CONFIG_T::n_chan
 Pixel:
     for (int p = 0; p < CONFIG_T::n_pixel; p++) {
         #pragma HLS PIPELINE

@@ -52,6 +52,8 @@ struct flow_window_config : flow_config {
     static const int field = 1;                          // bits of a code in a word
     static const int gain = 1;
     static const int n_value = 1, n_gain = 1;            // of flow_values: an output's values; n_out where each has its own
+    static const int n_border = 1;                       // classes of borders, each with an offset for every output
+    static const int index_words = 1, level_words = 1;   // of an output, in ROMs of flow_shared and flow_mac
     static const long long fill = 0;
 };
 
@@ -66,11 +68,20 @@ template <typename CONFIG_T> struct flow_sizes {
     static const int in_last = fields - per_word * (words - 1); // taps in the last word
     static const int per_group = CONFIG_T::n_out / CONFIG_T::n_group;
     static const int positions = CONFIG_T::o_rows * CONFIG_T::o_cols;
-    // Outputs of one position that are made in one pass; each of these lanes reads a bank of its own of the ROM.
+    // n_fold passes: over the outputs of every position, or over blocks of whole positions.
+    static const int block = CONFIG_T::n_fold > positions ? 1 : positions / CONFIG_T::n_fold;
     static const int lanes = CONFIG_T::n_fold > positions ? CONFIG_T::n_out * positions / CONFIG_T::n_fold
-                                                          : CONFIG_T::n_out;
+                                                          : CONFIG_T::n_out; // outputs of a position in one pass
     static const int passes = CONFIG_T::n_out / lanes;
-    static const int banks = lanes * words;
+    // Banks of the ROMs; every lane reads some of its own. Positions of a block may be of different classes of borders.
+    static const int gains = lanes < CONFIG_T::n_gain ? lanes : CONFIG_T::n_gain;
+    static const int offsets = CONFIG_T::n_border * CONFIG_T::n_out;
+    static const int mask_banks = flow_banks<lanes * CONFIG_T::n_value * words>::count; // and those of signs
+    static const int index_banks = flow_banks<lanes * CONFIG_T::index_words>::count;
+    static const int level_banks = flow_banks<lanes * CONFIG_T::level_words>::count;
+    static const int base_banks = flow_banks<gains>::count;
+    static const int value_banks = flow_banks<gains * CONFIG_T::n_value>::count;
+    static const int offset_banks = flow_banks<(block > 1 && offsets <= 4096 ? offsets : lanes)>::count;
     static const int span_rows = (CONFIG_T::k_rows - 1) * CONFIG_T::d_rows + 1, before_rows = span_rows - 1;
     static const int span_cols = (CONFIG_T::k_cols - 1) * CONFIG_T::d_cols + 1;
     // Whole words can be copied where no word of a pixel is shared by groups or left partly empty.
@@ -168,11 +179,13 @@ Whole:
 template <class res_T, typename CONFIG_T>
 void flow_count(const unsigned long long word[], int pass, int border, res_T res[],
                 const unsigned long long sign[CONFIG_T::n_out * flow_sizes<CONFIG_T>::words],
-                const unsigned long long mask[CONFIG_T::n_out * flow_sizes<CONFIG_T>::words], const int offset[]) {
+                const unsigned long long mask[CONFIG_T::n_out * flow_sizes<CONFIG_T>::words],
+                const int offset[flow_sizes<CONFIG_T>::offsets]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
-    #pragma HLS ARRAY_PARTITION variable=sign cyclic factor=sizes::banks
-    #pragma HLS ARRAY_PARTITION variable=mask cyclic factor=sizes::banks
+    #pragma HLS ARRAY_PARTITION variable=sign cyclic factor=sizes::mask_banks
+    #pragma HLS ARRAY_PARTITION variable=mask cyclic factor=sizes::mask_banks
+    #pragma HLS ARRAY_PARTITION variable=offset cyclic factor=sizes::offset_banks
 Neuron:
     for (int n = 0; n < sizes::lanes; n++) {
         #pragma HLS UNROLL
@@ -210,10 +223,13 @@ template <class res_T, typename CONFIG_T>
 void flow_values(const unsigned long long word[], int pass, int border, res_T res[],
                  const unsigned long long mask[CONFIG_T::n_out * CONFIG_T::n_value * flow_sizes<CONFIG_T>::words],
                  const long long base[CONFIG_T::n_gain], const long long value[CONFIG_T::n_gain * CONFIG_T::n_value],
-                 const int offset[]) {
+                 const int offset[flow_sizes<CONFIG_T>::offsets]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
-    #pragma HLS ARRAY_PARTITION variable=mask cyclic factor=sizes::banks * CONFIG_T::n_value
+    #pragma HLS ARRAY_PARTITION variable=mask cyclic factor=sizes::mask_banks
+    #pragma HLS ARRAY_PARTITION variable=base cyclic factor=sizes::base_banks
+    #pragma HLS ARRAY_PARTITION variable=value cyclic factor=sizes::value_banks
+    #pragma HLS ARRAY_PARTITION variable=offset cyclic factor=sizes::offset_banks
     unsigned ones[CONFIG_T::n_group];
     #pragma HLS ARRAY_PARTITION variable=ones complete
     flow_ones_of<CONFIG_T>(word, ones);
@@ -248,11 +264,15 @@ template <class res_T, typename CONFIG_T>
 void flow_shared(const unsigned long long word[], int pass, int border, res_T res[],
                  const unsigned long long pattern[CONFIG_T::n_pattern],
                  const unsigned long long index[CONFIG_T::n_out * CONFIG_T::index_words],
-                 const long long base[CONFIG_T::n_gain], const long long value[CONFIG_T::n_gain], const int offset[]) {
+                 const long long base[CONFIG_T::n_gain], const long long value[CONFIG_T::n_gain],
+                 const int offset[flow_sizes<CONFIG_T>::offsets]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
     #pragma HLS ARRAY_PARTITION variable=pattern complete
-    #pragma HLS ARRAY_PARTITION variable=index cyclic factor=sizes::lanes * CONFIG_T::index_words
+    #pragma HLS ARRAY_PARTITION variable=index cyclic factor=sizes::index_banks
+    #pragma HLS ARRAY_PARTITION variable=base cyclic factor=sizes::base_banks
+    #pragma HLS ARRAY_PARTITION variable=value cyclic factor=sizes::value_banks
+    #pragma HLS ARRAY_PARTITION variable=offset cyclic factor=sizes::offset_banks
     unsigned ones[CONFIG_T::n_group], part[sizes::lanes];
     #pragma HLS ARRAY_PARTITION variable=ones complete
     #pragma HLS ARRAY_PARTITION variable=part complete
@@ -305,10 +325,12 @@ Sum:
 // Any codes (code_t), any integer levels: sum = gain * (level * code, summed) + offset. Levels are `level_bits` wide.
 template <class res_T, typename CONFIG_T>
 void flow_mac(const unsigned long long word[], int pass, int border, res_T res[],
-              const unsigned long long levels[CONFIG_T::n_out * CONFIG_T::level_words], const int offset[]) {
+              const unsigned long long levels[CONFIG_T::n_out * CONFIG_T::level_words],
+              const int offset[flow_sizes<CONFIG_T>::offsets]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
-    #pragma HLS ARRAY_PARTITION variable=levels cyclic factor=sizes::lanes * CONFIG_T::level_words
+    #pragma HLS ARRAY_PARTITION variable=levels cyclic factor=sizes::level_banks
+    #pragma HLS ARRAY_PARTITION variable=offset cyclic factor=sizes::offset_banks
 Neuron:
     for (int n = 0; n < sizes::lanes; n++) {
         #pragma HLS UNROLL
@@ -360,15 +382,13 @@ Pixel:
         #pragma HLS UNROLL
         flow_pack<data_T, CONFIG_T>(data, p * CONFIG_T::n_chan, image[p]);
     }
-    // n_fold passes: over the outputs of every position, or over blocks of whole positions.
-    const int block = CONFIG_T::n_fold > sizes::positions ? 1 : sizes::positions / CONFIG_T::n_fold;
 Fold:
     for (int f = 0; f < CONFIG_T::n_fold; f++) {
         #pragma HLS PIPELINE II=CONFIG_T::interval
     Position:
-        for (int b = 0; b < block; b++) {
+        for (int b = 0; b < sizes::block; b++) {
             #pragma HLS UNROLL
-            const int at = f / sizes::passes * block + b;
+            const int at = f / sizes::passes * sizes::block + b;
             const int row = at / CONFIG_T::o_cols, col = at % CONFIG_T::o_cols;
             unsigned long long taps[sizes::taps * sizes::pixel];
             #pragma HLS ARRAY_PARTITION variable=taps complete

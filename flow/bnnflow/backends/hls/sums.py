@@ -99,7 +99,8 @@ def dot(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
     if isinstance(source.params, Window) and source.params.padded and b:
         present = at_borders(p.effective, p.groups, source.params)
         borders = border_classes(source.params)
-    taps = _Taps(node, levels, groups, image(node, source, groups), a, b * present.astype(object))
+    members = image(node, source, groups) | {"n_border": len(present)}
+    taps = _Taps(node, levels, groups, members, a, b * present.astype(object))
     one_bit = source.domain.lo >= 0 and source.domain.hi <= 1
     core = _counted(taps) if one_bit else _multiplied(taps, source.domain)
     return positions(node, core, borders)
