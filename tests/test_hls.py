@@ -24,7 +24,6 @@ import bnnflow as bf
 from bnnflow.backends.hls.fusion import fusion_groups
 from bnnflow.backends.hls.kernel_call import pack_fields
 from bnnflow.backends.hls.ops import EMIT_HLS
-from bnnflow.backends.hls.sums import passes
 from bnnflow.backends.project import EXPECTED, RUNS, Project, read_vectors
 from bnnflow.errors import InputError, Mismatch, ToolError
 from bnnflow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Weights

@@ -9,44 +9,28 @@ struct flow_add_config : flow_config {};
 
 // code = scale0 * x + constant: the same values on another grid. sum_t holds every partial sum, proven by the call.
 template <class data_T, class res_T, typename CONFIG_T>
-void flow_scale(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], const long long scale[1],
-                const long long constant[1]) {
-    #pragma HLS ARRAY_PARTITION variable=scale complete
-    #pragma HLS ARRAY_PARTITION variable=constant complete
-Fold:
-    for (int f = 0; f < CONFIG_T::n_fold; f++) {
-        #pragma HLS PIPELINE II=CONFIG_T::interval
-    Element:
-        for (int k = 0; k < flow_pass<CONFIG_T>::elements; k++) {
-            #pragma HLS UNROLL
-            const int i = f * flow_pass<CONFIG_T>::elements + k;
-            if (i < CONFIG_T::n_in) {
-                typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0]) * flow_code(data[i]) + constant[0];
-                flow_set(res[i], sum);
-            }
-        }
+void flow_scale(const data_T data[CONFIG_T::n_in], const flow_at &at, res_T res[CONFIG_T::n_in],
+                const long long scale[1][1], const long long constant[1][1]) {
+    #pragma HLS INLINE
+Element:
+    for (int i = 0; i < CONFIG_T::n_in; i++) {
+        #pragma HLS UNROLL
+        typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0][0]) * flow_code(data[i]) + constant[0][0];
+        flow_set(res[i], sum);
     }
 }
 
 // code = scale0 * x + scale1 * y + constant.
 template <class data0_T, class data1_T, class res_T, typename CONFIG_T>
-void flow_add(const data0_T data0[CONFIG_T::n_in], const data1_T data1[CONFIG_T::n_in], res_T res[CONFIG_T::n_in],
-              const long long scale[2], const long long constant[1]) {
-    #pragma HLS ARRAY_PARTITION variable=scale complete
-    #pragma HLS ARRAY_PARTITION variable=constant complete
-Fold:
-    for (int f = 0; f < CONFIG_T::n_fold; f++) {
-        #pragma HLS PIPELINE II=CONFIG_T::interval
-    Element:
-        for (int k = 0; k < flow_pass<CONFIG_T>::elements; k++) {
-            #pragma HLS UNROLL
-            const int i = f * flow_pass<CONFIG_T>::elements + k;
-            if (i < CONFIG_T::n_in) {
-                typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0]) * flow_code(data0[i]) +
-                                               typename CONFIG_T::sum_t(scale[1]) * flow_code(data1[i]) + constant[0];
-                flow_set(res[i], sum);
-            }
-        }
+void flow_add(const data0_T data0[CONFIG_T::n_in], const data1_T data1[CONFIG_T::n_in], const flow_at &at,
+              res_T res[CONFIG_T::n_in], const long long scale[1][2], const long long constant[1][1]) {
+    #pragma HLS INLINE
+Element:
+    for (int i = 0; i < CONFIG_T::n_in; i++) {
+        #pragma HLS UNROLL
+        typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0][0]) * flow_code(data0[i]) +
+                                       typename CONFIG_T::sum_t(scale[0][1]) * flow_code(data1[i]) + constant[0][0];
+        flow_set(res[i], sum);
     }
 }
 

@@ -42,43 +42,35 @@ template <class T, class C> void flow_set(T &value, const C &code) {
     value.range(flow_bits<T>::width - 1, 0) = bits;
 }
 
-// Every kernel is a loop of n_fold passes over its elements, each pass unrolled: strategy "Resource" folds reuse_factor
-// times (interval 1), "Latency" is one pass that may start every reuse_factor cycles. Below a pipelined top function all
-// loops are unrolled.
+// A kernel that goes over pixels, positions or a whole array applies CONFIG_T::cell, which calls the kernels of nodes in
+// a row with their constants: arrays of one row a pass, of which every lane reads words of its own.
 struct flow_config {
-    static const int n_in = 1;
-    static const int n_fold = 1;
+    static const int n_in = 1;  // elements of a pass
+    static const int n_row = 1; // passes with constants of their own; 1 where all share them
     static const int interval = 1;
 };
 
-// Elements of one pass.
-template <typename CONFIG_T> struct flow_pass {
-    static const int elements = (CONFIG_T::n_in + CONFIG_T::n_fold - 1) / CONFIG_T::n_fold;
+// Where a cell is: at row `fold` of the constants of taps, at pass `pass` over the outputs of a position of a class of
+// borders; `first` where the pass begins.
+struct flow_at {
+    int fold, pass, border;
+    bool first;
 };
 
-// Banks of a ROM of which one pass reads `words` in a row: one each, so that no lane waits for another. The vendors' tools
-// divide an array into 4,096 at most; past that every bank is read for an equal share of the words.
+// Banks of a row of `words` that one pass reads: one each, so that no lane waits for another. The vendors' tools divide
+// an array into 4,096 at most; past that every bank is read for an equal share of the words.
 template <int words> struct flow_banks {
     static const int share = (words + 4095) / 4096;
     static const int count = (words + share - 1) / share;
 };
 
-// A pass over elements whose constants are their channel's, `words` of them. Neighbours read the constants of neighbouring
-// channels, in cyclic banks of their own. Only where the channels begin again in the middle of a pass is a bank read twice,
-// and a ROM has two ports.
-template <typename CONFIG_T, int words = 1> struct flow_channel_pass : flow_pass<CONFIG_T> {
-    static const int channels =
-        flow_pass<CONFIG_T>::elements < CONFIG_T::n_chan ? flow_pass<CONFIG_T>::elements : CONFIG_T::n_chan;
-    static const int banks = flow_banks<channels>::count;             // of a ROM with one word a channel
-    static const int row_banks = flow_banks<channels * words>::count; // of one with `words` a channel
-};
-
 // Field `index` of the words from `first` on; fields are `width` bits wide and do not cross words.
-inline unsigned long long flow_field(const unsigned long long rom[], int first, int index, int width) {
+template <class word_T> unsigned long long flow_field(const word_T rom[], int first, int index, int width) {
     #pragma HLS INLINE
     const int per_word = 64 / width;
     const unsigned long long all = width == 64 ? ~0ULL : (1ULL << (width % 64)) - 1;
-    return (rom[first + index / per_word] >> (index % per_word * width)) & all;
+    const unsigned long long word = rom[first + index / per_word];
+    return (word >> (index % per_word * width)) & all;
 }
 
 } // namespace nnet

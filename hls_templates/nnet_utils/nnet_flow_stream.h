@@ -24,10 +24,11 @@ template <class data_T, class res_T, typename CONFIG_T>
 void flow_each(hls::stream<data_T> &data, hls::stream<res_T> &res) {
 Pixel:
     for (int p = 0; p < CONFIG_T::n_pixel; p++) {
-        #pragma HLS PIPELINE II=CONFIG_T::interval
+        #pragma HLS PIPELINE II=1
         data_T in = data.read();
         res_T out;
-        CONFIG_T::cell(in.data, 0, 0, out.data);
+        const flow_at at = {0, 0, 0, true};
+        CONFIG_T::cell(in.data, at, out.data);
         res.write(out);
     }
 }
@@ -37,11 +38,12 @@ template <class data0_T, class data1_T, class res_T, typename CONFIG_T>
 void flow_pair(hls::stream<data0_T> &data0, hls::stream<data1_T> &data1, hls::stream<res_T> &res) {
 Pixel:
     for (int p = 0; p < CONFIG_T::n_pixel; p++) {
-        #pragma HLS PIPELINE II=CONFIG_T::interval
+        #pragma HLS PIPELINE II=1
         data0_T in0 = data0.read();
         data1_T in1 = data1.read();
         res_T out;
-        CONFIG_T::cell(in0.data, in1.data, 0, 0, out.data);
+        const flow_at at = {0, 0, 0, true};
+        CONFIG_T::cell(in0.data, in1.data, at, out.data);
         res.write(out);
     }
 }
@@ -83,9 +85,9 @@ Store:
 
 // Stored elements -> the pixels of a stream.
 template <class res_T, typename CONFIG_T, class code_T>
-void flow_pick(const code_T all[], hls::stream<res_T> &res, const int index[CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
+void flow_pick(const code_T all[], hls::stream<res_T> &res, const int index[1][CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
     #pragma HLS INLINE
-    #pragma HLS ARRAY_PARTITION variable=index cyclic factor=CONFIG_T::n_chan
+    #pragma HLS ARRAY_PARTITION variable=index cyclic factor=CONFIG_T::n_chan dim=2
 Pixel:
     for (int p = 0; p < CONFIG_T::n_pixel; p++) {
         #pragma HLS PIPELINE
@@ -93,7 +95,7 @@ Pixel:
     Code:
         for (int c = 0; c < CONFIG_T::n_chan; c++) {
             #pragma HLS UNROLL
-            flow_set(out[c], flow_code(all[index[p * CONFIG_T::n_chan + c]]));
+            flow_set(out[c], flow_code(all[index[0][p * CONFIG_T::n_chan + c]]));
         }
         res.write(out);
     }
@@ -102,7 +104,7 @@ Pixel:
 // Elements that move between pixels: the whole tensor is stored first.
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_shuffle(hls::stream<data_T> &data, hls::stream<res_T> &res,
-                  const int index[CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
+                  const int index[1][CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
     typename res_T::value_type all[CONFIG_T::n_first * CONFIG_T::c_first];
     flow_store<CONFIG_T::n_first, CONFIG_T::c_first>(data, 0, all);
     flow_pick<res_T, CONFIG_T>(all, res, index);
@@ -111,7 +113,7 @@ void flow_shuffle(hls::stream<data_T> &data, hls::stream<res_T> &res,
 // The same from two tensors, one after the other.
 template <class data0_T, class data1_T, class res_T, typename CONFIG_T>
 void flow_shuffle_two(hls::stream<data0_T> &data0, hls::stream<data1_T> &data1, hls::stream<res_T> &res,
-                      const int index[CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
+                      const int index[1][CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
     const int n_first = CONFIG_T::n_first * CONFIG_T::c_first;
     typename res_T::value_type all[n_first + CONFIG_T::n_second * CONFIG_T::c_second];
     flow_store<CONFIG_T::n_first, CONFIG_T::c_first>(data0, 0, all);
@@ -119,29 +121,36 @@ void flow_shuffle_two(hls::stream<data0_T> &data0, hls::stream<data1_T> &data1, 
     flow_pick<res_T, CONFIG_T>(all, res, index);
 }
 
-// Sums and maxima over windows: the last rows are kept as packed words, one pixel comes in a step, absent ones around
-// the image included; a position is written when its last tap is there. No map of sums is stored: the cell makes codes.
+// Sums and maxima over windows. The last rows are kept as packed words, and the window in registers; one pixel comes in a
+// step, absent ones around the image included. A position is computed when its last tap is there, in `folds` cycles, and
+// then written. No map of sums is stored: the cell makes codes.
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_slide(hls::stream<data_T> &data, hls::stream<res_T> &res) {
     typedef flow_sizes<CONFIG_T> sizes;
-    const int last_row = (CONFIG_T::o_rows - 1) * CONFIG_T::s_rows + sizes::span_rows;
-    const int last_col = (CONFIG_T::o_cols - 1) * CONFIG_T::s_cols + sizes::span_cols;
-    const int end_row = CONFIG_T::p_rows + CONFIG_T::n_rows, end_col = CONFIG_T::p_cols + CONFIG_T::n_cols;
-    const int rows = last_row > end_row ? last_row : end_row, cols = last_col > end_col ? last_col : end_col;
-    unsigned long long line[sizes::before_rows > 0 ? sizes::before_rows : 1][cols][sizes::pixel];
+    unsigned long long line[sizes::before_rows > 0 ? sizes::before_rows : 1][sizes::width][sizes::pixel];
     #pragma HLS ARRAY_PARTITION variable=line complete dim=1
     #pragma HLS ARRAY_PARTITION variable=line complete dim=3
     unsigned long long window[sizes::span_rows][sizes::span_cols][sizes::pixel];
     #pragma HLS ARRAY_PARTITION variable=window complete dim=0
-Row:
-    for (int r = 0; r < rows; r++) {
-    Col:
-        for (int c = 0; c < cols; c++) {
-            #pragma HLS PIPELINE II=CONFIG_T::interval
+    unsigned long long word[sizes::all_words];
+    #pragma HLS ARRAY_PARTITION variable=word complete
+    typename CONFIG_T::acc_t acc[CONFIG_T::n_acc];
+    #pragma HLS ARRAY_PARTITION variable=acc complete
+    res_T out;
+    int row = 0, col = 0;                                         // of the step
+    int o_row = 0, o_col = 0;                                     // of the next position,
+    int end_row = sizes::before_rows, end_col = sizes::before_cols; // and of its last tap
+    int chunk = 0;
+    flow_at at = {0, 0, 0, true};
+Step:
+    for (int t = 0; t < sizes::height * sizes::width + sizes::positions * (sizes::folds - 1); t++) {
+        #pragma HLS PIPELINE II=1
+        const bool whole = row == end_row && row < sizes::reach_rows && col == end_col && col < sizes::reach_cols;
+        if (at.fold == 0) {
             unsigned long long pixel[sizes::pixel];
             #pragma HLS ARRAY_PARTITION variable=pixel complete
             flow_absent<CONFIG_T>(pixel);
-            if (r >= CONFIG_T::p_rows && r < end_row && c >= CONFIG_T::p_cols && c < end_col) {
+            if (row >= CONFIG_T::p_rows && row < sizes::end_rows && col >= CONFIG_T::p_cols && col < sizes::end_cols) {
                 data_T in = data.read();
                 flow_pack<typename data_T::value_type, CONFIG_T>(in.data, 0, pixel);
             }
@@ -158,34 +167,180 @@ Row:
                     }
                     unsigned long long next = pixel[k];
                     if (i < sizes::before_rows) {
-                        next = line[i][c][k];
-                        line[i][c][k] = i + 1 < sizes::before_rows ? line[i + 1][c][k] : pixel[k];
+                        next = line[i][col][k];
+                        line[i][col][k] = i + 1 < sizes::before_rows ? line[i + 1][col][k] : pixel[k];
                     }
                     window[i][sizes::span_cols - 1][k] = next;
                 }
             }
-            const int y = r - sizes::before_rows, x = c - (sizes::span_cols - 1);
-            if (y >= 0 && x >= 0 && y % CONFIG_T::s_rows == 0 && x % CONFIG_T::s_cols == 0 && r < last_row &&
-                c < last_col) {
-                unsigned long long taps[sizes::taps * sizes::pixel];
-                #pragma HLS ARRAY_PARTITION variable=taps complete
-            Tap:
-                for (int t = 0; t < sizes::taps; t++) {
+            unsigned long long taps[sizes::taps * sizes::pixel];
+            #pragma HLS ARRAY_PARTITION variable=taps complete
+        Tap:
+            for (int i = 0; i < sizes::taps; i++) {
+                #pragma HLS UNROLL
+            Copy:
+                for (int k = 0; k < sizes::pixel; k++) {
                     #pragma HLS UNROLL
-                Copy:
-                    for (int k = 0; k < sizes::pixel; k++) {
-                        #pragma HLS UNROLL
-                        taps[t * sizes::pixel + k] =
-                            window[t / CONFIG_T::k_cols * CONFIG_T::d_rows][t % CONFIG_T::k_cols * CONFIG_T::d_cols][k];
-                    }
+                    taps[i * sizes::pixel + k] =
+                        window[i / CONFIG_T::k_cols * CONFIG_T::d_rows][i % CONFIG_T::k_cols * CONFIG_T::d_cols][k];
                 }
-                unsigned long long word[CONFIG_T::n_group * sizes::words];
-                #pragma HLS ARRAY_PARTITION variable=word complete
-                flow_collect<CONFIG_T>(taps, word);
-                res_T out;
-                CONFIG_T::cell(word, 0, CONFIG_T::border(y / CONFIG_T::s_rows, x / CONFIG_T::s_cols), out.data);
+            }
+            flow_collect<CONFIG_T>(taps, word);
+        }
+        const bool last = chunk == sizes::chunks - 1, done = !whole || at.fold == sizes::folds - 1;
+        if (whole) {
+            at.border = CONFIG_T::border(o_row, o_col);
+            at.first = chunk == 0;
+            typename res_T::value_type lane[CONFIG_T::pe];
+            #pragma HLS ARRAY_PARTITION variable=lane complete
+            CONFIG_T::cell(word, at, acc, lane);
+            flow_rotate<CONFIG_T>(word);
+            if (last) {
+                flow_append<typename res_T::value_type, CONFIG_T>(lane, out.data);
+            }
+            if (done) {
                 res.write(out);
             }
+            at.fold = done ? 0 : at.fold + 1;
+            at.pass = done ? 0 : at.pass + last;
+            chunk = last ? 0 : chunk + 1;
+        }
+        if (done) { // on to the next pixel
+            const bool line_end = col == sizes::width - 1, in_row = row == end_row, in_col = col == end_col;
+            o_row += line_end && in_row ? 1 : 0;
+            end_row += line_end && in_row ? CONFIG_T::s_rows : 0;
+            o_col = line_end ? 0 : in_col ? o_col + 1 : o_col;
+            end_col = line_end ? sizes::before_cols : in_col ? end_col + CONFIG_T::s_cols : end_col;
+            row += line_end ? 1 : 0;
+            col = line_end ? 0 : col + 1;
+        }
+    }
+}
+
+// Codes of a pixel -> its chunks.
+template <class data_T, typename CONFIG_T>
+void flow_chunks(const data_T data[], unsigned long long pixel[][flow_sizes<CONFIG_T>::words]) {
+    #pragma HLS INLINE
+    typedef flow_sizes<CONFIG_T> sizes;
+Clear:
+    for (int p = 0; p < CONFIG_T::n_chan / CONFIG_T::simd; p++) {
+        #pragma HLS UNROLL
+    Word:
+        for (int k = 0; k < sizes::words; k++) {
+            #pragma HLS UNROLL
+            pixel[p][k] = 0;
+        }
+    }
+Pack:
+    for (int c = 0; c < CONFIG_T::n_chan; c++) {
+        #pragma HLS UNROLL
+        const int place = c % CONFIG_T::simd;
+        unsigned long long code = (unsigned long long)flow_code(data[c]).to_int64() & flow_ones(CONFIG_T::field);
+        pixel[c / CONFIG_T::simd][place / sizes::per_word] |= code << (place % sizes::per_word * CONFIG_T::field);
+    }
+}
+
+// A counter that begins again at N.
+template <int N> int flow_wrap(int count) {
+    #pragma HLS INLINE
+    return count >= N ? count - N : count;
+}
+
+// Sums over windows, folded. The last rows are kept in a memory of chunks, `simd` channels wide, of which one is read in a
+// cycle. Pixels come in, a chunk a cycle, until the last tap of the next position is there; then this is computed, in
+// `folds` cycles. A row of the memory is used again when no position reads it any longer. No tap is read from another
+// place than that of a counter: columns and rows of the memory are counted in chunks.
+template <class data_T, class res_T, typename CONFIG_T>
+void flow_fold(hls::stream<data_T> &data, hls::stream<res_T> &res) {
+    typedef flow_sizes<CONFIG_T> sizes;
+    const int parts = CONFIG_T::n_chan / CONFIG_T::simd; // chunks of a pixel,
+    const int line = CONFIG_T::n_cols * parts;           // of a row,
+    const int all = sizes::span_rows * line;             // of the memory
+    typename CONFIG_T::chunk_t image[all][sizes::words];
+    #pragma HLS ARRAY_RESHAPE variable=image complete dim=2
+    unsigned long long pixel[parts][sizes::words];
+    #pragma HLS ARRAY_PARTITION variable=pixel complete dim=0
+    typename CONFIG_T::acc_t acc[CONFIG_T::n_acc];
+    #pragma HLS ARRAY_PARTITION variable=acc complete
+    res_T out;
+    int in_row = 0, in_col = 0, in_part = 0, in_place = 0; // the pixel and chunk that come in, and where to
+    int o_row = 0, o_col = 0;                              // the next position,
+    int row = -CONFIG_T::p_rows, col = -CONFIG_T::p_cols;  // its first tap,
+    int slot = (sizes::span_rows - CONFIG_T::p_rows % sizes::span_rows) % sizes::span_rows * line; // where its row is,
+    int x = -CONFIG_T::p_cols * parts;                                                             // and where in the row
+    int k_row = 0, k_col = 0, part = 0; // the tap and the chunk of it that are read,
+    int y = row, k_slot = slot, k_x = x; // and where
+    flow_at at = {0, 0, 0, true};
+Cycle:
+    for (int t = 0; t < CONFIG_T::n_rows * line + sizes::positions * sizes::folds; t++) {
+        #pragma HLS PIPELINE II=1
+        // The last pixel of the position that is in the image.
+        const int end_row = row + sizes::before_rows < CONFIG_T::n_rows ? row + sizes::before_rows : CONFIG_T::n_rows - 1;
+        const int end_col = col + sizes::before_cols < CONFIG_T::n_cols ? col + sizes::before_cols : CONFIG_T::n_cols - 1;
+        const bool there = in_row > end_row || (in_row == end_row && in_col > end_col);
+        if (o_row < CONFIG_T::o_rows && there) {
+            const bool inside = y >= 0 && y < CONFIG_T::n_rows && k_x >= 0 && k_x < line;
+            const int place = inside ? k_slot + k_x + part : 0;
+            unsigned long long word[sizes::words];
+            #pragma HLS ARRAY_PARTITION variable=word complete
+        Read:
+            for (int k = 0; k < sizes::words; k++) {
+                #pragma HLS UNROLL
+                const unsigned long long chunk = image[place][k];
+                word[k] = inside ? chunk : 0;
+            }
+            const bool tap_end = part == parts - 1, line_end = tap_end && k_col == CONFIG_T::k_cols - 1;
+            const bool last = line_end && k_row == CONFIG_T::k_rows - 1, done = last && at.pass == sizes::passes - 1;
+            at.border = CONFIG_T::border(o_row, o_col);
+            at.first = part == 0 && k_col == 0 && k_row == 0;
+            typename res_T::value_type lane[CONFIG_T::pe];
+            #pragma HLS ARRAY_PARTITION variable=lane complete
+            CONFIG_T::cell(word, at, acc, lane);
+            if (last) {
+                flow_append<typename res_T::value_type, CONFIG_T>(lane, out.data);
+            }
+            if (done) { // on to the next position
+                res.write(out);
+                const bool made = o_col == CONFIG_T::o_cols - 1;
+                o_row += made ? 1 : 0;
+                row += made ? CONFIG_T::s_rows : 0;
+                slot = made ? flow_wrap<all>(slot + CONFIG_T::s_rows % sizes::span_rows * line) : slot;
+                o_col = made ? 0 : o_col + 1;
+                col = made ? -CONFIG_T::p_cols : col + CONFIG_T::s_cols;
+                x = made ? -CONFIG_T::p_cols * parts : x + CONFIG_T::s_cols * parts;
+            }
+            at.fold = done ? 0 : at.fold + 1;
+            at.pass = done ? 0 : last ? at.pass + 1 : at.pass;
+            part = tap_end ? 0 : part + 1;
+            k_col = line_end ? 0 : tap_end ? k_col + 1 : k_col;
+            k_x = line_end ? x : tap_end ? k_x + CONFIG_T::d_cols * parts : k_x;
+            k_row = last ? 0 : line_end ? k_row + 1 : k_row;
+            y = last ? row : line_end ? y + CONFIG_T::d_rows : y;
+            k_slot = last ? slot : line_end ? flow_wrap<all>(k_slot + CONFIG_T::d_rows % sizes::span_rows * line) : k_slot;
+        } else {
+            if (in_part == 0) {
+                data_T in = data.read();
+                flow_chunks<typename data_T::value_type, CONFIG_T>(in.data, pixel);
+            }
+        Write:
+            for (int k = 0; k < sizes::words; k++) {
+                #pragma HLS UNROLL
+                image[in_place][k] = pixel[0][k];
+            }
+        Next:
+            for (int p = 0; p + 1 < parts; p++) {
+                #pragma HLS UNROLL
+            Word:
+                for (int k = 0; k < sizes::words; k++) {
+                    #pragma HLS UNROLL
+                    pixel[p][k] = pixel[p + 1][k];
+                }
+            }
+            const bool pixel_end = in_part == parts - 1, line_end = pixel_end && in_col == CONFIG_T::n_cols - 1;
+            in_place = in_place == all - 1 ? 0 : in_place + 1;
+            in_part = pixel_end ? 0 : in_part + 1;
+            in_col = line_end ? 0 : pixel_end ? in_col + 1 : in_col;
+            in_row += line_end ? 1 : 0;
         }
     }
 }

@@ -152,17 +152,27 @@ def _is_strategy(value: object) -> bool:
     return isinstance(value, str) and value.lower() in map(str.lower, STRATEGIES)
 
 
+LANES = "a whole number, at least 1"
+# Of every option of a node: whether a value can be right, and what it must be.
+LAYER_OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "reuse_factor": (_is_reuse, REUSE), "strategy": (_is_strategy, STRATEGY), "pe": (_is_reuse, LANES),
+    "simd": (_is_reuse, LANES),
+}
+
+
 @dataclass(frozen=True)
 class BuildConfig:
     """Options of a build, in hls4ml's names and units: `clock_period` in ns.
 
     `strategy` "Latency" unrolls every node; with a `reuse_factor` above 1 a new input is taken every so many cycles.
-    "Resource" makes loops: every node computes its outputs in `reuse_factor` passes, which must divide the outputs of
-    every sum. `layers` overrides both for nodes of the graph: {node: {"reuse_factor": 4, "strategy": "Resource"}}.
+    "Resource" makes loops of sums and maxima, with what follows them element by element: the smallest hardware that
+    computes one in at most `reuse_factor` cycles. In io_stream it does so for every position, whatever the strategy.
+    `layers` overrides both for nodes of the graph: {node: {"reuse_factor": 4, "strategy": "Resource"}}; "pe" and "simd"
+    say instead how many outputs and taps of a node are computed in a cycle (FINN's words; they must divide).
     One Resource node makes the top function DATAFLOW, else it is one pipeline. "distributed_arithmetic" unrolls a sum
     and what follows it, up to the codes, into one netlist of small functions and additions, the same that backend
     "Verilog" makes (docs/logic.md); its `reuse_factor` is 1, and a node to which `layers` gives another strategy stays
-    out of such netlists. In io_stream every kernel takes a pixel each `reuse_factor` cycles, whatever the strategy.
+    out of such netlists.
 
     `encoder`: "inside" builds the thermometer's comparators, "outside" takes its planes as the project's input (the
     levels belong in the ADC) and writes them to `thermometer.csv`.
@@ -201,15 +211,14 @@ class BuildConfig:
         need(number and 0.1 <= self.clock_period <= 1000, "clock_period", "a number of ns from 0.1 to 1000")
         need(_is_reuse(self.reuse_factor), "reuse_factor", REUSE)
         need(_is_strategy(self.strategy), "strategy", STRATEGY)
-        known = {"reuse_factor": (_is_reuse, REUSE), "strategy": (_is_strategy, STRATEGY)}
         need(isinstance(self.layers, Mapping), "layers", 'use {node: {"reuse_factor": ..., "strategy": ...}}')
         for name, options in self.layers.items():
             need(isinstance(options, Mapping), "layers", f'{name!r} needs {{"reuse_factor": ..., "strategy": ...}}')
             for key, value in options.items():
-                if key not in known:
-                    raise InputError(f"layers[{name!r}]: no option {key!r}; use reuse_factor or strategy")
-                if not known[key][0](value):
-                    raise InputError(f"layers[{name!r}]: {key}={value!r}: {known[key][1]}")
+                if key not in LAYER_OPTIONS:
+                    raise InputError(f"layers[{name!r}]: no option {key!r}; use {choice(LAYER_OPTIONS)}")
+                if not LAYER_OPTIONS[key][0](value):
+                    raise InputError(f"layers[{name!r}]: {key}={value!r}: {LAYER_OPTIONS[key][1]}")
         need(self.encoder in ("inside", "outside"), "encoder", "use 'inside' or 'outside'")
         need(is_top(self.project_name), "project_name",
              "must be a C++ name: a letter, then letters, digits or _, not a keyword")
@@ -217,6 +226,15 @@ class BuildConfig:
             need(getattr(self, name) == value, name, why)
         object.__setattr__(self, "reuse_factor", int(self.reuse_factor))  # NumPy's numbers do not go into YAML
         object.__setattr__(self, "clock_period", float(self.clock_period))
+
+    @property
+    def stream(self) -> bool:
+        """True where tensors come pixel by pixel."""
+        return self.io_type == "io_stream"
+
+    def is_loop(self, node: str) -> bool:
+        """True where a node of arrays is computed in several passes."""
+        return not self.stream and self.strategy_of(node) == "resource"
 
     @property
     def target(self) -> Backend:

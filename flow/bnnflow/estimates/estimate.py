@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from bnnflow.backends.backend import BuildConfig
-from bnnflow.backends.hls.sums import passes
+from bnnflow.backends.hls.folding import folding_of
 from bnnflow.devices.parts import PARTS, UNKNOWN, VIRTEXUP, Family, Part, part_of
 from bnnflow.estimates.costs import Cost, Costs, Folding, Work, rom
 from bnnflow.estimates.netlists import USABLE, counted_cost, timing

@@ -17,10 +17,10 @@ __all__ = ["call_text", "config_text", "has_constants", "rom_text"]
 LONG_MEMBERS = ("fill",)
 
 
-def config_text(call: KernelCall, name: str, node: str, dialect: Dialect) -> str:
-    """The configuration struct `name` of a call; `node` names its ROMs."""
+def config_text(call: KernelCall, name: str, dialect: Dialect) -> str:
+    """The configuration struct `name` of a call."""
     base = f"nnet::{call.header.removeprefix('nnet_').removesuffix('.h')}_config"
-    first = [config_text(kernel.call, f"{name}_{k}", kernel.node, dialect) for k, kernel in enumerate(call.fused)]
+    first = [config_text(kernel.call, f"{name}_{k}", dialect) for k, kernel in enumerate(call.fused)]
     if call.over_positions:
         base = f"{name}_0"
     lines = [f"    static const int {key} = {literal(value, Native.LONG if key in LONG_MEMBERS else Native.INT)};"
@@ -33,13 +33,14 @@ def config_text(call: KernelCall, name: str, node: str, dialect: Dialect) -> str
 
 def _cell_text(name: str, cell: Sequence[FusedKernel], dialect: Dialect) -> list[str]:
     """The functions `border` and `cell` of a configuration: the class of a position, and the codes of one."""
-    given = len(cell[0].call.reads)
+    positions, given = cell[0].takes_words, len(cell[0].call.reads)
     kinds = [f"in{k}_T" for k in range(given)]
-    data = ", ".join(f"const {kind} in{k}[]" for k, kind in enumerate(kinds))
-    lines = [f"    static int border(int row, int col) {{ return {_border(cell[0])}; }}",
-             f"    template <{', '.join(f'class {kind}' for kind in [*kinds, 'res_T'])}>",
-             f"    static void cell({data}, int pass, int border, res_T res[]) {{",
-             f"        {dialect.inline}"]
+    data = ", ".join([*(f"const {kind} in{k}[]" for k, kind in enumerate(kinds)), "const nnet::flow_at &at",
+                      *["acc_t acc[]"] * positions])
+    lines = [f"    static int border(int row, int col) {{ return {_border(cell[0])}; }}"] if positions else []
+    lines += [f"    template <{', '.join(f'class {kind}' for kind in [*kinds, 'res_T'])}>",
+              f"    static void cell({data}, res_T res[]) {{",
+              f"        {dialect.inline}"]
     values, types = [f"in{k}" for k in range(given)], kinds
     for k, kernel in enumerate(cell):
         target, kind = "res", "res_T"
@@ -47,17 +48,16 @@ def _cell_text(name: str, cell: Sequence[FusedKernel], dialect: Dialect) -> list
             target, kind = f"value{k}", dialect.type(kernel.code_type)
             lines += [f"        {kind} {target}[{kernel.size}];",
                       f"        {dialect.registers.format(variable=target)}"]
-        place = ", pass, border" if kernel.takes_words else ""
-        known = [] if kernel.takes_words else types
-        lines.append(f"        {_function(kernel.call)}<{', '.join([*known, kind, f'{name}_{k}'])}>"
-                     f"({', '.join(values)}{place}, {target}{_arguments(kernel.call, kernel.node)});")
+        known, sums = ([], ["acc"]) if kernel.takes_words else (types, [])
+        given_to = ", ".join([*values, "at", *sums, target, *_roms_of(kernel)])
+        lines.append(f"        {_function(kernel.call)}<{', '.join([*known, kind, f'{name}_{k}'])}>({given_to});")
         values, types = [target], [kind]
     return [*lines, "    }"]
 
 
 def _border(kernel: FusedKernel) -> str:
     """The number of a position's class of borders, in the order of `Window.borders`."""
-    places = [f"flow_{kernel.node}_border_{axis.name}[{axis.name.removesuffix('s')}]" for axis in kernel.borders]
+    places = [f"flow_{kernel.node}_border_{axis.name}[0][{axis.name.removesuffix('s')}]" for axis in kernel.borders]
     return f" * {kernel.borders[-1].count} + ".join(places) if places else "0"
 
 
@@ -66,18 +66,19 @@ def _function(call: KernelCall) -> str:
     return f"nnet::{call.kernel}" + ("::position" if call.logic else "")
 
 
-def _arguments(call: KernelCall, node: str) -> str:
-    """The ROMs as trailing arguments of a call."""
-    return "" if call.fused else "".join(f", flow_{node}_{rom.name}" for rom in call.roms)
+def _roms_of(kernel: FusedKernel) -> list[str]:
+    """The names of a kernel's ROMs."""
+    return [f"flow_{kernel.node}_{rom.name}" for rom in kernel.call.roms]
 
 
-def call_text(call: KernelCall, node: str, config: str, types: Sequence[str], arrays: Sequence[str]) -> str:
+def call_text(call: KernelCall, config: str, types: Sequence[str], arrays: Sequence[str],
+              roms: Sequence[str] = ()) -> str:
     """The line of the top function that calls a kernel with the struct `config`.
 
     `arrays` are those that it reads, then those that it makes; `types` are the types of their elements, that of the
-    result once. `node` names the ROMs.
+    result once; `roms` are what a kernel without a cell reads.
     """
-    return f"{_function(call)}<{', '.join(types)}, {config}>({', '.join(arrays)}{_arguments(call, node)});"
+    return f"{_function(call)}<{', '.join([*types, config])}>({', '.join([*arrays, *roms])});"
 
 
 def rom_text(node: str, calls: Sequence[KernelCall], dialect: Dialect) -> str:
@@ -88,11 +89,10 @@ def rom_text(node: str, calls: Sequence[KernelCall], dialect: Dialect) -> str:
     if not has_constants(calls):
         return ""
     guard = f"FLOW_{node.upper()}_H_"
-    arrays = [f"static const {dialect.type(rom.type)} flow_{owner}_{rom.name}[{rom.values.size}] = {{{_words(rom)}}};"
-              for owner, rom in _roms(node, calls)]
+    arrays = [_array(f"flow_{owner}_{rom.name}", rom, dialect) for owner, rom in _roms(node, calls)]
     kernels = [to_cpp(inner.logic, inner.kernel, dialect) for call in calls for inner in call.calls if inner.logic]
-    includes = ['#include "../nnet_utils/nnet_flow_common.h"', ""] if kernels else []
-    return "\n".join([f"#ifndef {guard}", f"#define {guard}", "", *includes, *arrays, *kernels, "", "#endif", ""])
+    return "\n".join([f"#ifndef {guard}", f"#define {guard}", "", '#include "../nnet_utils/nnet_flow_common.h"', "",
+                      *arrays, *kernels, "", "#endif", ""])
 
 
 def has_constants(calls: Sequence[KernelCall]) -> bool:
@@ -109,5 +109,8 @@ def _roms(node: str, calls: Sequence[KernelCall]) -> Iterator[tuple[str, Rom]]:
         yield from ((kernel.node, Rom(f"border_{axis.name}", Native.INT, axis.classes)) for axis in kernel.borders)
 
 
-def _words(rom: Rom) -> str:
-    return ", ".join(literal(value, rom.type) for value in rom.values.ravel().tolist())
+def _array(name: str, rom: Rom, dialect: Dialect) -> str:
+    """A ROM: rows of words."""
+    rows = [f"{{{', '.join(literal(word, rom.type) for word in row)}}}" for row in rom.rows.tolist()]
+    size = "".join(f"[{n}]" for n in rom.rows.shape)
+    return f"static const {dialect.type(rom.type)} {name}{size} = {{{', '.join(rows)}}};"

@@ -62,6 +62,27 @@ def _slide(call: KernelCall) -> Iterator[Step]:
                 yield True, 0
 
 
+def _fold(call: KernelCall) -> Iterator[Step]:
+    """Pixels up to the last tap in the image of the next position, then that position; in the end all other pixels."""
+    members = call.fused[0].call.members
+    (ends, cols), n_rows = (_last_taps(members, axis) for axis in ("rows", "cols")), members.get("n_rows", 1)
+    width, taken = members.get("n_cols", 1), 0
+    for row in ends:
+        for col in cols:
+            needed = row * width + col + 1
+            yield from ((False, 0) for _ in range(taken, needed))
+            taken = max(taken, needed)
+            yield True, 0
+    yield from ((False, 0) for _ in range(taken, n_rows * width))
+
+
+def _last_taps(members: Mapping[str, int], axis: str) -> list[int]:
+    """Of every position along an axis the place of its last tap in the image."""
+    n, kernel, stride, dilation, count = (members.get(f"{key}_{axis}", 1) for key in "nksdo")
+    first = [at * stride - members.get(f"p_{axis}", 0) for at in range(count)]
+    return [min(at + (kernel - 1) * dilation, n - 1) for at in first]
+
+
 def _along(members: Mapping[str, int], axis: str) -> list[tuple[bool, bool]]:
     """Of every row or column that a window goes over: (it is in the image, a position ends with it)."""
     n, kernel, stride, dilation, count = (members.get(f"{key}_{axis}", 1) for key in "nksdo")
@@ -75,6 +96,7 @@ def _along(members: Mapping[str, int], axis: str) -> list[tuple[bool, bool]]:
 STEPS: dict[str, Callable[[KernelCall], Iterator[Step]]] = {
     "flow_each": _pixel_by_pixel, "flow_pair": _pixel_by_pixel, "flow_split": lambda call: _pixel_by_pixel(call, 2),
     "flow_shuffle": _all_then_all, "flow_shuffle_two": _all_then_all, "flow_slide": _slide,
+    "flow_fold": _fold,
 }
 
 

@@ -15,10 +15,11 @@ from math import prod
 import numpy as np
 
 from bnnflow.backends.backend import BuildConfig, Kernels
+from bnnflow.backends.hls.folding import Folding, folding_of
 from bnnflow.backends.hls.kernel_call import FusedKernel, KernelCall
 from bnnflow.backends.hls.netlist_kernel import netlist_kernel
 from bnnflow.backends.hls.ops import EMIT_HLS
-from bnnflow.backends.hls.sums import passes
+from bnnflow.backends.hls.sums import ARRAYS
 from bnnflow.backends.hls.types import code_type
 from bnnflow.errors import InputError
 from bnnflow.ir import Graph, Index, Node, Op, Window, clean_name
@@ -78,14 +79,19 @@ def _without_windows(nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[lis
     return [node for node in nodes if node.name not in windows or node.name in used], reads
 
 
-def _emit(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
+def _emit(node: Node, sources: Sequence[Node], folding: Folding = Folding()) -> KernelCall:  # noqa: B008
     emit = EMIT_HLS[node.op]
     assert emit is not None
-    return emit(node, sources)
+    return emit(node, sources, folding)
+
+
+def _folding(head: Node, known: Mapping[str, Node], config: BuildConfig) -> Folding:
+    """The folding of the kernel that begins with a node."""
+    return folding_of(head, known[head.inputs[0]], config) if head.traits.taps else Folding()
 
 
 def array_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
-    """The kernel calls of io_parallel: one a node, or one a netlist of several."""
+    """The kernel calls of io_parallel: one a node, one a netlist of several, or one a loop."""
     known = {node.name: node for node in two_by_two(graph)}
     groups = []
     for nodes, reads in array_kernels(graph, config):
@@ -93,9 +99,30 @@ def array_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
         if is_netlist(nodes, known, config):
             calls = [_netlist(nodes, known, prod(nodes[-1].shape[:-1]))]
         elif not nodes[0].traits.outside:
-            calls = _emit(nodes[0], [known[name] for name in nodes[0].inputs])
+            calls = [_arrayed(nodes, known, config)]
         groups.append(FusionGroup(nodes[-1], reads, calls, nodes))
     return groups
+
+
+def _arrayed(group: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> KernelCall:
+    """One call on arrays: a loop over positions with the nodes behind it, or a node that is computed at once."""
+    head, sources = group[0], [known[name] for name in group[0].inputs]
+    interval = 1 if config.is_loop(head.name) else config.reuse_of(head.name)
+    if head.traits.taps:
+        folding = _folding(head, known, config)
+        call = _emit(head, sources, folding)
+        rest = [_cell(node, known, folding.passes) for node in group[1:]]
+        return replace(call, members={"interval": interval}, fused=(*call.fused, *rest))
+    return _at_once(head, sources, interval)
+
+
+def _at_once(node: Node, sources: Sequence[Node], interval: int = 1) -> KernelCall:
+    """One call that computes all elements of a node."""
+    call = _emit(node, sources)
+    sizes = dict(zip(("n_in", "n_in1"), (source.size for source in sources))) | {"n_out": node.size}
+    cell = FusedKernel(node.name, call, code_type(node.domain), node.size)
+    return KernelCall("flow_all" if len(sources) == 1 else "flow_all_two", ARRAYS, sizes | {"interval": interval},
+                      reads=call.reads, fused=(cell,))
 
 
 def stream_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
@@ -106,15 +133,17 @@ def stream_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
         if is_netlist(nodes, known, config):
             calls = [replace(_netlist(nodes, known, 1), kernel="flow_slide", header=STREAMS)]
         else:
-            calls = _streamed(nodes, known)
+            calls = _streamed(nodes, known, config)
         groups.append(FusionGroup(nodes[-1], reads, calls, nodes))
     return groups
 
 
 def array_kernels(graph: Graph, config: BuildConfig) -> Kernels:
-    """The kernels on arrays: (a node, or those of a netlist in a row; the tensors that the first reads)."""
+    """The kernels on arrays: (a node, or those of a netlist or of a loop in a row; the tensors that the first reads)."""
 
     def joins(head: Node, follower: Node, known: Mapping[str, Node]) -> bool:
+        if config.is_loop(head.name) and head.traits.taps:
+            return follower.traits.keeps_shape and _folding(head, known, config).cycles > 1
         own = config.layers.get(follower.name, {}).get("strategy", ASKED)  # of a node that is named
         return is_netlist((head, follower), known, config) and str(own).lower() == ASKED
 
@@ -123,7 +152,12 @@ def array_kernels(graph: Graph, config: BuildConfig) -> Kernels:
 
 def streamed_kernels(graph: Graph, config: BuildConfig) -> Kernels:
     """The kernels on streams: (nodes in a row, the tensors that the first reads)."""
-    return _fused(graph, lambda head, follower, known: _starts(head, known))
+
+    def joins(head: Node, follower: Node, known: Mapping[str, Node]) -> bool:
+        # Passes make some outputs of a pixel each, enough for what works element by element.
+        return _starts(head, known) and (follower.traits.keeps_shape or _folding(head, known, config).passes == 1)
+
+    return _fused(graph, joins)
 
 
 def _fused(graph: Graph, joins: Callable[[Node, Node, Mapping[str, Node]], bool]) -> Kernels:
@@ -213,16 +247,17 @@ def _follows(node: Node, known: Mapping[str, Node]) -> bool:
     return len(node.inputs) == 1 and _local(node, known)
 
 
-def _cell(node: Node, known: Mapping[str, Node]) -> FusedKernel:
-    """A local node as a kernel of one pixel."""
+def _cell(node: Node, known: Mapping[str, Node], passes: int = 1) -> FusedKernel:
+    """A local node as a kernel of one pixel, or of one of several passes over its elements."""
     sources = [replace(known[name], shape=known[name].shape[-1:]) for name in node.inputs]
     own = _own_pixels(node, known) if node.op is Op.GATHER else None
     pixel = replace(node, shape=node.shape[-1:], params=node.params if own is None else Index(own))
-    (call,) = _emit(pixel, sources)
-    return FusedKernel(node.name, call, code_type(node.domain), node.shape[-1])
+    call = _emit(pixel, sources)
+    call = call if passes == 1 else call.of_pass(passes)
+    return FusedKernel(node.name, call, code_type(node.domain), node.shape[-1] // passes)
 
 
-def _streamed(group: Sequence[Node], known: Mapping[str, Node]) -> list[KernelCall]:
+def _streamed(group: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> list[KernelCall]:
     """One call for nodes in a row; none for an input."""
     head, last = group[0], group[-1]
     if head.traits.outside:
@@ -231,13 +266,15 @@ def _streamed(group: Sequence[Node], known: Mapping[str, Node]) -> list[KernelCa
     members = _stream_members(last, sources)
     reads = tuple(range(len(sources)))
     if not _starts(head, known):
-        (call,) = _emit(head, sources)
         kernel = "flow_shuffle" if len(sources) == 1 else "flow_shuffle_two"
-        return [KernelCall(kernel, STREAMS, members, roms=call.roms, reads=reads)]
-    rest = [_cell(node, known) for node in group[1:]]
+        return [KernelCall(kernel, STREAMS, members, roms=_emit(head, sources).roms, reads=reads)]
+    folding = _folding(head, known, config)
+    rest = [_cell(node, known, folding.passes) for node in group[1:]]
     if head.traits.taps:
-        (call,) = _emit(head, sources)
-        return [replace(call, kernel="flow_slide", header=STREAMS, fused=(*call.fused, *rest))]
+        call, window = _emit(head, sources, folding), sources[0].params
+        several = isinstance(window, Window) and window.taps > 1
+        kernel = "flow_fold" if several and folding.chunks > 1 else "flow_slide"
+        return [replace(call, kernel=kernel, header=STREAMS, fused=(*call.fused, *rest))]
     kernel = "flow_each" if len(sources) == 1 else "flow_pair"
     return [KernelCall(kernel, STREAMS, members, reads=reads, fused=(_cell(head, known), *rest))]
 
@@ -253,14 +290,14 @@ def forked(node: Node, stream: bool) -> KernelCall:
     """Two copies of a node, one for each of two readers."""
     if stream:
         return KernelCall("flow_split", STREAMS, _stream_members(node, []))
-    return KernelCall("flow_fork", "nnet_flow_gather.h", {"n_in": node.size})
+    return KernelCall("flow_fork", ARRAYS, {"n_in": node.size})
 
 
 def copied(node: Node, name: str, stream: bool) -> FusionGroup:
     """The node again under another name: an output that is read inside, too."""
     copy = Node(name, Op.GATHER, (node.name,), node.shape, node.domain, Index(np.arange(node.size)))
     known = {node.name: node}
-    calls = _streamed([copy], known) if stream else _emit(copy, [node])
+    calls = _streamed([copy], known, BuildConfig(io_type="io_stream")) if stream else [_at_once(copy, [node])]
     return FusionGroup(copy, [node.name], calls, (copy,))
 
 
@@ -331,15 +368,24 @@ def _no_kernel(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, .
                 "has no kernel of its own; leave it out")
 
 
-def _uneven(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
-    """Loops whose passes would not all have the same number of outputs."""
+def _not_folded(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
+    """Foldings of nodes that are not folded, and those that a node cannot have."""
     for node in graph:
-        wanted, possible = config.reuse_of(node.name), passes(node)
-        loops = config.strategy_of(node.name) == "resource" and config.io_type == "io_parallel"
-        if loops and possible and wanted not in possible:
-            yield (f"node {node.name!r}: reuse_factor {wanted} does not share its {node.size} outputs evenly; "
-                   f"use {', '.join(map(str, possible))}, for this node alone with layers={{{node.name!r}: "
-                   "{'reuse_factor': ...}}")
+        asked = [key for key in ("pe", "simd") if key in config.layers.get(node.name, {})]
+        if not asked:
+            continue
+        if not node.traits.taps:
+            yield (f"node {node.name!r}: {' and '.join(asked)} fold sums and maxima, and this node is neither; leave "
+                   "them out")
+        elif config.strategy_of(node.name) == ASKED or not (config.stream or config.is_loop(node.name)):
+            yield (f"node {node.name!r}: {' and '.join(asked)} fold a loop; with layers={{{node.name!r}: {{'strategy': "
+                   "'Resource', ...}}}}, or io_type='io_stream' and another strategy than 'distributed_arithmetic', "
+                   "there is one")
+        else:
+            try:
+                folding_of(node, graph[node.inputs[0]], config)
+            except InputError as error:
+                yield str(error)
 
 
 def _reused_netlists(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
@@ -351,4 +397,4 @@ def _reused_netlists(graph: Graph, config: BuildConfig, groups: Sequence[tuple[N
                    "{'reuse_factor': 1}}, or 'Latency' or 'Resource'")
 
 
-CHECKS = (_too_large, _too_wide, _passed_on, _no_node, _no_kernel, _uneven, _reused_netlists)
+CHECKS = (_too_large, _too_wide, _passed_on, _no_node, _no_kernel, _not_folded, _reused_netlists)

@@ -81,7 +81,7 @@ class FlowConfigTemplate(LayerConfigTemplate):  # type: ignore[misc]
     def format(self, node: Any) -> str:
         """Text for parameters.h."""
         calls: list[KernelCall] = node.get_attr("flow_calls")
-        structs = [config_text(call, f"config{node.index}_{k}", node.get_attr("flow_rom"), node.model.flow_dialect)
+        structs = [config_text(call, f"config{node.index}_{k}", node.model.flow_dialect)
                    for k, call in enumerate(calls)]
         return "\n".join(structs) + "\n"
 
@@ -108,7 +108,8 @@ class FlowCallTemplate(FunctionCallTemplate):  # type: ignore[misc]
         for k, call in enumerate(node.get_attr("flow_calls")):
             data = [node.get_input_variable(node.inputs[i]) for i in call.reads]
             types, arrays = [v.type.name for v in (*data, outs[0])], [v.name for v in (*data, *outs)]
-            lines.append(call_text(call, node.get_attr("flow_rom"), f"config{node.index}_{k}", types, arrays))
+            roms = [f"flow_{node.get_attr('flow_rom')}_{rom.name}" for rom in call.roms]
+            lines.append(call_text(call, f"config{node.index}_{k}", types, arrays, roms))
         return lines
 
 
@@ -301,10 +302,9 @@ class _LayerList:
 
     def add(self, kind: str, name: str, group: FusionGroup, **more: Any) -> None:
         """The layer that computes a fusion group."""
-        calls = [_folded(call, group.nodes[0].name, self.config) for call in group.calls]
         inputs = [self.tensors[read].pop() if self.forks else self.tensors[read][0] for read in group.reads]
         self.layers.append({"class_name": kind, "name": name, "inputs": inputs, "flow_node": group.result,
-                            "flow_rom": group.result.name, "flow_calls": calls, **more})
+                            "flow_rom": group.result.name, "flow_calls": group.calls, **more})
 
     def give(self, node: Node, name: str) -> None:
         """The tensor `name` of a node to its readers, by as many forks as they need."""
@@ -314,15 +314,6 @@ class _LayerList:
             fork = FusionGroup(node, [node.name], [forked(node, self.stream)], (node,))
             self.add(FlowFork.__name__, f"{name}_fork{k}", fork, outputs=copies)
             self.tensors[node.name] += copies
-
-
-def _folded(call: KernelCall, node: str, config: BuildConfig) -> KernelCall:
-    """The call with its passes and interval: loops over outputs (Resource), or a pipeline with that interval.
-
-    A stream's loop over pixels is a pipeline whatever the strategy.
-    """
-    reuse, loops = config.reuse_of(node), config.strategy_of(node) == "resource" and config.io_type == "io_parallel"
-    return call.folded(n_fold=reuse if loops else 1, interval=1 if loops else reuse)
 
 
 def stream_kernels(layers: Sequence[dict[str, Any]]) -> list[StreamKernel]:

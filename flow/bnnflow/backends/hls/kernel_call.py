@@ -25,20 +25,28 @@ WORD = 64  # bits of a ROM word: the widest integer literal of C++11
 
 @dataclass(frozen=True, eq=False)
 class Rom:
-    """A constant array `name` of integers (NumPy, any shape, read in row-major order), held as C++'s `type`."""
+    """A constant array `name` of integers, held as C++'s `type`: a row (the last axes) for every pass that reads it.
+
+    `values` is a NumPy array; where it has one axis, that is the only row.
+    """
 
     name: str
-    type: Native
+    type: Type
     values: NDArray[Any]
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """The values as (rows, words of a row)."""
+        return self.values.reshape(len(self.values), -1) if self.values.ndim > 1 else self.values[None]
 
 
 @dataclass(frozen=True)
 class KernelCall:
-    """One kernel call: `kernel<...>(in..., out, roms...)`, the numbers and types of its configuration, and its ROMs.
+    """One kernel call: `kernel<...>(in..., out)`, the numbers and types of its configuration, and its ROMs.
 
-    `reads` are the positions of the node's inputs that the call takes. A kernel with a `fused` list takes no ROMs: it
-    goes over pixels or positions, and its configuration has a function `cell` that makes one of the output by these
-    kernels in a row. `logic` is the netlist that the kernel computes, where it is none of the templates' but made for
+    `reads` are the positions of the node's inputs that the call takes. A kernel with a `fused` list goes over an array,
+    pixels or positions, and its configuration has a function `cell` that makes a pass of the output by these kernels in
+    a row, which take their ROMs as arguments. `logic` is the netlist that the kernel computes, where it is none of the templates' but made for
     this node alone.
     """
 
@@ -63,15 +71,17 @@ class KernelCall:
         """True where the call is a loop over positions, each computed from packed words."""
         return bool(self.fused) and self.fused[0].takes_words
 
-    def folded(self, **members: int) -> KernelCall:
-        """The call with more members: how often it is used again, and how often it takes a new input.
+    def of_pass(self, passes: int) -> KernelCall:
+        """The call of a kernel that works element by element, for the elements of one of several passes.
 
-        A loop over positions shares its configuration with the first kernel of its cell, which gets them.
+        Where every channel has constants of its own, every pass has a row of them.
         """
-        if not self.over_positions:
-            return replace(self, members=self.members | members)
-        first, *rest = self.fused
-        return replace(self, fused=(replace(first, call=first.call.folded(**members)), *rest))
+        members = self.members | {"n_in": self.members["n_in"] // passes}
+        if self.members.get("n_chan", 1) == 1 or passes == 1:
+            return replace(self, members=members)
+        members |= {"n_chan": self.members["n_chan"] // passes, "n_row": passes}
+        roms = tuple(replace(rom, values=rom.values.reshape(passes, -1)) for rom in self.roms)
+        return replace(self, members=members, roms=roms)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from bnnflow.backends.hls.kernel_call import WORD, FusedKernel, KernelCall
 from bnnflow.backends.hls.one_position import at_one_position, has_borders
-from bnnflow.backends.hls.sums import WINDOWS, border_classes, image
+from bnnflow.backends.hls.sums import ARRAYS, WINDOWS, border_classes, image
 from bnnflow.backends.hls.types import AP_TYPES, Dialect, Native, code_type
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
 from bnnflow.backends.netlist.lower import Logic, to_logic
@@ -54,7 +54,7 @@ def netlist_kernel(group: Sequence[Node], read: Node, own: Callable[[Node], Int]
     window = read.params
     borders = border_classes(window) if isinstance(window, Window) and has_borders(head, read) else ()
     cell = FusedKernel(head.name, core, code_type(last.domain), last.shape[-1], True, borders)
-    return KernelCall("flow_positions", WINDOWS, fused=(cell,))
+    return KernelCall("flow_positions", ARRAYS, fused=(cell,))
 
 
 def to_cpp(logic: Logic, name: str, dialect: Dialect = AP_TYPES) -> str:
@@ -118,13 +118,14 @@ class _Text:
         """The function that calls all parts and sets the codes."""
         width = len(self.outputs[0])
         lines = ["template <class res_T, typename CONFIG_T>",
-                 f"void position(const {WORD_TYPE} word[], int pass, int border, res_T res[]) {{",
+                 f"void position(const {WORD_TYPE} word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[]) {{",
                  f"    {self.dialect.inline}"]
         for k in range(len(self.parts)):
             if self.size(k):
                 lines += [f"    {WORD_TYPE} from{k}[{self.size(k)}];",
                           f"    {self.dialect.registers.format(variable=f'from{k}')}"]
-                lines.append(f"    part{k}({', '.join(name for name, _ in self.parameters(k))});")
+                names = ", ".join("at.border" if name == "border" else name for name, _ in self.parameters(k))
+                lines.append(f"    part{k}({names});")
         return [*lines, "Code:", f"    for (int j = 0; j < {len(self.outputs)}; j++) {{",
                 f"        {self.dialect.unroll}",
                 f"        flow_set(res[j], flow_field(from{self.last}, 0, j, {width}));", "    }", "}", ""]

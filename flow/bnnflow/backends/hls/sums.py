@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +20,23 @@ from bnnflow.backends.hls.kernel_call import (
     pack_fields,
     signed_bits,
 )
+from bnnflow.backends.hls.folding import Folding, groups_of
 from bnnflow.backends.hls.types import IntType, Native, Type, code_int, code_type
 from bnnflow.ir import Domain, Node, Weights, Window
 from bnnflow.ir.nodes import Int
 from bnnflow.ir.verify import at_borders
 
-__all__ = ["border_classes", "dot", "image", "maximum", "passes", "positions"]
+__all__ = ["ARRAYS", "border_classes", "dot", "image", "maximum", "positions"]
 
-WINDOWS = "nnet_flow_window.h"
+WINDOWS, ARRAYS = "nnet_flow_window.h", "nnet_flow_array.h"
 FEW = 2  # values besides the base that are counted each by itself
 
 
-def image(node: Node, source: Node, groups: int) -> dict[str, int]:
-    """Members that say which taps a sum or maximum reads: a WINDOW's, or the last axis of any tensor."""
+def image(node: Node, source: Node, groups: int, folding: Folding | None = None) -> dict[str, int]:
+    """Members that say which taps a sum or maximum reads, a WINDOW's or the last axis of any tensor, and its folding.
+
+    Without a `folding` all outputs and taps of a position are computed at once.
+    """
     rows, cols, outputs = 1, prod(source.shape[:-1]), node.shape[-1]
     members: dict[str, int] = {"n_chan": source.shape[-1]}
     if isinstance(source.params, Window):
@@ -44,28 +49,46 @@ def image(node: Node, source: Node, groups: int) -> dict[str, int]:
         members["n_chan"] //= w.taps
     else:
         members["o_cols"] = cols
-    return members | {"n_rows": rows, "n_cols": cols, "n_group": groups, "n_out": outputs, "field": source.domain.bits}
+    taps = source.shape[-1] // groups
+    folding = folding or Folding(outputs, taps, outputs, taps)
+    return members | {"n_rows": rows, "n_cols": cols, "n_group": groups, "n_out": outputs, "field": source.domain.bits,
+                      "pe": folding.pe, "simd": folding.simd, "at_once": folding.at_once}
 
 
-def _fields(levels: Int, source: Node, groups: int) -> tuple[Int, int]:
-    """(levels (outputs, taps of an output) in the kernel's order, groups).
+def _rows(values: Int, folding: Folding, width: int) -> NDArray[np.uint64]:
+    """Constants of taps, (outputs, taps) or (outputs, values, taps), as the kernels read them: (cycles, words).
+
+    A cycle reads the words of its lanes, of each value by value those of its chunk; fields are `width` bits wide.
+    """
+    f = folding
+    cycles = values.reshape(f.passes, f.pe, -1, f.chunks, f.simd).transpose(0, 3, 1, 2, 4)
+    return pack_fields(cycles.reshape(-1, f.simd), width).reshape(f.folds, -1)
+
+
+def _word(folding: Folding, width: int) -> Type:
+    """The type of these words: no wider than needed where they are in a memory."""
+    return Native.WORD if folding.folds == 1 else IntType(min(WORD, folding.simd * width), signed=False)
+
+
+def _fields(levels: Int, source: Node, groups: int) -> Int:
+    """Levels (outputs, taps of an output) in the kernel's order.
 
     Where the sum's groups are not the window's, every output reads all channels, with zeros for those of other groups.
     """
     window = source.params
     if not isinstance(window, Window) or window.groups == groups:
-        return levels.T, groups
+        return levels.T
     inputs, outputs = source.shape[-1], levels.shape[1]
     whole = np.zeros((inputs, outputs), np.int64)
     for j in range(outputs):
         first = j * groups // outputs * len(levels)
         whole[first : first + len(levels), j] = levels[:, j]
-    return whole.reshape(window.groups, window.taps, -1, outputs).transpose(3, 1, 0, 2).reshape(outputs, inputs), 1
+    return whole.reshape(window.groups, window.taps, -1, outputs).transpose(3, 1, 0, 2).reshape(outputs, inputs)
 
 
 @dataclass(frozen=True)
 class _Taps:
-    """A sum for its kernels: `levels` (outputs, taps of an output), of `groups`; `members` of its configuration.
+    """A sum for its kernels: `levels` (outputs, taps of an output), of `groups`; its folding and `members`.
 
     `constant` (classes of borders or 1, outputs) is what the domain's offset adds, `gain` its scale, both in its unit.
     """
@@ -73,6 +96,7 @@ class _Taps:
     node: Node
     levels: Int
     groups: int
+    folding: Folding
     members: dict[str, int]
     gain: int
     constant: Int
@@ -88,31 +112,34 @@ class _Taps:
         return int(self.groups * self.levels.shape[1])
 
 
-def dot(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
+def dot(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
     """A sum: codes of one bit are counted, all others are multiplied with their levels and added."""
     (source,), p = sources, node.params
     assert isinstance(p, Weights)
-    levels, groups = _fields(p.effective, source, p.groups)
+    levels, groups = _fields(p.effective, source, p.groups), groups_of(node, source)
     a, b = source.domain.numerator
     present = p.effective.sum(axis=0)[None]
     borders: tuple[BorderAxis, ...] = ()
     if isinstance(source.params, Window) and source.params.padded and b:
         present = at_borders(p.effective, p.groups, source.params)
         borders = border_classes(source.params)
-    members = image(node, source, groups) | {"n_border": len(present)}
-    taps = _Taps(node, levels, groups, members, a, b * present.astype(object))
+    members = image(node, source, groups, folding) | {"n_border": len(present)}
+    taps = _Taps(node, levels, groups, folding, members, a, b * present.astype(object))
     one_bit = source.domain.lo >= 0 and source.domain.hi <= 1
     core = _counted(taps) if one_bit else _multiplied(taps, source.domain)
-    return positions(node, core, borders)
+    if folding.folds > 1:
+        core = replace(core, types=core.types | {"chunk_t": _word(folding, source.domain.bits)})
+    return positions(node, core, folding, borders)
 
 
 def _counted(taps: _Taps) -> KernelCall:
     """Codes of one bit are counted.
 
     Where the levels are -g, 0 and g, a popcount of XNORs does. Else there is a popcount for each value of the levels,
-    or, where an output has many, for each of their binary digits. A codebook is taken if fewer bits enter adders then.
+    or, where an output has many, for each of their binary digits. A codebook is taken if fewer bits enter adders then;
+    where outputs share lanes, there is nothing that they could share.
     """
-    values, book = _values(taps.levels) or _digits(taps.levels), _codebook(taps)
+    values, book = _values(taps.levels) or _digits(taps.levels), _codebook(taps) if taps.folding.folds == 1 else None
     plain = taps.gains <= 1
     bits = np.count_nonzero(taps.levels) if plain else values.mask.sum() + taps.all_bits
     if book is not None and book.bits < bits:
@@ -127,11 +154,23 @@ def _xnor(taps: _Taps) -> KernelCall:
     offset = taps.constant - gain * (signs < 0).sum(axis=1).astype(object)
     widest = signed_bits(min(domain.lo, int(offset.min())), max(domain.hi, int(offset.max())))
     widest = max(widest, (gain * signs.shape[1]).bit_length() + 1)
-    return KernelCall("flow_count", WINDOWS, taps.members | {"gain": gain}, {"sum_t": IntType(widest + 1)}, (
-        Rom("sign", Native.WORD, pack_fields((signs > 0).astype(np.int64), 1)),
-        Rom("mask", Native.WORD, pack_fields((signs != 0).astype(np.int64), 1)),
-        Rom("offset", Native.INT, int32(offset, taps.node)),
+    f = taps.folding
+    return KernelCall("flow_count", WINDOWS, taps.members | {"gain": gain, "n_acc": f.pe}, _types(taps, IntType(widest + 1)), (
+        Rom("sign", _word(f, 1), _rows((signs > 0).astype(np.int64), f, 1)),
+        Rom("mask", _word(f, 1), _rows((signs != 0).astype(np.int64), f, 1)),
+        _offset(taps, offset),
     ))
+
+
+def _types(taps: _Taps, sum_type: Type) -> dict[str, Type]:
+    """Types of a kernel that counts: of its sums, its counts and the words of its ROMs."""
+    counts = IntType(taps.levels.shape[1].bit_length(), signed=False)
+    return {"sum_t": sum_type, "acc_t": counts, "word_t": _word(taps.folding, 1)}
+
+
+def _offset(taps: _Taps, offset: NDArray[Any]) -> Rom:
+    """The ROM with what is added in the end: a row for every class of borders and pass."""
+    return Rom("offset", Native.INT, int32(offset, taps.node).reshape(-1, taps.folding.pe))
 
 
 @dataclass(frozen=True)
@@ -172,11 +211,12 @@ def _digits(levels: Int) -> _Values:
 
 def _valued(taps: _Taps, values: _Values) -> KernelCall:
     """sum l*(a*c + b) = a*base*#(c) + a*value*#(c where l = base + value), summed + b*(sum of l inside the image)."""
-    outputs, count, fields = values.mask.shape
-    members = taps.members | {"n_value": count, "n_gain": len(values.base)}
-    return KernelCall("flow_values", WINDOWS, members, {"sum_t": _sum_type(taps, values)}, (
-        Rom("mask", Native.WORD, pack_fields(values.mask.reshape(outputs * count, fields).astype(np.int64), 1)),
-        *_weighed(taps, values),
+    f, count, own = taps.folding, values.mask.shape[1], len(values.base) > 1
+    groups = 1 if taps.groups == 1 else f.pe * taps.groups // f.outputs  # that a pass reads
+    members = taps.members | {"n_value": count, "n_gain": f.pe if own else 1, "n_row": f.passes if own else 1,
+                              "n_acc": f.pe * count + groups}
+    return KernelCall("flow_values", WINDOWS, members, _types(taps, _sum_type(taps, values)), (
+        Rom("mask", _word(f, 1), _rows(values.mask.astype(np.int64), f, 1)), *_weighed(taps, values),
     ))
 
 
@@ -219,9 +259,9 @@ def _shared(taps: _Taps, book: _Codebook) -> KernelCall:
     """The sum of `_valued`, its second popcount added up from the counts of a codebook, channel by channel."""
     width = max(1, (len(book.patterns) - 1).bit_length())
     members = taps.members | {"n_pattern": len(book.patterns), "n_gain": len(book.values.base), "index_bits": width,
-                              "index_words": -(-book.index.shape[1] // (WORD // width))}
-    return KernelCall("flow_shared", WINDOWS, members, {"sum_t": _sum_type(taps, book.values)}, (
-        Rom("pattern", Native.WORD, book.patterns), Rom("index", Native.WORD, pack_fields(book.index, width)),
+                              "index_words": -(-book.index.shape[1] // (WORD // width)), "n_acc": taps.groups}
+    return KernelCall("flow_shared", WINDOWS, members, _types(taps, _sum_type(taps, book.values)), (
+        Rom("pattern", Native.WORD, book.patterns), Rom("index", Native.WORD, pack_fields(book.index, width).ravel()),
         *_weighed(taps, book.values),
     ))
 
@@ -235,8 +275,9 @@ def _sum_type(taps: _Taps, values: _Values) -> Type:
 
 def _weighed(taps: _Taps, values: _Values) -> tuple[Rom, ...]:
     """The ROMs with what popcounts are multiplied with, and with what is added in the end."""
-    return (Rom("base", Native.LONG, taps.gain * values.base), Rom("value", Native.LONG, taps.gain * values.value),
-            Rom("offset", Native.INT, int32(taps.constant, taps.node)))
+    rows = taps.folding.passes if len(values.base) > 1 else 1
+    return (Rom("base", Native.LONG, taps.gain * values.base.reshape(rows, -1)),
+            Rom("value", Native.LONG, taps.gain * values.value.reshape(rows, -1)), _offset(taps, taps.constant))
 
 
 def _multiplied(taps: _Taps, domain: Domain) -> KernelCall:
@@ -245,19 +286,20 @@ def _multiplied(taps: _Taps, domain: Domain) -> KernelCall:
     # Partial sums of level*code, of a*that, and the result all fit in this.
     reach = max(abs(domain.lo), abs(domain.hi)) * int(np.abs(taps.levels).sum(axis=1).max()) * taps.gain
     reach += int(np.abs(taps.constant).max())
-    words = -(-taps.levels.shape[1] // (WORD // width))
-    members = taps.members | {"gain": taps.gain, "level_bits": width, "level_words": words}
-    types: dict[str, Type] = {"sum_t": IntType(reach.bit_length() + 1), "code_t": code_int(domain)}
+    f = taps.folding
+    words = -(-f.simd // (WORD // width))
+    members = taps.members | {"gain": taps.gain, "level_bits": width, "level_words": words, "n_acc": f.pe}
+    sums = IntType(reach.bit_length() + 1)
+    types: dict[str, Type] = {"sum_t": sums, "acc_t": sums, "word_t": _word(f, width), "code_t": code_int(domain)}
     return KernelCall("flow_mac", WINDOWS, members, types, (
-        Rom("levels", Native.WORD, pack_fields(taps.levels, width)),
-        Rom("offset", Native.INT, int32(taps.constant, taps.node)),
+        Rom("levels", _word(f, width), _rows(taps.levels, f, width)), _offset(taps, taps.constant),
     ))
 
 
-def positions(node: Node, core: KernelCall, borders: tuple[BorderAxis, ...] = ()) -> list[KernelCall]:
-    """The call that applies a kernel, which reads the words of a position, at every position."""
-    cell = FusedKernel(node.name, core, code_type(node.domain), node.shape[-1], True, borders)
-    return [KernelCall("flow_positions", WINDOWS, fused=(cell,))]
+def positions(node: Node, core: KernelCall, folding: Folding, borders: tuple[BorderAxis, ...] = ()) -> KernelCall:
+    """The call that applies a kernel, which reads the words of a position, at every position of an array."""
+    cell = FusedKernel(node.name, core, code_type(node.domain), folding.pe, True, borders)
+    return KernelCall("flow_positions" if folding.cycles == 1 else "flow_turns", ARRAYS, fused=(cell,))
 
 
 def border_classes(window: Window) -> tuple[BorderAxis, ...]:
@@ -267,20 +309,9 @@ def border_classes(window: Window) -> tuple[BorderAxis, ...]:
                  for name, (rows, classes) in zip(("rows", "cols")[-len(axes):], axes))
 
 
-def maximum(node: Node, sources: Sequence[Node]) -> list[KernelCall]:
+def maximum(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
     """The largest code of every channel's taps."""
     (source,) = sources
-    members = image(node, source, node.shape[-1]) | {"fill": source.domain.lo}
-    return positions(node, KernelCall("flow_max", WINDOWS, members, {"code_t": code_int(source.domain)}))
-
-
-def passes(node: Node) -> list[int]:
-    """The reuse factors that a sum or maximum in a loop can have; empty for other ops, which take any.
-
-    Its passes share out the positions evenly; where there are more passes than positions, the outputs of each, too.
-    """
-    if not node.traits.taps:
-        return []
-    positions, outputs = prod(node.shape[:-1]), node.shape[-1]
-    return [n for n in range(1, positions + 1) if positions % n == 0] + [
-        positions * n for n in range(2, outputs + 1) if outputs % n == 0]
+    members = image(node, source, node.shape[-1], folding) | {"fill": source.domain.lo}
+    core = KernelCall("flow_max", WINDOWS, members, {"code_t": code_int(source.domain)})
+    return positions(node, core, folding)

@@ -54,9 +54,9 @@ def code_int(domain: Domain) -> IntType:
     return IntType(domain.bits, domain.signed)
 
 
-def literal(value: int, kind: Native) -> str:
-    """An integer as C++11 writes it."""
-    return LITERALS[kind].format(value)
+def literal(value: int, kind: Type) -> str:
+    """An integer as C++11 writes it; those of other types are made of packed bits."""
+    return LITERALS[kind if isinstance(kind, Native) else Native.WORD].format(value)
 
 
 @dataclass(frozen=True)

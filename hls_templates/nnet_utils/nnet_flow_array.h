@@ -1,0 +1,190 @@
+#ifndef NNET_FLOW_ARRAY_H_
+#define NNET_FLOW_ARRAY_H_
+
+#include "nnet_flow_window.h"
+
+// io_parallel: a tensor is an array, each of its elements a register.
+
+namespace nnet {
+
+struct flow_array_config : flow_config {
+    static const int n_in1 = 1; // elements of a second input
+    static const int n_out = 1;
+};
+
+// All elements at once.
+template <class data_T, class res_T, typename CONFIG_T>
+void flow_all(const data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_out]) {
+    #pragma HLS PIPELINE II=CONFIG_T::interval
+    const flow_at at = {0, 0, 0, true};
+    CONFIG_T::cell(data, at, res);
+}
+
+// The same of two arrays.
+template <class data0_T, class data1_T, class res_T, typename CONFIG_T>
+void flow_all_two(const data0_T data0[CONFIG_T::n_in], const data1_T data1[CONFIG_T::n_in1], res_T res[CONFIG_T::n_out]) {
+    #pragma HLS PIPELINE II=CONFIG_T::interval
+    const flow_at at = {0, 0, 0, true};
+    CONFIG_T::cell(data0, data1, at, res);
+}
+
+// One array for each of two readers: DATAFLOW wants one consumer an array.
+template <class data_T, class res_T, typename CONFIG_T>
+void flow_fork(const data_T data[CONFIG_T::n_in], res_T res1[CONFIG_T::n_in], res_T res2[CONFIG_T::n_in]) {
+    #pragma HLS PIPELINE
+Wire:
+    for (int i = 0; i < CONFIG_T::n_in; i++) {
+        #pragma HLS UNROLL
+        flow_set(res1[i], flow_code(data[i]));
+        flow_set(res2[i], flow_code(data[i]));
+    }
+}
+
+// An array -> the packed pixels of the image, absent ones around it included.
+template <class data_T, typename CONFIG_T>
+void flow_image(const data_T data[CONFIG_T::n_rows * CONFIG_T::n_cols * CONFIG_T::n_chan],
+                unsigned long long image[flow_sizes<CONFIG_T>::height * flow_sizes<CONFIG_T>::width]
+                                        [flow_sizes<CONFIG_T>::pixel]) {
+    #pragma HLS INLINE
+    typedef flow_sizes<CONFIG_T> sizes;
+Pixel:
+    for (int p = 0; p < sizes::height * sizes::width; p++) {
+        #pragma HLS UNROLL
+        const int y = p / sizes::width - CONFIG_T::p_rows, x = p % sizes::width - CONFIG_T::p_cols;
+        if (y >= 0 && y < CONFIG_T::n_rows && x >= 0 && x < CONFIG_T::n_cols) {
+            flow_pack<data_T, CONFIG_T>(data, (y * CONFIG_T::n_cols + x) * CONFIG_T::n_chan, image[p]);
+        } else {
+            flow_absent<CONFIG_T>(image[p]);
+        }
+    }
+}
+
+// The words of a position, whose first tap is pixel `first` of the image.
+template <typename CONFIG_T>
+void flow_position(const unsigned long long image[][flow_sizes<CONFIG_T>::pixel], int first,
+                   unsigned long long word[flow_sizes<CONFIG_T>::all_words]) {
+    #pragma HLS INLINE
+    typedef flow_sizes<CONFIG_T> sizes;
+    unsigned long long taps[sizes::taps * sizes::pixel];
+    #pragma HLS ARRAY_PARTITION variable=taps complete
+Tap:
+    for (int t = 0; t < sizes::taps; t++) {
+        #pragma HLS UNROLL
+        const int row = t / CONFIG_T::k_cols * CONFIG_T::d_rows, col = t % CONFIG_T::k_cols * CONFIG_T::d_cols;
+    Copy:
+        for (int k = 0; k < sizes::pixel; k++) {
+            #pragma HLS UNROLL
+            taps[t * sizes::pixel + k] = image[first + row * sizes::width + col][k];
+        }
+    }
+    flow_collect<CONFIG_T>(taps, word);
+}
+
+// All positions at once, nothing folded.
+template <class data_T, class res_T, typename CONFIG_T>
+void flow_positions(const data_T data[CONFIG_T::n_rows * CONFIG_T::n_cols * CONFIG_T::n_chan],
+                    res_T res[flow_sizes<CONFIG_T>::positions * CONFIG_T::n_out]) {
+    #pragma HLS PIPELINE II=CONFIG_T::interval
+    typedef flow_sizes<CONFIG_T> sizes;
+    unsigned long long image[sizes::height * sizes::width][sizes::pixel];
+    #pragma HLS ARRAY_PARTITION variable=image complete dim=0
+    flow_image<data_T, CONFIG_T>(data, image);
+Position:
+    for (int p = 0; p < sizes::positions; p++) {
+        #pragma HLS UNROLL
+        const int row = p / CONFIG_T::o_cols, col = p % CONFIG_T::o_cols;
+        unsigned long long word[sizes::all_words];
+        #pragma HLS ARRAY_PARTITION variable=word complete
+        flow_position<CONFIG_T>(image, row * CONFIG_T::s_rows * sizes::width + col * CONFIG_T::s_cols, word);
+        typename CONFIG_T::acc_t acc[CONFIG_T::n_acc];
+        #pragma HLS ARRAY_PARTITION variable=acc complete
+        const flow_at at = {0, 0, CONFIG_T::border(row, col), true};
+        CONFIG_T::cell(word, at, acc, res + p * CONFIG_T::n_out);
+    }
+}
+
+// Some positions at once, each in passes over the outputs and chunks of taps. The hardware stays where it is: what it
+// reads is moved past it, the image by the pixels between two turns, and its results are moved away.
+template <class data_T, class res_T, typename CONFIG_T>
+void flow_turns(const data_T data[CONFIG_T::n_rows * CONFIG_T::n_cols * CONFIG_T::n_chan],
+                res_T res[flow_sizes<CONFIG_T>::positions * CONFIG_T::n_out]) {
+    typedef flow_sizes<CONFIG_T> sizes;
+    const int pixels = sizes::height * sizes::width, made = CONFIG_T::at_once * CONFIG_T::n_out;
+    const int across = CONFIG_T::at_once < CONFIG_T::o_cols ? CONFIG_T::at_once : CONFIG_T::o_cols; // positions of a row
+    const int down = CONFIG_T::at_once / across;                                                    // rows of positions
+    const int next = across * CONFIG_T::s_cols; // pixels to the next turn in a row, and to the next row
+    const int next_row = down * CONFIG_T::s_rows * sizes::width - (CONFIG_T::o_cols / across - 1) * next;
+    unsigned long long image[pixels][sizes::pixel];
+    #pragma HLS ARRAY_PARTITION variable=image complete dim=0
+    unsigned long long word[CONFIG_T::at_once][sizes::all_words];
+    #pragma HLS ARRAY_PARTITION variable=word complete dim=0
+    typename CONFIG_T::acc_t acc[CONFIG_T::at_once][CONFIG_T::n_acc];
+    #pragma HLS ARRAY_PARTITION variable=acc complete dim=0
+    res_T out[CONFIG_T::at_once][CONFIG_T::n_out];
+    #pragma HLS ARRAY_PARTITION variable=out complete dim=0
+    res_T all[sizes::positions * CONFIG_T::n_out];
+    #pragma HLS ARRAY_PARTITION variable=all complete
+    flow_image<data_T, CONFIG_T>(data, image);
+    int row = 0, col = 0, chunk = 0;
+    flow_at at = {0, 0, 0, true};
+Cycle:
+    for (int t = 0; t < sizes::turns * sizes::folds; t++) {
+        #pragma HLS PIPELINE II=1
+        const bool last = chunk == sizes::chunks - 1, whole = at.fold == sizes::folds - 1;
+        const bool row_end = col == CONFIG_T::o_cols - across;
+        at.first = chunk == 0;
+    Position:
+        for (int b = 0; b < CONFIG_T::at_once; b++) {
+            #pragma HLS UNROLL
+            if (at.fold == 0) {
+                const int first = b / across * CONFIG_T::s_rows * sizes::width + b % across * CONFIG_T::s_cols;
+                flow_position<CONFIG_T>(image, first, word[b]);
+            }
+            at.border = CONFIG_T::border(row + b / across, col + b % across);
+            res_T lane[CONFIG_T::pe];
+            #pragma HLS ARRAY_PARTITION variable=lane complete
+            CONFIG_T::cell(word[b], at, acc[b], lane);
+            flow_rotate<CONFIG_T>(word[b]);
+            if (last) {
+                flow_append<res_T, CONFIG_T>(lane, out[b]);
+            }
+        }
+        if (whole) {
+        Earlier:
+            for (int i = 0; i + made < sizes::positions * CONFIG_T::n_out; i++) {
+                #pragma HLS UNROLL
+                flow_set(all[i], flow_code(all[i + made]));
+            }
+        Made:
+            for (int i = 0; i < made; i++) {
+                #pragma HLS UNROLL
+                flow_set(all[(sizes::turns - 1) * made + i], flow_code(out[i / CONFIG_T::n_out][i % CONFIG_T::n_out]));
+            }
+        Move:
+            for (int p = 0; p < pixels; p++) {
+                #pragma HLS UNROLL
+            Word:
+                for (int k = 0; k < sizes::pixel; k++) {
+                    #pragma HLS UNROLL
+                    const unsigned long long beside = p + next < pixels ? image[p + next][k] : 0;
+                    const unsigned long long below = p + next_row < pixels ? image[p + next_row][k] : 0;
+                    image[p][k] = row_end ? below : beside;
+                }
+            }
+            row += row_end ? down : 0;
+            col = row_end ? 0 : col + across;
+        }
+        at.fold = whole ? 0 : at.fold + 1;
+        at.pass = whole ? 0 : at.pass + last;
+        chunk = last ? 0 : chunk + 1;
+    }
+Result:
+    for (int i = 0; i < sizes::positions * CONFIG_T::n_out; i++) {
+        #pragma HLS UNROLL
+        flow_set(res[i], flow_code(all[i]));
+    }
+}
+
+} // namespace nnet
+
+#endif
