@@ -254,6 +254,7 @@ template <class data_T, class res_T, typename CONFIG_T>
 void flow_fold(hls::stream<data_T> &data, hls::stream<res_T> &res) {
     typedef flow_sizes<CONFIG_T> sizes;
     const int parts = CONFIG_T::n_chan / CONFIG_T::simd; // chunks of a pixel,
+    const int share = sizes::share / CONFIG_T::simd;     // of a group of its channels,
     const int line = CONFIG_T::n_cols * parts;           // of a row,
     const int all = sizes::span_rows * line;             // of the memory
     typename CONFIG_T::chunk_t image[all][sizes::words];
@@ -270,6 +271,7 @@ void flow_fold(hls::stream<data_T> &data, hls::stream<res_T> &res) {
     int x = -CONFIG_T::p_cols * parts;                                                             // and where in the row
     int k_row = 0, k_col = 0, part = 0; // the tap and the chunk of it that are read,
     int y = row, k_slot = slot, k_x = x; // and where
+    int group = 0, in_group = 0;         // the first chunk of the group of channels, and the pass of it
     flow_at at = {0, 0, 0, true};
 Cycle:
     for (int t = 0; t < CONFIG_T::n_rows * line + sizes::positions * sizes::folds; t++) {
@@ -280,7 +282,7 @@ Cycle:
         const bool there = in_row > end_row || (in_row == end_row && in_col > end_col);
         if (o_row < CONFIG_T::o_rows && there) {
             const bool inside = y >= 0 && y < CONFIG_T::n_rows && k_x >= 0 && k_x < line;
-            const int place = inside ? k_slot + k_x + part : 0;
+            const int place = inside ? k_slot + k_x + group + part : 0;
             unsigned long long word[sizes::words];
             #pragma HLS ARRAY_PARTITION variable=word complete
         Read:
@@ -289,7 +291,7 @@ Cycle:
                 const unsigned long long chunk = image[place][k];
                 word[k] = inside ? chunk : 0;
             }
-            const bool tap_end = part == parts - 1, line_end = tap_end && k_col == CONFIG_T::k_cols - 1;
+            const bool tap_end = part == share - 1, line_end = tap_end && k_col == CONFIG_T::k_cols - 1;
             const bool last = line_end && k_row == CONFIG_T::k_rows - 1, done = last && at.pass == sizes::passes - 1;
             at.border = CONFIG_T::border(o_row, o_col);
             at.first = part == 0 && k_col == 0 && k_row == 0;
@@ -311,6 +313,9 @@ Cycle:
             }
             at.fold = done ? 0 : at.fold + 1;
             at.pass = done ? 0 : last ? at.pass + 1 : at.pass;
+            const bool group_end = in_group == sizes::per_group / CONFIG_T::pe - 1;
+            group = done ? 0 : last && group_end ? group + share : group;
+            in_group = done || (last && group_end) ? 0 : last ? in_group + 1 : in_group;
             part = tap_end ? 0 : part + 1;
             k_col = line_end ? 0 : tap_end ? k_col + 1 : k_col;
             k_x = line_end ? x : tap_end ? k_x + CONFIG_T::d_cols * parts : k_x;

@@ -13,7 +13,7 @@
 // A tap outside the image holds `fill`.
 //
 // Of n_out outputs `pe` are computed in a pass, and of their taps `simd` in a cycle. Where channels are in groups, a pass
-// computes all outputs of some groups, with all their taps.
+// computes all outputs of some `groups`, with all their taps, or (flow_fold) some outputs of one.
 
 namespace nnet {
 
@@ -94,7 +94,7 @@ template <typename CONFIG_T> struct flow_sizes {
     static const int words = (CONFIG_T::simd + per_word - 1) / per_word; // of a chunk
     static const int in_last = CONFIG_T::simd - per_word * (words - 1);  // taps in its last word
     static const int per_group = CONFIG_T::n_out / CONFIG_T::n_group;    // outputs
-    static const int groups = CONFIG_T::n_group == 1 ? 1 : CONFIG_T::pe / per_group; // that a pass reads
+    static const int groups = CONFIG_T::n_group == 1 || CONFIG_T::pe < per_group ? 1 : CONFIG_T::pe / per_group;
     static const int ready = groups * words;                                         // words that a cycle reads
     static const int all_words = CONFIG_T::n_group * chunks * words;                 // of a position
     static const int positions = CONFIG_T::o_rows * CONFIG_T::o_cols;

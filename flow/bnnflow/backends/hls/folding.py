@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
 
 from bnnflow.backends.backend import BuildConfig
 from bnnflow.errors import InputError
-from bnnflow.ir import Node, Weights, Window
+from bnnflow.ir import Node, Op, Weights, Window
 
-__all__ = ["Folding", "folding_of", "foldings", "groups_of"]
+__all__ = ["Folding", "folding_of", "foldings", "groups_of", "in_memory"]
 
 
 @dataclass(frozen=True)
@@ -79,33 +80,46 @@ def _unfolded(node: Node, source: Node) -> Folding:
     return Folding(outputs, taps, outputs, taps, prod(node.shape[:-1]), 1)
 
 
-def _choices(node: Node, source: Node) -> tuple[list[int], list[int]]:
-    """(values of `pe`, values of `simd`) that a sum or maximum can have.
+def _choices(node: Node, source: Node, stream: bool) -> list[tuple[int, int]]:
+    """All (pe, simd) that a sum or maximum can have, of a stream or of an array.
 
-    All lanes of a cycle read the same taps: of one tap of the kernel some channels, or all taps at once. Where channels
-    are in groups, lanes are those of whole groups, with all their taps.
+    Lanes of a sum read the same taps: of one tap of the kernel some channels, or all taps at once. Lanes of a maximum, or
+    of channels in groups, are those of whole groups, with all their taps; in a stream a sum can have lanes of one group.
     """
     whole, groups = _unfolded(node, source), groups_of(node, source)
-    if groups > 1:
-        return [whole.outputs // groups * n for n in _divisors(groups)], [whole.taps]
-    window = source.params
-    channels = whole.taps // (window.taps if isinstance(window, Window) else 1)
-    return _divisors(whole.outputs), sorted({*_divisors(channels), whole.taps})
+    own = whole.outputs // groups  # outputs of a group
+    several = [(own * n, whole.taps) for n in _divisors(groups)]
+    if node.op is not Op.DOT or (groups > 1 and not stream):
+        return several
+    widths = _divisors(whole.taps // _window_taps(source)) + [whole.taps] * (groups == 1)
+    return sorted({*several, *product(_divisors(own), widths)})
 
 
-def foldings(node: Node, source: Node) -> list[Folding]:
+def _window_taps(source: Node) -> int:
+    return source.params.taps if isinstance(source.params, Window) else 1
+
+
+def in_memory(node: Node, source: Node, folding: Folding) -> bool:
+    """True where a stream's window is kept in a memory, of which a chunk is read in a cycle, not in registers."""
+    groups = groups_of(node, source)
+    if folding.simd == folding.taps and folding.pe % (folding.outputs // groups) == 0 or folding.folds == 1:
+        return False
+    return groups > 1 or (folding.chunks > 1 and _window_taps(source) > 1)
+
+
+def foldings(node: Node, source: Node, stream: bool = True) -> list[Folding]:
     """All foldings of one position at a time that a sum or maximum can have, the fastest first, the smallest of equals.
 
     `source` is what the node reads, a WINDOW or another node.
     """
-    whole, (lanes, widths) = _unfolded(node, source), _choices(node, source)
-    window = isinstance(source.params, Window) and source.params.taps > 1
+    whole = _unfolded(node, source)
 
     def size(f: Folding) -> int:
         """What grows with the lanes: taps, the sum and thresholds of each, and a window in registers."""
-        return (f.pe * f.simd + 16 * f.pe) * source.domain.bits + (2 * f.taps if window and f.simd == f.taps else 0)
+        registers = 0 if in_memory(node, source, f) else 2 * f.taps * (_window_taps(source) > 1)
+        return (f.pe * f.simd + 16 * f.pe + registers) * source.domain.bits
 
-    made = [replace(whole, pe=pe, simd=simd) for pe in lanes for simd in widths]
+    made = [replace(whole, pe=pe, simd=simd) for pe, simd in _choices(node, source, stream)]
     return sorted(made, key=lambda f: (f.folds, size(f)))
 
 
@@ -130,7 +144,7 @@ def folding_of(node: Node, source: Node, config: BuildConfig) -> Folding:
     if config.strategy_of(node.name) == "distributed_arithmetic" or not (config.stream or config.is_loop(node.name)):
         return whole if config.stream else replace(whole, at_once=whole.positions)
     if told:
-        _check_told(node, source, told)
+        _check_told(node, source, told, config.stream)
     reuse = config.reuse_of(node.name)
     window = source.params
     places = window.positions if isinstance(window, Window) else (1, whole.positions)
@@ -139,30 +153,28 @@ def folding_of(node: Node, source: Node, config: BuildConfig) -> Folding:
         if at_once > 1:
             return replace(whole, at_once=at_once)
         reuse //= whole.positions
-    return _smallest(node, source, told, reuse)
+    return _smallest(node, source, told, reuse, config.stream)
 
 
-def _smallest(node: Node, source: Node, told: Mapping[str, int], reuse: int) -> Folding:
-    """The smallest folding of at most `reuse` cycles; `told` fixes `pe`, `simd` or both, where what is left is whole."""
-    whole = _unfolded(node, source)
-    if told:
-        lanes = [f for f in foldings(node, source) if all(getattr(f, key) == value for key, value in told.items())]
-        if len(told) == 2 or not lanes:
-            return lanes[0] if lanes else whole
-    else:
-        lanes = foldings(node, source)
+def _smallest(node: Node, source: Node, told: Mapping[str, int], reuse: int, stream: bool) -> Folding:
+    """The smallest folding with what is `told` of `pe` and `simd`, of at most `reuse` cycles or as few as there are."""
+    lanes = [f for f in foldings(node, source, stream) if all(getattr(f, key) == n for key, n in told.items())]
     fast = [f for f in lanes if f.folds <= reuse] or lanes[:1]
-    most = fast[-1].folds
-    return next(f for f in fast if f.folds == most)
+    return next(f for f in fast if f.folds == fast[-1].folds)
 
 
-def _check_told(node: Node, source: Node, told: Mapping[str, int]) -> None:
-    """Raises InputError for a `pe` or `simd` that the node cannot have."""
-    for key, choices in zip(("pe", "simd"), _choices(node, source)):
-        if key in told and told[key] not in choices:
-            below = max([n for n in choices if n < told[key]], default=choices[0])
-            above = min([n for n in choices if n > told[key]], default=choices[-1])
-            nearest = " or ".join(map(str, sorted({below, above})))
-            raise InputError(f"node {node.name!r}: {key}={told[key]} does not divide its "
-                             f"{'outputs' if key == 'pe' else 'taps'} evenly; the nearest that does is {nearest}, of "
-                             f"{', '.join(map(str, choices))}")
+def _check_told(node: Node, source: Node, told: Mapping[str, int], stream: bool) -> None:
+    """Raises InputError for a `pe` or `simd` that the node cannot have, with the nearest that it can."""
+    made = foldings(node, source, stream)
+    for key, value in told.items():
+        choices = sorted({getattr(f, key) for f in made})
+        if value not in choices:
+            near = {max([n for n in choices if n < value], default=choices[0]),
+                    min([n for n in choices if n > value], default=choices[-1])}
+            raise InputError(f"node {node.name!r}: {_said(told)} does not divide its outputs and taps evenly; for {key} "
+                             f"use {' or '.join(map(str, sorted(near)))}, of {', '.join(map(str, choices))}")
+        made = [f for f in made if getattr(f, key) == value]
+
+
+def _said(told: Mapping[str, int]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in told.items())

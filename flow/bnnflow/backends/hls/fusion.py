@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 
 from bnnflow.backends.backend import BuildConfig, Kernels
-from bnnflow.backends.hls.folding import Folding, folding_of
+from bnnflow.backends.hls.folding import Folding, folding_of, in_memory
 from bnnflow.backends.hls.kernel_call import FusedKernel, KernelCall
 from bnnflow.backends.hls.netlist_kernel import netlist_kernel
 from bnnflow.backends.hls.ops import EMIT_HLS
@@ -271,9 +271,8 @@ def _streamed(group: Sequence[Node], known: Mapping[str, Node], config: BuildCon
     folding = _folding(head, known, config)
     rest = [_cell(node, known, folding.passes) for node in group[1:]]
     if head.traits.taps:
-        call, window = _emit(head, sources, folding), sources[0].params
-        several = isinstance(window, Window) and window.taps > 1
-        kernel = "flow_fold" if several and folding.chunks > 1 else "flow_slide"
+        call = _emit(head, sources, folding)
+        kernel = "flow_fold" if in_memory(head, sources[0], folding) else "flow_slide"
         return [replace(call, kernel=kernel, header=STREAMS, fused=(*call.fused, *rest))]
     kernel = "flow_each" if len(sources) == 1 else "flow_pair"
     return [KernelCall(kernel, STREAMS, members, reads=reads, fused=(_cell(head, known), *rest))]

@@ -212,7 +212,7 @@ def _digits(levels: Int) -> _Values:
 def _valued(taps: _Taps, values: _Values) -> KernelCall:
     """sum l*(a*c + b) = a*base*#(c) + a*value*#(c where l = base + value), summed + b*(sum of l inside the image)."""
     f, count, own = taps.folding, values.mask.shape[1], len(values.base) > 1
-    groups = 1 if taps.groups == 1 else f.pe * taps.groups // f.outputs  # that a pass reads
+    groups = max(1, f.pe * taps.groups // f.outputs) if taps.groups > 1 else 1  # that a pass reads
     members = taps.members | {"n_value": count, "n_gain": f.pe if own else 1, "n_row": f.passes if own else 1,
                               "n_acc": f.pe * count + groups}
     return KernelCall("flow_values", WINDOWS, members, _types(taps, _sum_type(taps, values)), (
