@@ -70,6 +70,7 @@ struct flow_window_config : flow_config {
     static const int n_out = 1;                          // outputs of a position
     static const int pe = 1, simd = 1;                   // outputs and taps of a cycle
     static const int field = 1;                          // bits of a code in a word
+    static const int masked = 1;                         // 0 where flow_count counts all taps
     static const int gain = 1;
     static const int n_value = 1, n_gain = 1;            // of flow_values: an output's values; pe where each has its own
     static const int n_border = 1;                       // classes of borders, each with an offset for every output
@@ -221,7 +222,7 @@ unsigned flow_ones_among(const unsigned long long word[flow_sizes<CONFIG_T>::wor
 Word:
     for (int k = 0; k < sizes::words; k++) {
         #pragma HLS UNROLL
-        unsigned long long w = word[k], s = sign[k], m = mask[k];
+        unsigned long long w = word[k], s = sign[k], m = CONFIG_T::masked ? (unsigned long long)mask[k] : ~0ULL;
         if (sizes::folds > 1) {
             w = ~(w ^ s) & m;
             s = m = ~0ULL;
@@ -260,6 +261,15 @@ Neuron:
             CONFIG_T::gain * acc[n].to_int() + offset[at.border * sizes::passes + at.pass][n];
         flow_set(res[n], sum);
     }
+}
+
+// The same where no tap is masked: `masked` is 0.
+template <class res_T, typename CONFIG_T>
+void flow_count(const unsigned long long word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
+                const typename CONFIG_T::word_t sign[flow_sizes<CONFIG_T>::folds][CONFIG_T::pe * flow_sizes<CONFIG_T>::words],
+                const int offset[flow_sizes<CONFIG_T>::offset_rows][CONFIG_T::pe]) {
+    #pragma HLS INLINE
+    flow_count<res_T, CONFIG_T>(word, at, acc, res, sign, sign, offset);
 }
 
 // Ones among the words of every group that a cycle reads, added to acc.

@@ -31,7 +31,7 @@ class Rom:
     """
 
     name: str
-    type: Type
+    type: Native
     values: NDArray[Any]
 
     @property

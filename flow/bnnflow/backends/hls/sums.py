@@ -21,7 +21,7 @@ from bnnflow.backends.hls.kernel_call import (
     signed_bits,
 )
 from bnnflow.backends.hls.folding import Folding, groups_of
-from bnnflow.backends.hls.types import IntType, Native, Type, code_int, code_type
+from bnnflow.backends.hls.types import IntType, Native, Type, code_int, code_type, word_of
 from bnnflow.ir import Domain, Node, Weights, Window
 from bnnflow.ir.nodes import Int
 from bnnflow.ir.verify import at_borders
@@ -65,9 +65,9 @@ def _rows(values: Int, folding: Folding, width: int) -> NDArray[np.uint64]:
     return pack_fields(cycles.reshape(-1, f.simd), width).reshape(f.folds, -1)
 
 
-def _word(folding: Folding, width: int) -> Type:
+def _word(folding: Folding, width: int) -> Native:
     """The type of these words: no wider than needed where they are in a memory."""
-    return Native.WORD if folding.folds == 1 else IntType(min(WORD, folding.simd * width), signed=False)
+    return Native.WORD if folding.folds == 1 else word_of(min(WORD, folding.simd * width))
 
 
 def _fields(levels: Int, source: Node, groups: int) -> Int:
@@ -128,7 +128,7 @@ def dot(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
     one_bit = source.domain.lo >= 0 and source.domain.hi <= 1
     core = _counted(taps) if one_bit else _multiplied(taps, source.domain)
     if folding.folds > 1:
-        core = replace(core, types=core.types | {"chunk_t": _word(folding, source.domain.bits)})
+        core = replace(core, types=core.types | {"chunk_t": IntType(min(WORD, folding.simd * source.domain.bits), signed=False)})
     return positions(node, core, folding, borders)
 
 
@@ -154,12 +154,12 @@ def _xnor(taps: _Taps) -> KernelCall:
     offset = taps.constant - gain * (signs < 0).sum(axis=1).astype(object)
     widest = signed_bits(min(domain.lo, int(offset.min())), max(domain.hi, int(offset.max())))
     widest = max(widest, (gain * signs.shape[1]).bit_length() + 1)
-    f = taps.folding
-    return KernelCall("flow_count", WINDOWS, taps.members | {"gain": gain, "n_acc": f.pe}, _types(taps, IntType(widest + 1)), (
-        Rom("sign", _word(f, 1), _rows((signs > 0).astype(np.int64), f, 1)),
-        Rom("mask", _word(f, 1), _rows((signs != 0).astype(np.int64), f, 1)),
-        _offset(taps, offset),
-    ))
+    f, masked = taps.folding, not signs.all()
+    members = taps.members | {"gain": gain, "n_acc": f.pe, "masked": int(masked)}
+    sign, mask = (Rom(name, _word(f, 1), _rows(bits.astype(np.int64), f, 1))
+                  for name, bits in (("sign", signs > 0), ("mask", signs != 0)))
+    return KernelCall("flow_count", WINDOWS, members, _types(taps, IntType(widest + 1)),
+                      (sign, *[mask] * masked, _offset(taps, offset)))
 
 
 def _types(taps: _Taps, sum_type: Type) -> dict[str, Type]:

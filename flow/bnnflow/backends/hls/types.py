@@ -12,7 +12,7 @@ from enum import Enum
 from bnnflow.ir import Domain
 
 __all__ = ["AP_TYPES", "DIALECTS", "CodeType", "Dialect", "IntType", "Native", "Type", "code_int", "code_type",
-           "literal"]
+           "literal", "word_of"]
 
 
 class Native(Enum):
@@ -20,7 +20,10 @@ class Native(Enum):
 
     INT = "int"
     LONG = "long long"
-    WORD = "unsigned long long"  # packed bits
+    WORD = "unsigned long long"  # packed bits, and fewer of them
+    WORD32 = "unsigned int"
+    WORD16 = "unsigned short"
+    WORD8 = "unsigned char"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class CodeType:
 
 
 Type = Native | IntType | CodeType
-LITERALS = {Native.INT: "{}", Native.LONG: "{}LL", Native.WORD: "0x{:x}ULL"}
+LITERALS = {Native.INT: "{}", Native.LONG: "{}LL", Native.WORD: "0x{:x}ULL"}  # of others as packed bits
+WORDS = {8: Native.WORD8, 16: Native.WORD16, 32: Native.WORD32, 64: Native.WORD}
 
 
 def code_type(domain: Domain) -> CodeType:
@@ -54,9 +58,17 @@ def code_int(domain: Domain) -> IntType:
     return IntType(domain.bits, domain.signed)
 
 
-def literal(value: int, kind: Type) -> str:
-    """An integer as C++11 writes it; those of other types are made of packed bits."""
-    return LITERALS[kind if isinstance(kind, Native) else Native.WORD].format(value)
+def literal(value: int, kind: Native) -> str:
+    """An integer as C++11 writes it."""
+    return LITERALS.get(kind, "0x{:x}U").format(value)
+
+
+def word_of(bits: int) -> Native:
+    """The narrowest integer of C++ that holds so many packed bits.
+
+    Constants are in these, not in `ap_uint`: g++ would construct every word at run time, in gigabytes of code.
+    """
+    return next(kind for width, kind in WORDS.items() if bits <= width)
 
 
 @dataclass(frozen=True)
