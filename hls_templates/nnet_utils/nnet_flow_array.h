@@ -43,7 +43,7 @@ Wire:
 // An array -> the packed pixels of the image, absent ones around it included.
 template <class data_T, typename CONFIG_T>
 void flow_image(const data_T data[CONFIG_T::n_rows * CONFIG_T::n_cols * CONFIG_T::n_chan],
-                unsigned long long image[flow_sizes<CONFIG_T>::height * flow_sizes<CONFIG_T>::width]
+                typename flow_sizes<CONFIG_T>::data_t image[flow_sizes<CONFIG_T>::height * flow_sizes<CONFIG_T>::width]
                                         [flow_sizes<CONFIG_T>::pixel]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
@@ -61,11 +61,11 @@ Pixel:
 
 // The words of a position, whose first tap is pixel `first` of the image.
 template <typename CONFIG_T>
-void flow_position(const unsigned long long image[][flow_sizes<CONFIG_T>::pixel], int first,
-                   unsigned long long word[flow_sizes<CONFIG_T>::all_words]) {
+void flow_position(const typename flow_sizes<CONFIG_T>::data_t image[][flow_sizes<CONFIG_T>::pixel], int first,
+                   typename flow_sizes<CONFIG_T>::data_t word[flow_sizes<CONFIG_T>::all_words]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
-    unsigned long long taps[sizes::taps * sizes::pixel];
+    typename sizes::data_t taps[sizes::taps * sizes::pixel];
     #pragma HLS ARRAY_PARTITION variable=taps complete
 Tap:
     for (int t = 0; t < sizes::taps; t++) {
@@ -80,26 +80,73 @@ Tap:
     flow_collect<CONFIG_T>(taps, word);
 }
 
+// One pass of a position as a function of its own: of all that is unrolled, as much as a compiler takes.
+template <class res_T, typename CONFIG_T, int pass>
+void flow_one_pass(const typename flow_sizes<CONFIG_T>::data_t word[flow_sizes<CONFIG_T>::ready], int border,
+                res_T lane[CONFIG_T::pe]) {
+    #pragma HLS INLINE off
+    #pragma HLS PIPELINE II=CONFIG_T::interval
+    typename CONFIG_T::acc_t acc[CONFIG_T::n_acc];
+    #pragma HLS ARRAY_PARTITION variable=acc complete
+    const flow_at at = {pass, pass, border, true};
+    CONFIG_T::cell(word, at, acc, lane);
+}
+
+// Passes up to `pass` of a position.
+template <class res_T, typename CONFIG_T, int pass> struct flow_passes {
+    static void of(const typename flow_sizes<CONFIG_T>::data_t word[flow_sizes<CONFIG_T>::all_words], int border,
+                   res_T res[]) {
+        #pragma HLS INLINE
+        typedef flow_sizes<CONFIG_T> sizes;
+        flow_passes<res_T, CONFIG_T, pass - 1>::of(word, border, res);
+        typename sizes::data_t own[sizes::ready]; // the words of the pass: all, or those of its groups of channels
+        #pragma HLS ARRAY_PARTITION variable=own complete
+    Word:
+        for (int k = 0; k < sizes::ready; k++) {
+            #pragma HLS UNROLL
+            own[k] = word[(CONFIG_T::n_group == 1 ? 0 : pass * sizes::ready) + k];
+        }
+        res_T lane[CONFIG_T::pe];
+        #pragma HLS ARRAY_PARTITION variable=lane complete
+        flow_one_pass<res_T, CONFIG_T, pass>(own, border, lane);
+    Lane:
+        for (int n = 0; n < CONFIG_T::pe; n++) {
+            #pragma HLS UNROLL
+            flow_set(res[pass * CONFIG_T::pe + n], flow_code(lane[n]));
+        }
+    }
+};
+template <class res_T, typename CONFIG_T> struct flow_passes<res_T, CONFIG_T, -1> {
+    static void of(const typename flow_sizes<CONFIG_T>::data_t word[], int border, res_T res[]) {
+        #pragma HLS INLINE
+    }
+};
+
 // All positions at once, nothing folded.
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_positions(const data_T data[CONFIG_T::n_rows * CONFIG_T::n_cols * CONFIG_T::n_chan],
                     res_T res[flow_sizes<CONFIG_T>::positions * CONFIG_T::n_out]) {
     #pragma HLS PIPELINE II=CONFIG_T::interval
     typedef flow_sizes<CONFIG_T> sizes;
-    unsigned long long image[sizes::height * sizes::width][sizes::pixel];
+    typename sizes::data_t image[sizes::height * sizes::width][sizes::pixel];
     #pragma HLS ARRAY_PARTITION variable=image complete dim=0
     flow_image<data_T, CONFIG_T>(data, image);
 Position:
     for (int p = 0; p < sizes::positions; p++) {
         #pragma HLS UNROLL
         const int row = p / CONFIG_T::o_cols, col = p % CONFIG_T::o_cols;
-        unsigned long long word[sizes::all_words];
+        typename sizes::data_t word[sizes::all_words];
         #pragma HLS ARRAY_PARTITION variable=word complete
         flow_position<CONFIG_T>(image, row * CONFIG_T::s_rows * sizes::width + col * CONFIG_T::s_cols, word);
-        typename CONFIG_T::acc_t acc[CONFIG_T::n_acc];
-        #pragma HLS ARRAY_PARTITION variable=acc complete
-        const flow_at at = {0, 0, CONFIG_T::border(row, col), true};
-        CONFIG_T::cell(word, at, acc, res + p * CONFIG_T::n_out);
+        const int border = CONFIG_T::border(row, col);
+        if (CONFIG_T::apart) {
+            flow_passes<res_T, CONFIG_T, CONFIG_T::apart ? sizes::passes - 1 : -1>::of(word, border, res + p * CONFIG_T::n_out);
+        } else {
+            typename CONFIG_T::acc_t acc[CONFIG_T::n_acc];
+            #pragma HLS ARRAY_PARTITION variable=acc complete
+            const flow_at at = {0, 0, border, true};
+            CONFIG_T::cell(word, at, acc, res + p * CONFIG_T::n_out);
+        }
     }
 }
 
@@ -114,9 +161,9 @@ void flow_turns(const data_T data[CONFIG_T::n_rows * CONFIG_T::n_cols * CONFIG_T
     const int down = CONFIG_T::at_once / across;                                                    // rows of positions
     const int next = across * CONFIG_T::s_cols; // pixels to the next turn in a row, and to the next row
     const int next_row = down * CONFIG_T::s_rows * sizes::width - (CONFIG_T::o_cols / across - 1) * next;
-    unsigned long long image[pixels][sizes::pixel];
+    typename sizes::data_t image[pixels][sizes::pixel];
     #pragma HLS ARRAY_PARTITION variable=image complete dim=0
-    unsigned long long word[CONFIG_T::at_once][sizes::all_words];
+    typename sizes::data_t word[CONFIG_T::at_once][sizes::all_words];
     #pragma HLS ARRAY_PARTITION variable=word complete dim=0
     typename CONFIG_T::acc_t acc[CONFIG_T::at_once][CONFIG_T::n_acc];
     #pragma HLS ARRAY_PARTITION variable=acc complete dim=0
@@ -166,8 +213,8 @@ Cycle:
             Word:
                 for (int k = 0; k < sizes::pixel; k++) {
                     #pragma HLS UNROLL
-                    const unsigned long long beside = p + next < pixels ? image[p + next][k] : 0;
-                    const unsigned long long below = p + next_row < pixels ? image[p + next_row][k] : 0;
+                    const typename sizes::data_t beside = p + next < pixels ? image[p + next][k] : typename sizes::data_t(0);
+                    const typename sizes::data_t below = p + next_row < pixels ? image[p + next_row][k] : typename sizes::data_t(0);
                     image[p][k] = row_end ? below : beside;
                 }
             }

@@ -127,12 +127,12 @@ void flow_shuffle_two(hls::stream<data0_T> &data0, hls::stream<data1_T> &data1, 
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_slide(hls::stream<data_T> &data, hls::stream<res_T> &res) {
     typedef flow_sizes<CONFIG_T> sizes;
-    unsigned long long line[sizes::before_rows > 0 ? sizes::before_rows : 1][sizes::width][sizes::pixel];
+    typename sizes::data_t line[sizes::before_rows > 0 ? sizes::before_rows : 1][sizes::width][sizes::pixel];
     #pragma HLS ARRAY_PARTITION variable=line complete dim=1
     #pragma HLS ARRAY_PARTITION variable=line complete dim=3
-    unsigned long long window[sizes::span_rows][sizes::span_cols][sizes::pixel];
+    typename sizes::data_t window[sizes::span_rows][sizes::span_cols][sizes::pixel];
     #pragma HLS ARRAY_PARTITION variable=window complete dim=0
-    unsigned long long word[sizes::all_words];
+    typename sizes::data_t word[sizes::all_words];
     #pragma HLS ARRAY_PARTITION variable=word complete
     typename CONFIG_T::acc_t acc[CONFIG_T::n_acc];
     #pragma HLS ARRAY_PARTITION variable=acc complete
@@ -147,7 +147,7 @@ Step:
         #pragma HLS PIPELINE II=1
         const bool whole = row == end_row && row < sizes::reach_rows && col == end_col && col < sizes::reach_cols;
         if (at.fold == 0) {
-            unsigned long long pixel[sizes::pixel];
+            typename sizes::data_t pixel[sizes::pixel];
             #pragma HLS ARRAY_PARTITION variable=pixel complete
             flow_absent<CONFIG_T>(pixel);
             if (row >= CONFIG_T::p_rows && row < sizes::end_rows && col >= CONFIG_T::p_cols && col < sizes::end_cols) {
@@ -165,7 +165,7 @@ Step:
                         #pragma HLS UNROLL
                         window[i][j][k] = window[i][j + 1][k];
                     }
-                    unsigned long long next = pixel[k];
+                    typename sizes::data_t next = pixel[k];
                     if (i < sizes::before_rows) {
                         next = line[i][col][k];
                         line[i][col][k] = i + 1 < sizes::before_rows ? line[i + 1][col][k] : pixel[k];
@@ -173,7 +173,7 @@ Step:
                     window[i][sizes::span_cols - 1][k] = next;
                 }
             }
-            unsigned long long taps[sizes::taps * sizes::pixel];
+            typename sizes::data_t taps[sizes::taps * sizes::pixel];
             #pragma HLS ARRAY_PARTITION variable=taps complete
         Tap:
             for (int i = 0; i < sizes::taps; i++) {

@@ -17,46 +17,32 @@
 
 namespace nnet {
 
-// One bit of a word, complemented where `sign` has a 0, and 0 where `mask` has one. Of constants only a wire is left, or
-// an inverter, which all outputs that read the bit share.
-inline unsigned flow_agrees(unsigned long long word, unsigned long long sign, unsigned long long mask) {
-    #pragma HLS INLINE
-    const unsigned bit = (unsigned)word & 1;
-    return mask & 1 ? (sign & 1 ? bit : bit ^ 1) : 0;
-}
-
-// Number of such ones among the lowest N bits, as a tree of adders that are no wider than their sums.
-// The leaves are full adders, of three bits: about half of them, in threes, are on either side.
-template <int N> struct flow_popcount {
-    static unsigned tree(unsigned long long word, unsigned long long sign, unsigned long long mask) {
-        #pragma HLS INLINE
-        const int low = (N / 2 + 2) / 3 * 3;
-        return flow_popcount<low>::tree(word, sign, mask) +
-               flow_popcount<N - low>::tree(word >> low, sign >> low, mask >> low);
-    }
-    // The same by the machine's own instruction, where nothing is synthesised.
-    static unsigned of(unsigned long long word, unsigned long long sign, unsigned long long mask) {
-        #pragma HLS INLINE
 #if defined(__SYNTHESIS__) || defined(FLOW_SLOW)
-        return tree(word, sign, mask);
+static const bool flow_synthesis = true;
 #else
-        return __builtin_popcountll(~(word ^ sign) & mask & (N == 64 ? ~0ULL : (1ULL << N % 64) - 1));
+static const bool flow_synthesis = false; // the machine counts the bits of whole words
 #endif
+
+// Number of taps that agree among N of them from `first` on, as a tree of adders that are no wider than their sums: of
+// bits, P to a word, each complemented where `sign` has a 0, and 0 where `mask` has one. Where these are constants, a wire
+// is left of each bit, or an inverter, which all outputs that read the bit share.
+// The leaves are full adders, of three bits: about half of them, in threes, are on either side.
+template <int P, int N> struct flow_tree {
+    template <class data_T, class sign_T, class mask_T>
+    static unsigned of(const data_T word[], int first, const sign_T sign[], const mask_T mask[]) {
+        #pragma HLS INLINE
+        const int low = N > 3 ? (N / 2 + 2) / 3 * 3 : (N + 1) / 2;
+        return flow_tree<P, low>::of(word, first, sign, mask) + flow_tree<P, N - low>::of(word, first + low, sign, mask);
     }
 };
-template <> inline unsigned flow_popcount<3>::tree(unsigned long long word, unsigned long long sign, unsigned long long mask) {
-    #pragma HLS INLINE
-    return flow_agrees(word, sign, mask) + flow_agrees(word >> 1, sign >> 1, mask >> 1) +
-           flow_agrees(word >> 2, sign >> 2, mask >> 2);
-}
-template <> inline unsigned flow_popcount<2>::tree(unsigned long long word, unsigned long long sign, unsigned long long mask) {
-    #pragma HLS INLINE
-    return flow_agrees(word, sign, mask) + flow_agrees(word >> 1, sign >> 1, mask >> 1);
-}
-template <> inline unsigned flow_popcount<1>::tree(unsigned long long word, unsigned long long sign, unsigned long long mask) {
-    #pragma HLS INLINE
-    return flow_agrees(word, sign, mask);
-}
+template <int P> struct flow_tree<P, 1> {
+    template <class data_T, class sign_T, class mask_T>
+    static unsigned of(const data_T word[], int first, const sign_T sign[], const mask_T mask[]) {
+        #pragma HLS INLINE
+        const unsigned bit = (unsigned)(word[first / P] >> (first % P)) & 1;
+        return mask[first / 64] >> (first % 64) & 1 ? (sign[first / 64] >> (first % 64) & 1 ? bit : bit ^ 1) : 0;
+    }
+};
 
 struct flow_window_config : flow_config {
     static const int n_rows = 1, n_cols = 1, n_chan = 1; // the image
@@ -69,6 +55,8 @@ struct flow_window_config : flow_config {
     static const int n_group = 1;                        // of the channels
     static const int n_out = 1;                          // outputs of a position
     static const int pe = 1, simd = 1;                   // outputs and taps of a cycle
+    static const int apart = 0;                          // 1 where passes are not folded but functions of their own
+    static const int packed = 0;                         // 1 where the cell needs words of 64 bits
     static const int field = 1;                          // bits of a code in a word
     static const int masked = 1;                         // 0 where flow_count counts all taps
     static const int gain = 1;
@@ -82,18 +70,25 @@ struct flow_window_config : flow_config {
     typedef ap_uint<64> chunk_t;       // of a memory of pixels
 };
 
+template <bool first, class A, class B> struct flow_choice { typedef A type; };
+template <class A, class B> struct flow_choice<false, A, B> { typedef B type; };
+
 // Sizes that follow from the configuration.
 template <typename CONFIG_T> struct flow_sizes {
-    static const int per_word = 64 / CONFIG_T::field;
+    static const int passes = CONFIG_T::n_out / CONFIG_T::pe;
+    static const int folds = passes * (CONFIG_T::n_chan / CONFIG_T::n_group * CONFIG_T::k_rows * CONFIG_T::k_cols /
+                                       CONFIG_T::simd); // cycles of a position
+    // Where all constants are known, codes are wires, and to pack them in words would only be work for a compiler.
+    static const bool wires = flow_synthesis && (folds == 1 || CONFIG_T::apart) && !CONFIG_T::packed;
+    static const int per_word = wires ? 1 : 64 / CONFIG_T::field; // codes in a word
+    typedef typename flow_choice<wires, ap_uint<CONFIG_T::field>, unsigned long long>::type data_t; // of a word
     static const int pixel = (CONFIG_T::n_chan + per_word - 1) / per_word; // words
     static const int taps = CONFIG_T::k_rows * CONFIG_T::k_cols;
     static const int share = CONFIG_T::n_chan / CONFIG_T::n_group; // channels of a group
     static const int fields = taps * share;                        // taps of an output
-    static const int passes = CONFIG_T::n_out / CONFIG_T::pe;
     static const int chunks = fields / CONFIG_T::simd;
-    static const int folds = passes * chunks; // cycles of a position
     static const int words = (CONFIG_T::simd + per_word - 1) / per_word; // of a chunk
-    static const int in_last = CONFIG_T::simd - per_word * (words - 1);  // taps in its last word
+    static const int rom_words = (CONFIG_T::simd + 63) / 64;             // of one bit for each of its taps
     static const int per_group = CONFIG_T::n_out / CONFIG_T::n_group;    // outputs
     static const int groups = CONFIG_T::n_group == 1 || CONFIG_T::pe < per_group ? 1 : CONFIG_T::pe / per_group;
     static const int ready = groups * words;                                         // words that a cycle reads
@@ -101,7 +96,7 @@ template <typename CONFIG_T> struct flow_sizes {
     static const int positions = CONFIG_T::o_rows * CONFIG_T::o_cols;
     static const int turns = positions / CONFIG_T::at_once;
     // Banks of the rows of constants; every lane reads some of its own.
-    static const int mask_banks = flow_banks<CONFIG_T::pe * CONFIG_T::n_value * words>::count; // and those of signs
+    static const int mask_banks = flow_banks<CONFIG_T::pe * CONFIG_T::n_value * rom_words>::count; // and of signs
     static const int level_banks = flow_banks<CONFIG_T::pe * CONFIG_T::level_words>::count;
     static const int gain_banks = flow_banks<CONFIG_T::n_gain * CONFIG_T::n_value>::count;
     static const int offset_banks = flow_banks<CONFIG_T::pe>::count;
@@ -125,7 +120,7 @@ inline unsigned long long flow_ones(int width) {
 
 // The words of the pixel whose codes begin at `first`.
 template <class data_T, typename CONFIG_T>
-void flow_pack(const data_T data[], int first, unsigned long long pixel[flow_sizes<CONFIG_T>::pixel]) {
+void flow_pack(const data_T data[], int first, typename flow_sizes<CONFIG_T>::data_t pixel[flow_sizes<CONFIG_T>::pixel]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
 Clear:
@@ -142,7 +137,7 @@ Pack:
 }
 
 // The words of an absent pixel.
-template <typename CONFIG_T> void flow_absent(unsigned long long pixel[flow_sizes<CONFIG_T>::pixel]) {
+template <typename CONFIG_T> void flow_absent(typename flow_sizes<CONFIG_T>::data_t pixel[flow_sizes<CONFIG_T>::pixel]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
     const unsigned long long fill = (unsigned long long)CONFIG_T::fill & flow_ones(CONFIG_T::field);
@@ -160,16 +155,25 @@ Absent:
     }
 }
 
+// Code `index` of those that begin with word `first`.
+template <typename CONFIG_T>
+unsigned long long flow_code_at(const typename flow_sizes<CONFIG_T>::data_t word[], int first, int index) {
+    #pragma HLS INLINE
+    const int per_word = flow_sizes<CONFIG_T>::per_word;
+    const unsigned long long all = word[first + index / per_word];
+    return (all >> (index % per_word * CONFIG_T::field)) & flow_ones(CONFIG_T::field);
+}
+
 // Taps of pixels -> words group by group, chunk by chunk.
 template <typename CONFIG_T>
-void flow_collect(const unsigned long long taps[flow_sizes<CONFIG_T>::taps * flow_sizes<CONFIG_T>::pixel],
-                  unsigned long long word[flow_sizes<CONFIG_T>::all_words]) {
+void flow_collect(const typename flow_sizes<CONFIG_T>::data_t taps[flow_sizes<CONFIG_T>::taps * flow_sizes<CONFIG_T>::pixel],
+                  typename flow_sizes<CONFIG_T>::data_t word[flow_sizes<CONFIG_T>::all_words]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
 Clear:
     for (int k = 0; k < sizes::all_words; k++) {
         #pragma HLS UNROLL
-        word[k] = sizes::whole ? taps[k] : 0;
+        word[k] = sizes::whole ? taps[k] : typename sizes::data_t(0);
     }
     if (!sizes::whole) {
     Group:
@@ -180,7 +184,7 @@ Clear:
                 #pragma HLS UNROLL
                 const int tap = i / sizes::share, c = g * sizes::share + i % sizes::share;
                 const int chunk = g * sizes::chunks + i / CONFIG_T::simd, place = i % CONFIG_T::simd;
-                const unsigned long long code = flow_field(taps, tap * sizes::pixel, c, CONFIG_T::field);
+                const unsigned long long code = flow_code_at<CONFIG_T>(taps, tap * sizes::pixel, c);
                 word[chunk * sizes::words + place / sizes::per_word] |= code << (place % sizes::per_word * CONFIG_T::field);
             }
         }
@@ -188,10 +192,10 @@ Clear:
 }
 
 // The words of the next cycle come to the front, those of this one to the end.
-template <typename CONFIG_T> void flow_rotate(unsigned long long word[flow_sizes<CONFIG_T>::all_words]) {
+template <typename CONFIG_T> void flow_rotate(typename flow_sizes<CONFIG_T>::data_t word[flow_sizes<CONFIG_T>::all_words]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
-    unsigned long long front[sizes::ready];
+    typename sizes::data_t front[sizes::ready];
     #pragma HLS ARRAY_PARTITION variable=front complete
 Front:
     for (int k = 0; k < sizes::ready; k++) {
@@ -210,27 +214,36 @@ End:
     }
 }
 
-// Ones among a chunk of taps of one bit, as in flow_agrees. The last word is counted only as far as it holds taps: what is
-// past them is 0, but a compiler sees that of constants only. Of words that are read at run time the bits are made at
-// once, of constants each by itself.
+// Taps of one bit that agree among those of a chunk. Of words that are read at run time the bits are made at once, of
+// constants each by itself. What is past the last tap of a chunk is 0 in `mask`.
 template <typename CONFIG_T, class word_T>
-unsigned flow_ones_among(const unsigned long long word[flow_sizes<CONFIG_T>::words], const word_T sign[],
-                         const word_T mask[]) {
+unsigned flow_agreeing(const typename flow_sizes<CONFIG_T>::data_t word[flow_sizes<CONFIG_T>::words],
+                       const word_T sign[], const word_T mask[]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
+    unsigned long long agree[sizes::rom_words], all[sizes::rom_words];
+    #pragma HLS ARRAY_PARTITION variable=agree complete
+    #pragma HLS ARRAY_PARTITION variable=all complete
+All:
+    for (int k = 0; k < sizes::rom_words; k++) {
+        #pragma HLS UNROLL
+        all[k] = ~0ULL;
+    }
+    if (sizes::wires) {
+        return CONFIG_T::masked ? flow_tree<1, CONFIG_T::simd>::of(word, 0, sign, mask)
+                                : flow_tree<1, CONFIG_T::simd>::of(word, 0, sign, all);
+    }
     unsigned ones = 0;
 Word:
-    for (int k = 0; k < sizes::words; k++) {
+    for (int k = 0; k < sizes::rom_words; k++) {
         #pragma HLS UNROLL
-        unsigned long long w = word[k], s = sign[k], m = CONFIG_T::masked ? (unsigned long long)mask[k] : ~0ULL;
-        if (sizes::folds > 1) {
-            w = ~(w ^ s) & m;
-            s = m = ~0ULL;
-        }
-        ones += k + 1 < sizes::words ? flow_popcount<sizes::words == 1 ? 1 : sizes::per_word>::of(w, s, m)
-                                     : flow_popcount<sizes::in_last>::of(w, s, m);
+        const unsigned long long taken = CONFIG_T::masked ? mask[k] : all[k];
+        agree[k] = ~((unsigned long long)word[k] ^ sign[k]) & taken & flow_ones(CONFIG_T::simd - 64 * k);
+#ifndef __SYNTHESIS__
+        ones += __builtin_popcountll(agree[k]);
+#endif
     }
-    return ones;
+    return flow_synthesis ? flow_tree<64, CONFIG_T::simd>::of(agree, 0, all, all) : ones;
 }
 
 // --- what a cell does with the words of a cycle: it adds to the partial sums `acc`, and makes the codes of a pass -------
@@ -240,9 +253,9 @@ Word:
 // value a*c + b and the level g go into gain and offset. Masked and zero taps are zeros of `mask`. An absent tap is c = 0
 // and adds nothing, but b per level: there is an offset for each class of borders.
 template <class res_T, typename CONFIG_T>
-void flow_count(const unsigned long long word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
-                const typename CONFIG_T::word_t sign[flow_sizes<CONFIG_T>::folds][CONFIG_T::pe * flow_sizes<CONFIG_T>::words],
-                const typename CONFIG_T::word_t mask[flow_sizes<CONFIG_T>::folds][CONFIG_T::pe * flow_sizes<CONFIG_T>::words],
+void flow_count(const typename flow_sizes<CONFIG_T>::data_t word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
+                const typename CONFIG_T::word_t sign[flow_sizes<CONFIG_T>::folds][CONFIG_T::pe * flow_sizes<CONFIG_T>::rom_words],
+                const typename CONFIG_T::word_t mask[flow_sizes<CONFIG_T>::folds][CONFIG_T::pe * flow_sizes<CONFIG_T>::rom_words],
                 const int offset[flow_sizes<CONFIG_T>::offset_rows][CONFIG_T::pe]) {
     #pragma HLS INLINE
     typedef typename CONFIG_T::acc_t acc_T;
@@ -254,8 +267,8 @@ Neuron:
     for (int n = 0; n < CONFIG_T::pe; n++) {
         #pragma HLS UNROLL
         const int g = CONFIG_T::n_group == 1 ? 0 : n / sizes::per_group;
-        const unsigned ones = flow_ones_among<CONFIG_T>(word + g * sizes::words, sign[at.fold] + n * sizes::words,
-                                                        mask[at.fold] + n * sizes::words);
+        const unsigned ones = flow_agreeing<CONFIG_T>(word + g * sizes::words, sign[at.fold] + n * sizes::rom_words,
+                                                      mask[at.fold] + n * sizes::rom_words);
         acc[n] = at.first ? acc_T(ones) : acc_T(acc[n] + ones);
         typename CONFIG_T::sum_t sum =
             CONFIG_T::gain * acc[n].to_int() + offset[at.border * sizes::passes + at.pass][n];
@@ -265,8 +278,8 @@ Neuron:
 
 // The same where no tap is masked: `masked` is 0.
 template <class res_T, typename CONFIG_T>
-void flow_count(const unsigned long long word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
-                const typename CONFIG_T::word_t sign[flow_sizes<CONFIG_T>::folds][CONFIG_T::pe * flow_sizes<CONFIG_T>::words],
+void flow_count(const typename flow_sizes<CONFIG_T>::data_t word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
+                const typename CONFIG_T::word_t sign[flow_sizes<CONFIG_T>::folds][CONFIG_T::pe * flow_sizes<CONFIG_T>::rom_words],
                 const int offset[flow_sizes<CONFIG_T>::offset_rows][CONFIG_T::pe]) {
     #pragma HLS INLINE
     flow_count<res_T, CONFIG_T>(word, at, acc, res, sign, sign, offset);
@@ -274,22 +287,22 @@ void flow_count(const unsigned long long word[], const flow_at &at, typename CON
 
 // Ones among the words of every group that a cycle reads, added to acc.
 template <typename CONFIG_T>
-void flow_ones_of(const unsigned long long word[], const flow_at &at,
+void flow_ones_of(const typename flow_sizes<CONFIG_T>::data_t word[], const flow_at &at,
                   typename CONFIG_T::acc_t acc[flow_sizes<CONFIG_T>::groups]) {
     #pragma HLS INLINE
     typedef typename CONFIG_T::acc_t acc_T;
     typedef flow_sizes<CONFIG_T> sizes;
-    unsigned long long all[sizes::words];
+    unsigned long long all[sizes::rom_words];
     #pragma HLS ARRAY_PARTITION variable=all complete
 All:
-    for (int k = 0; k < sizes::words; k++) {
+    for (int k = 0; k < sizes::rom_words; k++) {
         #pragma HLS UNROLL
         all[k] = ~0ULL;
     }
 Group:
     for (int g = 0; g < sizes::groups; g++) {
         #pragma HLS UNROLL
-        const unsigned ones = flow_ones_among<CONFIG_T>(word + g * sizes::words, all, all);
+        const unsigned ones = flow_agreeing<CONFIG_T>(word + g * sizes::words, all, all);
         acc[g] = at.first ? acc_T(ones) : acc_T(acc[g] + ones);
     }
 }
@@ -299,8 +312,8 @@ Group:
 // The first popcount is that of all outputs of a group. An output has its own words of `mask` for each of its values. The
 // domain's a is in base and values; an absent tap is c = 0 and adds nothing, but b per level: offset.
 template <class res_T, typename CONFIG_T>
-void flow_values(const unsigned long long word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
-                 const typename CONFIG_T::word_t mask[flow_sizes<CONFIG_T>::folds][CONFIG_T::pe * CONFIG_T::n_value * flow_sizes<CONFIG_T>::words],
+void flow_values(const typename flow_sizes<CONFIG_T>::data_t word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
+                 const typename CONFIG_T::word_t mask[flow_sizes<CONFIG_T>::folds][CONFIG_T::pe * CONFIG_T::n_value * flow_sizes<CONFIG_T>::rom_words],
                  const long long base[][CONFIG_T::n_gain], const long long value[][CONFIG_T::n_gain * CONFIG_T::n_value],
                  const int offset[flow_sizes<CONFIG_T>::offset_rows][CONFIG_T::pe]) {
     #pragma HLS INLINE
@@ -314,10 +327,10 @@ void flow_values(const unsigned long long word[], const flow_at &at, typename CO
     typedef typename CONFIG_T::word_t word_T;
     acc_T *all = acc + CONFIG_T::pe * CONFIG_T::n_value;
     flow_ones_of<CONFIG_T>(word, at, all);
-    word_T every[sizes::words];
+    word_T every[sizes::rom_words];
     #pragma HLS ARRAY_PARTITION variable=every complete
 All:
-    for (int k = 0; k < sizes::words; k++) {
+    for (int k = 0; k < sizes::rom_words; k++) {
         #pragma HLS UNROLL
         every[k] = ~0ULL;
     }
@@ -332,7 +345,7 @@ Neuron:
             #pragma HLS UNROLL
             const int i = n * CONFIG_T::n_value + v;
             const unsigned ones =
-                flow_ones_among<CONFIG_T>(word + g * sizes::words, every, mask[at.fold] + i * sizes::words);
+                flow_agreeing<CONFIG_T>(word + g * sizes::words, every, mask[at.fold] + i * sizes::rom_words);
             acc[i] = at.first ? acc_T(ones) : acc_T(acc[i] + ones);
             sum += value[row][own * CONFIG_T::n_value + v] * acc[i].to_int();
         }
@@ -346,7 +359,7 @@ Neuron:
 // the indices of its kernels, group by group and channel by channel. Nothing is folded: where outputs share lanes an
 // index is no constant, so that a choice among the results would be larger than another popcount.
 template <class res_T, typename CONFIG_T>
-void flow_shared(const unsigned long long word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
+void flow_shared(const typename flow_sizes<CONFIG_T>::data_t word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
                  const unsigned long long pattern[1][CONFIG_T::n_pattern],
                  const unsigned long long index[1][CONFIG_T::n_out * CONFIG_T::index_words],
                  const long long base[1][CONFIG_T::n_gain], const long long value[1][CONFIG_T::n_gain],
@@ -370,16 +383,18 @@ Channel:
     Group:
         for (int g = 0; g < CONFIG_T::n_group; g++) {
             #pragma HLS UNROLL
-            unsigned long long taps = 0; // of this channel
+            const unsigned long long all[1] = {~0ULL};
+            unsigned long long taps[sizes::taps]; // of this channel
+            #pragma HLS ARRAY_PARTITION variable=taps complete
         Tap:
             for (int t = 0; t < sizes::taps; t++) {
                 #pragma HLS UNROLL
-                taps |= flow_field(word, g * sizes::words, t * sizes::share + c, 1) << t;
+                taps[t] = flow_code_at<CONFIG_T>(word, g * sizes::words, t * sizes::share + c);
             }
         Pattern:
             for (int k = 0; k < CONFIG_T::n_pattern; k++) {
                 #pragma HLS UNROLL
-                count[g * CONFIG_T::n_pattern + k] = flow_popcount<sizes::taps>::of(taps, ~0ULL, pattern[0][k]);
+                count[g * CONFIG_T::n_pattern + k] = flow_tree<1, sizes::taps>::of(taps, 0, all, pattern[0] + k);
             }
         }
     Neuron:
@@ -400,7 +415,7 @@ Sum:
 
 // Any codes (code_t), any integer levels: sum = gain * (level * code, summed) + offset. Levels are `level_bits` wide.
 template <class res_T, typename CONFIG_T>
-void flow_mac(const unsigned long long word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
+void flow_mac(const typename flow_sizes<CONFIG_T>::data_t word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
               const typename CONFIG_T::word_t levels[flow_sizes<CONFIG_T>::folds][CONFIG_T::pe * CONFIG_T::level_words],
               const int offset[flow_sizes<CONFIG_T>::offset_rows][CONFIG_T::pe]) {
     #pragma HLS INLINE
@@ -418,7 +433,7 @@ Neuron:
             #pragma HLS UNROLL
             const ap_int<CONFIG_T::level_bits> level =
                 flow_field(levels[at.fold], n * CONFIG_T::level_words, i, CONFIG_T::level_bits);
-            const typename CONFIG_T::code_t code = flow_field(word, g * sizes::words, i, CONFIG_T::field);
+            const typename CONFIG_T::code_t code = flow_code_at<CONFIG_T>(word, g * sizes::words, i);
             total += level * code;
         }
         acc[n] = at.first ? total : acc_T(acc[n] + total);
@@ -429,17 +444,17 @@ Neuron:
 
 // The largest code of a channel's taps; every channel is a group, an absent tap holds the lowest code.
 template <class res_T, typename CONFIG_T>
-void flow_max(const unsigned long long word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[]) {
+void flow_max(const typename flow_sizes<CONFIG_T>::data_t word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
 Neuron:
     for (int n = 0; n < CONFIG_T::pe; n++) {
         #pragma HLS UNROLL
-        typename CONFIG_T::code_t most = flow_field(word, n * sizes::words, 0, CONFIG_T::field);
+        typename CONFIG_T::code_t most = flow_code_at<CONFIG_T>(word, n * sizes::words, 0);
     Tap:
         for (int i = 1; i < sizes::fields; i++) {
             #pragma HLS UNROLL
-            const typename CONFIG_T::code_t code = flow_field(word, n * sizes::words, i, CONFIG_T::field);
+            const typename CONFIG_T::code_t code = flow_code_at<CONFIG_T>(word, n * sizes::words, i);
             most = code > most ? code : most;
         }
         flow_set(res[n], most);

@@ -16,12 +16,16 @@ from bnnflow.ir import Node, Op, Weights, Window
 
 __all__ = ["Folding", "folding_of", "foldings", "groups_of", "in_memory"]
 
+WHOLE = 50_000  # instructions that a node may have in the top function,
+PART = 30_000  # and in a function of its own
+
 
 @dataclass(frozen=True)
 class Folding:
     """The loop of a node: `outputs` of a position, `pe` at a time, each of `taps`, `simd` at a time.
 
-    The hardware computes `at_once` of the `positions` at the same time. By default nothing is folded.
+    The hardware computes `at_once` of the `positions` at the same time. By default nothing is folded. Where passes are
+    `apart` they are not in a loop: each is hardware of its own, a function that a compiler can take.
     """
 
     outputs: int = 1
@@ -30,6 +34,7 @@ class Folding:
     simd: int = 1
     positions: int = 1
     at_once: int = 1
+    apart: bool = False
 
     @property
     def passes(self) -> int:
@@ -44,7 +49,7 @@ class Folding:
     @property
     def folds(self) -> int:
         """Cycles of a position."""
-        return self.passes * self.chunks
+        return 1 if self.apart else self.passes * self.chunks
 
     @property
     def turns(self) -> int:
@@ -142,7 +147,7 @@ def folding_of(node: Node, source: Node, config: BuildConfig) -> Folding:
     whole, asked = _unfolded(node, source), config.layers.get(node.name, {})
     told = {key: int(asked[key]) for key in ("pe", "simd") if key in asked}
     if config.strategy_of(node.name) == "distributed_arithmetic" or not (config.stream or config.is_loop(node.name)):
-        return whole if config.stream else replace(whole, at_once=whole.positions)
+        return whole if config.stream else _apart(node, source, replace(whole, at_once=whole.positions))
     if told:
         _check_told(node, source, told, config.stream)
     reuse = config.reuse_of(node.name)
@@ -154,6 +159,16 @@ def folding_of(node: Node, source: Node, config: BuildConfig) -> Folding:
             return replace(whole, at_once=at_once)
         reuse //= whole.positions
     return _smallest(node, source, told, reuse, config.stream)
+
+
+def _apart(node: Node, source: Node, whole: Folding) -> Folding:
+    """A node that is computed at once, in functions of their own where a compiler would not take it in one."""
+    of_tap = 1 if source.domain.size == 2 else 3  # instructions
+    size = whole.outputs * whole.taps * of_tap
+    if whole.positions * size <= WHOLE:
+        return whole
+    lanes = [pe for pe, simd in _choices(node, source, False) if simd == whole.taps]
+    return replace(whole, apart=True, pe=max([pe for pe in lanes if pe * whole.taps * of_tap <= PART], default=min(lanes)))
 
 
 def _smallest(node: Node, source: Node, told: Mapping[str, int], reuse: int, stream: bool) -> Folding:

@@ -47,7 +47,7 @@ def netlist_kernel(group: Sequence[Node], read: Node, own: Callable[[Node], Int]
         raise InputError(f"node {head.name!r} unrolls to {size:,} functions and additions at {copies:,} positions; a "
                          f"vendor's compiler takes some {MOST:,}: give it strategy 'Latency' or 'Resource' with layers="
                          f"{{{head.name!r}: {{'strategy': ...}}}}, or use io_type='io_stream', one position at a time")
-    members = image(last, read, 1)
+    members = image(last, read, 1) | {"packed": 1}
     if head.op is Op.MAX:
         members["fill"] = read.domain.lo
     core = KernelCall(f"logic_{last.name}", WINDOWS, members, logic=logic)

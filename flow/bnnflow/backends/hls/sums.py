@@ -52,7 +52,7 @@ def image(node: Node, source: Node, groups: int, folding: Folding | None = None)
     taps = source.shape[-1] // groups
     folding = folding or Folding(outputs, taps, outputs, taps)
     return members | {"n_rows": rows, "n_cols": cols, "n_group": groups, "n_out": outputs, "field": source.domain.bits,
-                      "pe": folding.pe, "simd": folding.simd, "at_once": folding.at_once}
+                      "pe": folding.pe, "simd": folding.simd, "at_once": folding.at_once, "apart": int(folding.apart)}
 
 
 def _rows(values: Int, folding: Folding, width: int) -> NDArray[np.uint64]:
@@ -62,7 +62,7 @@ def _rows(values: Int, folding: Folding, width: int) -> NDArray[np.uint64]:
     """
     f = folding
     cycles = values.reshape(f.passes, f.pe, -1, f.chunks, f.simd).transpose(0, 3, 1, 2, 4)
-    return pack_fields(cycles.reshape(-1, f.simd), width).reshape(f.folds, -1)
+    return pack_fields(cycles.reshape(-1, f.simd), width).reshape(f.passes * f.chunks, -1)
 
 
 def _word(folding: Folding, width: int) -> Native:
@@ -139,7 +139,7 @@ def _counted(taps: _Taps) -> KernelCall:
     or, where an output has many, for each of their binary digits. A codebook is taken if fewer bits enter adders then;
     where outputs share lanes, there is nothing that they could share.
     """
-    values, book = _values(taps.levels) or _digits(taps.levels), _codebook(taps) if taps.folding.folds == 1 else None
+    values, book = _values(taps.levels) or _digits(taps.levels), _codebook(taps)
     plain = taps.gains <= 1
     bits = np.count_nonzero(taps.levels) if plain else values.mask.sum() + taps.all_bits
     if book is not None and book.bits < bits:
@@ -235,15 +235,16 @@ class _Codebook:
 
 
 def _codebook(taps: _Taps) -> _Codebook | None:
-    """The codebook of all outputs' kernels; None where levels are more than two, or a pattern does not fit a word.
+    """The codebook of all outputs' kernels; None where levels are more than two, a pattern does not fit a word, or there
+    are several passes.
 
     `bits` are to be compared with those of a popcount an output, into whose adders go all its taps (XNOR), or those
     that have the second value. With a codebook the taps of every pattern are counted once a channel; then each output
     adds, channel by channel, the count of its pattern.
     """
-    values = _values(taps.levels, lowest=True)
+    f, values = taps.folding, _values(taps.levels, lowest=True)
     size = taps.members.get("k_rows", 1) * taps.members.get("k_cols", 1)
-    if values is None or values.mask.shape[1] > 1 or not 1 < size < WORD:
+    if values is None or values.mask.shape[1] > 1 or not 1 < size < WORD or f.passes * f.chunks > 1:
         return None
     outputs, fields = taps.levels.shape
     second = values.mask.reshape(outputs, size, fields // size).astype(np.int64)
