@@ -31,7 +31,7 @@ template <class T> bool check_code(std::istream &line, const T &value, const cha
     if (!(line >> want)) {
         return false;
     }
-    const long long got = ap_int<64>(nnet::flow_code(value)).to_int64();
+    const long long got = nnet::flow_signed(value);
     log << got << ' ';
     if (got != want && errors++ == 0) {
         std::cerr << "MISMATCH: sample " << samples << " " << name << "[" << i << "]: expected " << want << ", got " << got

@@ -3,7 +3,7 @@
 #include "nnet_utils/nnet_flow_stream.h"
 #include <cstdio>
 template <class T> static void flow_print_code(const T &value) {
-    std::printf(" %lld", (long long)ap_int<64>(nnet::flow_code(value)).to_int64());
+    std::printf(" %lld", nnet::flow_signed(value));
 }
 template <class T> static void flow_print_codes(const char *name, T *values, int size) {
     std::printf("TRACE %s", name);

@@ -15,7 +15,8 @@ void flow_scale(const data_T data[CONFIG_T::n_in], const flow_at &at, res_T res[
 Element:
     for (int i = 0; i < CONFIG_T::n_in; i++) {
         #pragma HLS UNROLL
-        typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0][0]) * flow_code(data[i]) + constant[0][0];
+        const typename CONFIG_T::x_t x = flow_code(data[i]);
+        typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0][0]) * x + constant[0][0];
         flow_set(res[i], sum);
     }
 }
@@ -28,8 +29,10 @@ void flow_add(const data0_T data0[CONFIG_T::n_in], const data1_T data1[CONFIG_T:
 Element:
     for (int i = 0; i < CONFIG_T::n_in; i++) {
         #pragma HLS UNROLL
-        typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0][0]) * flow_code(data0[i]) +
-                                       typename CONFIG_T::sum_t(scale[0][1]) * flow_code(data1[i]) + constant[0][0];
+        const typename CONFIG_T::x_t x = flow_code(data0[i]);
+        const typename CONFIG_T::y_t y = flow_code(data1[i]);
+        typename CONFIG_T::sum_t sum = typename CONFIG_T::sum_t(scale[0][0]) * x +
+                                       typename CONFIG_T::sum_t(scale[0][1]) * y + constant[0][0];
         flow_set(res[i], sum);
     }
 }

@@ -16,15 +16,17 @@ void flow_affine(const data_T data[CONFIG_T::n_in], const flow_at &at, res_T res
                  const long long mul[CONFIG_T::n_row][CONFIG_T::n_chan],
                  const long long add[CONFIG_T::n_row][CONFIG_T::n_chan]) {
     #pragma HLS INLINE
-    #pragma HLS ARRAY_PARTITION variable=mul cyclic factor=flow_banks<CONFIG_T::n_chan>::count dim=2
-    #pragma HLS ARRAY_PARTITION variable=add cyclic factor=flow_banks<CONFIG_T::n_chan>::count dim=2
+    const int banks = flow_banks<CONFIG_T::n_chan>::count;
+    #pragma HLS ARRAY_PARTITION variable=mul cyclic factor=banks dim=2
+    #pragma HLS ARRAY_PARTITION variable=add cyclic factor=banks dim=2
     const int row = CONFIG_T::n_row == 1 ? 0 : at.pass;
 Element:
     for (int i = 0; i < CONFIG_T::n_in; i++) {
         #pragma HLS UNROLL
         typename CONFIG_T::product_t m = mul[row][i % CONFIG_T::n_chan];
         typename CONFIG_T::product_t a = add[row][i % CONFIG_T::n_chan];
-        typename CONFIG_T::product_t product = m * flow_code(data[i]) + a;
+        const typename CONFIG_T::x_t x = flow_code(data[i]);
+        typename CONFIG_T::product_t product = m * x + a;
         flow_set(res[i], typename CONFIG_T::product_t(product >> CONFIG_T::shift));
     }
 }

@@ -34,7 +34,7 @@ template <> struct flow_tournament<1> {
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_argmax(const data_T data[CONFIG_T::n_in * CONFIG_T::n_chan], const flow_at &at, res_T res[CONFIG_T::n_in]) {
     #pragma HLS INLINE
-    typedef typename flow_bits<data_T>::code_t code_T;
+    typedef typename CONFIG_T::x_t code_T;
 Element:
     for (int i = 0; i < CONFIG_T::n_in; i++) {
         #pragma HLS UNROLL

@@ -15,31 +15,27 @@
 
 namespace nnet {
 
-template <class T> struct flow_bits;
-
-template <int W, int I, ap_q_mode Q, ap_o_mode O, int N> struct flow_bits<ap_fixed<W, I, Q, O, N> > {
-    static const int width = W;
-    typedef ap_int<W> code_t;
-};
-
-template <int W, int I, ap_q_mode Q, ap_o_mode O, int N> struct flow_bits<ap_ufixed<W, I, Q, O, N> > {
-    static const int width = W;
-    typedef ap_uint<W> code_t;
-};
-
-// The code of a value, sign-extended where its type is signed.
-template <class T> typename flow_bits<T>::code_t flow_code(const T &value) {
+// The bits of a value. Its sign, where a kernel needs it, is in a type of the kernel's configuration.
+template <class T> ap_uint<T::width> flow_code(const T &value) {
     #pragma HLS INLINE
-    typename flow_bits<T>::code_t code;
-    code.range(flow_bits<T>::width - 1, 0) = value.range(flow_bits<T>::width - 1, 0);
+    ap_uint<T::width> code;
+    code.range(T::width - 1, 0) = value.range(T::width - 1, 0);
     return code;
 }
+
+#ifndef __SYNTHESIS__
+// The code of a value, of which a test bench does not know the sign.
+template <class T> long long flow_signed(const T &value) {
+    const long long code = flow_code(value).to_uint64();
+    return value < 0 ? code - (1LL << T::width) : code;
+}
+#endif
 
 // Give a value the bits of a code; the graph's rules prove that the code fits.
 template <class T, class C> void flow_set(T &value, const C &code) {
     #pragma HLS INLINE
-    ap_uint<flow_bits<T>::width> bits = code;
-    value.range(flow_bits<T>::width - 1, 0) = bits;
+    ap_uint<T::width> bits = code;
+    value.range(T::width - 1, 0) = bits;
 }
 
 // A kernel that goes over pixels, positions or a whole array applies CONFIG_T::cell, which calls the kernels of nodes in

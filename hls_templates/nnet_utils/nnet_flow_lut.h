@@ -24,11 +24,13 @@ template <class data_T, class res_T, typename CONFIG_T>
 void flow_lut(const data_T data[CONFIG_T::n_in], const flow_at &at, res_T res[CONFIG_T::n_in],
               const int table[CONFIG_T::n_row][CONFIG_T::n_chan * CONFIG_T::n_code]) {
     #pragma HLS INLINE
-    #pragma HLS ARRAY_PARTITION variable=table block factor=flow_lut_banks<CONFIG_T>::count dim=2
+    const int banks = flow_lut_banks<CONFIG_T>::count;
+    #pragma HLS ARRAY_PARTITION variable=table block factor=banks dim=2
 Element:
     for (int i = 0; i < CONFIG_T::n_in; i++) {
         #pragma HLS UNROLL
-        const int x = flow_code(data[i]).to_int() - CONFIG_T::lowest;
+        const typename CONFIG_T::x_t code = flow_code(data[i]);
+        const int x = code.to_int() - CONFIG_T::lowest;
         flow_set(res[i], ap_int<32>(table[CONFIG_T::n_row == 1 ? 0 : at.pass][i % CONFIG_T::n_chan * CONFIG_T::n_code + x]));
     }
 }

@@ -17,15 +17,17 @@ void flow_step(const data_T data[CONFIG_T::n_in], const flow_at &at, res_T res[C
                const int start[CONFIG_T::n_row][CONFIG_T::n_chan], const int sign[CONFIG_T::n_row][CONFIG_T::n_chan],
                const typename CONFIG_T::threshold_t thresholds[CONFIG_T::n_row][CONFIG_T::n_chan * CONFIG_T::n_threshold]) {
     #pragma HLS INLINE
-    #pragma HLS ARRAY_PARTITION variable=start cyclic factor=flow_banks<CONFIG_T::n_chan>::count dim=2
-    #pragma HLS ARRAY_PARTITION variable=sign cyclic factor=flow_banks<CONFIG_T::n_chan>::count dim=2
-    #pragma HLS ARRAY_PARTITION variable=thresholds cyclic factor=flow_banks<CONFIG_T::n_chan * CONFIG_T::n_threshold>::count dim=2
+    const int banks = flow_banks<CONFIG_T::n_chan>::count;
+    const int threshold_banks = flow_banks<CONFIG_T::n_chan * CONFIG_T::n_threshold>::count;
+    #pragma HLS ARRAY_PARTITION variable=start cyclic factor=banks dim=2
+    #pragma HLS ARRAY_PARTITION variable=sign cyclic factor=banks dim=2
+    #pragma HLS ARRAY_PARTITION variable=thresholds cyclic factor=threshold_banks dim=2
     const int row = CONFIG_T::n_row == 1 ? 0 : at.pass;
 Element:
     for (int i = 0; i < CONFIG_T::n_in; i++) {
         #pragma HLS UNROLL
         const int c = i % CONFIG_T::n_chan;
-        const typename flow_bits<data_T>::code_t x = flow_code(data[i]);
+        const typename CONFIG_T::x_t x = flow_code(data[i]);
         int count = 0;
     Threshold:
         for (int k = 0; k < CONFIG_T::n_threshold; k++) {
@@ -41,7 +43,8 @@ template <class data_T, class res_T, typename CONFIG_T>
 void flow_constant(const data_T data[CONFIG_T::n_in], const flow_at &at, res_T res[CONFIG_T::n_in],
                    const int start[CONFIG_T::n_row][CONFIG_T::n_chan]) {
     #pragma HLS INLINE
-    #pragma HLS ARRAY_PARTITION variable=start cyclic factor=flow_banks<CONFIG_T::n_chan>::count dim=2
+    const int banks = flow_banks<CONFIG_T::n_chan>::count;
+    #pragma HLS ARRAY_PARTITION variable=start cyclic factor=banks dim=2
 Element:
     for (int i = 0; i < CONFIG_T::n_in; i++) {
         #pragma HLS UNROLL

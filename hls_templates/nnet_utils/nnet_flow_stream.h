@@ -2,6 +2,7 @@
 #define NNET_FLOW_STREAM_H_
 
 #include "hls_stream.h"
+#include "nnet_common.h"
 #include "nnet_flow_window.h"
 #include "nnet_types.h"
 
@@ -27,6 +28,7 @@ Pixel:
         #pragma HLS PIPELINE II=1
         data_T in = data.read();
         res_T out;
+        PRAGMA_DATA_PACK(out)
         const flow_at at = {0, 0, 0, true};
         CONFIG_T::cell(in.data, at, out.data);
         res.write(out);
@@ -42,6 +44,7 @@ Pixel:
         data0_T in0 = data0.read();
         data1_T in1 = data1.read();
         res_T out;
+        PRAGMA_DATA_PACK(out)
         const flow_at at = {0, 0, 0, true};
         CONFIG_T::cell(in0.data, in1.data, at, out.data);
         res.write(out);
@@ -56,6 +59,8 @@ Pixel:
         #pragma HLS PIPELINE
         data_T in = data.read();
         res_T out1, out2;
+        PRAGMA_DATA_PACK(out1)
+        PRAGMA_DATA_PACK(out2)
     Wire:
         for (int c = 0; c < CONFIG_T::n_chan; c++) {
             #pragma HLS UNROLL
@@ -92,6 +97,7 @@ Pixel:
     for (int p = 0; p < CONFIG_T::n_pixel; p++) {
         #pragma HLS PIPELINE
         res_T out;
+        PRAGMA_DATA_PACK(out)
     Code:
         for (int c = 0; c < CONFIG_T::n_chan; c++) {
             #pragma HLS UNROLL
@@ -137,6 +143,7 @@ void flow_slide(hls::stream<data_T> &data, hls::stream<res_T> &res) {
     typename CONFIG_T::acc_t acc[CONFIG_T::n_acc];
     #pragma HLS ARRAY_PARTITION variable=acc complete
     res_T out;
+    PRAGMA_DATA_PACK(out)
     int row = 0, col = 0;                                         // of the step
     int o_row = 0, o_col = 0;                                     // of the next position,
     int end_row = sizes::before_rows, end_col = sizes::before_cols; // and of its last tap
@@ -235,7 +242,7 @@ Pack:
     for (int c = 0; c < CONFIG_T::n_chan; c++) {
         #pragma HLS UNROLL
         const int place = c % CONFIG_T::simd;
-        unsigned long long code = (unsigned long long)flow_code(data[c]).to_int64() & flow_ones(CONFIG_T::field);
+        unsigned long long code = flow_code(data[c]).to_uint64();
         pixel[c / CONFIG_T::simd][place / sizes::per_word] |= code << (place % sizes::per_word * CONFIG_T::field);
     }
 }
@@ -264,6 +271,7 @@ void flow_fold(hls::stream<data_T> &data, hls::stream<res_T> &res) {
     typename CONFIG_T::acc_t acc[CONFIG_T::n_acc];
     #pragma HLS ARRAY_PARTITION variable=acc complete
     res_T out;
+    PRAGMA_DATA_PACK(out)
     int in_row = 0, in_col = 0, in_part = 0, in_place = 0; // the pixel and chunk that come in, and where to
     int o_row = 0, o_col = 0;                              // the next position,
     int row = -CONFIG_T::p_rows, col = -CONFIG_T::p_cols;  // its first tap,

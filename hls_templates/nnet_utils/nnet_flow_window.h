@@ -98,6 +98,7 @@ template <typename CONFIG_T> struct flow_sizes {
     // Banks of the rows of constants; every lane reads some of its own.
     static const int mask_banks = flow_banks<CONFIG_T::pe * CONFIG_T::n_value * rom_words>::count; // and of signs
     static const int level_banks = flow_banks<CONFIG_T::pe * CONFIG_T::level_words>::count;
+    static const int base_banks = flow_banks<CONFIG_T::n_gain>::count;
     static const int gain_banks = flow_banks<CONFIG_T::n_gain * CONFIG_T::n_value>::count;
     static const int offset_banks = flow_banks<CONFIG_T::pe>::count;
     static const int offset_rows = CONFIG_T::n_border * passes;
@@ -131,7 +132,7 @@ Clear:
 Pack:
     for (int c = 0; c < CONFIG_T::n_chan; c++) {
         #pragma HLS UNROLL
-        unsigned long long code = (unsigned long long)flow_code(data[first + c]).to_int64() & flow_ones(CONFIG_T::field);
+        unsigned long long code = flow_code(data[first + c]).to_uint64();
         pixel[c / sizes::per_word] |= code << (c % sizes::per_word * CONFIG_T::field);
     }
 }
@@ -320,7 +321,7 @@ void flow_values(const typename flow_sizes<CONFIG_T>::data_t word[], const flow_
     typedef typename CONFIG_T::acc_t acc_T;
     typedef flow_sizes<CONFIG_T> sizes;
     #pragma HLS ARRAY_PARTITION variable=mask cyclic factor=sizes::mask_banks dim=2
-    #pragma HLS ARRAY_PARTITION variable=base cyclic factor=flow_banks<CONFIG_T::n_gain>::count dim=2
+    #pragma HLS ARRAY_PARTITION variable=base cyclic factor=sizes::base_banks dim=2
     #pragma HLS ARRAY_PARTITION variable=value cyclic factor=sizes::gain_banks dim=2
     #pragma HLS ARRAY_PARTITION variable=offset cyclic factor=sizes::offset_banks dim=2
     const int row = CONFIG_T::n_row == 1 ? 0 : at.pass;

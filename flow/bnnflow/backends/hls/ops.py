@@ -13,7 +13,7 @@ import numpy as np
 from bnnflow.backends.hls.folding import Folding
 from bnnflow.backends.hls.kernel_call import KernelCall, Rom
 from bnnflow.backends.hls.sums import dot, maximum
-from bnnflow.backends.hls.types import IntType, Native
+from bnnflow.backends.hls.types import IntType, Native, Type, code_int
 from bnnflow.ir import Affine, Index, Node, Op, Steps, Sum, Table
 from bnnflow.ir.evaluate import EVAL
 
@@ -32,6 +32,11 @@ def _gather(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall
     return KernelCall("flow_join", header, members, roms=(Rom("index", Native.INT, flat),), reads=(0, 1))
 
 
+def _codes(sources: Sequence[Node]) -> dict[str, Type]:
+    """The types of the codes that a kernel reads."""
+    return {f"{name}_t": code_int(source.domain) for name, source in zip("xy", sources)}
+
+
 def _holding(reach: int) -> IntType:
     """The type of integers from -reach to reach."""
     return IntType(reach.bit_length() + 1)
@@ -44,14 +49,15 @@ def _add(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
     reach = abs(p.constant) + sum(abs(int(s)) * x for s, x in zip(p.scale, largest))
     kernel, reads = ("flow_add", (0, 1)) if len(sources) == 2 else ("flow_scale", (0,))
     roms = (Rom("scale", Native.LONG, p.scale), Rom("constant", Native.LONG, np.array([p.constant])))
-    return KernelCall(kernel, "nnet_flow_add.h", {"n_in": node.size}, {"sum_t": _holding(reach)}, roms, reads)
+    return KernelCall(kernel, "nnet_flow_add.h", {"n_in": node.size},
+                      {"sum_t": _holding(reach)} | _codes(sources), roms, reads)
 
 
 def _lut(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
     p, (source,) = node.params, sources
     assert isinstance(p, Table)
     members = {"n_in": node.size, "n_chan": len(p.codes), "n_code": source.domain.size, "lowest": source.domain.lo}
-    return KernelCall("flow_lut", "nnet_flow_lut.h", members, roms=(Rom("table", Native.INT, p.codes.ravel()),))
+    return KernelCall("flow_lut", "nnet_flow_lut.h", members, _codes(sources), (Rom("table", Native.INT, p.codes.ravel()),))
 
 
 def _window(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
@@ -72,7 +78,7 @@ def _step(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
     thresholds = np.clip(p.thresholds, source.domain.lo, source.domain.hi + 1)
     kind = Native.INT if np.abs(thresholds).max() < 2**31 else Native.LONG
     roms = (start, Rom("sign", Native.INT, p.sign), Rom("thresholds", kind, thresholds.ravel()))
-    return KernelCall("flow_step", "nnet_flow_step.h", members, {"threshold_t": kind}, roms)
+    return KernelCall("flow_step", "nnet_flow_step.h", members, {"threshold_t": kind} | _codes(sources), roms)
 
 
 def _affine(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
@@ -82,12 +88,13 @@ def _affine(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall
                 for m, a in zip(p.mul, p.add))
     members = {"n_in": node.size, "n_chan": len(p.mul), "shift": p.shift}
     roms = (Rom("mul", Native.LONG, p.mul), Rom("add", Native.LONG, p.add))
-    return KernelCall("flow_affine", "nnet_flow_affine.h", members, {"product_t": _holding(reach)}, roms)
+    return KernelCall("flow_affine", "nnet_flow_affine.h", members, {"product_t": _holding(reach)} | _codes(sources),
+                      roms)
 
 
 def _argmax(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
     members = {"n_in": node.size, "n_chan": sources[0].shape[-1]}
-    return KernelCall("flow_argmax", "nnet_flow_argmax.h", members)
+    return KernelCall("flow_argmax", "nnet_flow_argmax.h", members, _codes(sources))
 
 
 # INPUT is hls4ml's own Input layer.
