@@ -72,59 +72,85 @@ Pixel:
     }
 }
 
-// A whole tensor of a stream -> all[first..].
+// A whole tensor of a stream -> all[first..], a code a cycle: a memory with one port takes it.
 template <int n_pixel, int n_chan, class data_T, class code_T>
 void flow_store(hls::stream<data_T> &data, int first, code_T all[]) {
     #pragma HLS INLINE
+    code_T pixel[n_chan];
+    #pragma HLS ARRAY_PARTITION variable=pixel complete
+    int c = 0;
 Store:
-    for (int p = 0; p < n_pixel; p++) {
-        #pragma HLS PIPELINE
-        data_T in = data.read();
-    Code:
-        for (int c = 0; c < n_chan; c++) {
-            #pragma HLS UNROLL
-            flow_set(all[first + p * n_chan + c], flow_code(in[c]));
+    for (int i = 0; i < n_pixel * n_chan; i++) {
+        #pragma HLS PIPELINE II=1
+        if (c == 0) {
+            data_T in = data.read();
+        Code:
+            for (int k = 0; k < n_chan; k++) {
+                #pragma HLS UNROLL
+                flow_set(pixel[k], flow_code(in[k]));
+            }
         }
+        flow_set(all[first + i], flow_code(pixel[0]));
+    Next:
+        for (int k = 0; k + 1 < n_chan; k++) {
+            #pragma HLS UNROLL
+            flow_set(pixel[k], flow_code(pixel[k + 1]));
+        }
+        c = c == n_chan - 1 ? 0 : c + 1;
     }
 }
 
-// Stored elements -> the pixels of a stream.
+// One or two whole tensors -> all.
+template <class data_T, typename CONFIG_T, class code_T> void flow_stored(hls::stream<data_T> &data, code_T all[]) {
+    flow_store<CONFIG_T::n_first, CONFIG_T::c_first>(data, 0, all);
+}
+template <class data0_T, class data1_T, typename CONFIG_T, class code_T>
+void flow_stored_two(hls::stream<data0_T> &data0, hls::stream<data1_T> &data1, code_T all[]) {
+    flow_store<CONFIG_T::n_first, CONFIG_T::c_first>(data0, 0, all);
+    flow_store<CONFIG_T::n_second, CONFIG_T::c_second>(data1, CONFIG_T::n_first * CONFIG_T::c_first, all);
+}
+
+// Stored elements -> the pixels of a stream, a code a cycle.
 template <class res_T, typename CONFIG_T, class code_T>
-void flow_pick(const code_T all[], hls::stream<res_T> &res, const int index[1][CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
-    #pragma HLS INLINE
-    #pragma HLS ARRAY_PARTITION variable=index cyclic factor=CONFIG_T::n_chan dim=2
-Pixel:
-    for (int p = 0; p < CONFIG_T::n_pixel; p++) {
-        #pragma HLS PIPELINE
-        res_T out;
-        PRAGMA_DATA_PACK(out)
-    Code:
-        for (int c = 0; c < CONFIG_T::n_chan; c++) {
+void flow_picked(const code_T all[], hls::stream<res_T> &res, const int index[1][CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
+    res_T out;
+    PRAGMA_DATA_PACK(out)
+    int c = 0;
+Pick:
+    for (int i = 0; i < CONFIG_T::n_pixel * CONFIG_T::n_chan; i++) {
+        #pragma HLS PIPELINE II=1
+    Earlier:
+        for (int k = 0; k + 1 < CONFIG_T::n_chan; k++) {
             #pragma HLS UNROLL
-            flow_set(out[c], flow_code(all[index[0][p * CONFIG_T::n_chan + c]]));
+            flow_set(out[k], flow_code(out[k + 1]));
         }
-        res.write(out);
+        flow_set(out[CONFIG_T::n_chan - 1], flow_code(all[index[0][i]]));
+        if (c == CONFIG_T::n_chan - 1) {
+            res.write(out);
+        }
+        c = c == CONFIG_T::n_chan - 1 ? 0 : c + 1;
     }
 }
 
-// Elements that move between pixels: the whole tensor is stored first.
+// Elements that move between pixels: the whole tensor is stored first, and while it is read the next one is stored in
+// another memory.
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_shuffle(hls::stream<data_T> &data, hls::stream<res_T> &res,
                   const int index[1][CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
+    #pragma HLS DATAFLOW
     typename res_T::value_type all[CONFIG_T::n_first * CONFIG_T::c_first];
-    flow_store<CONFIG_T::n_first, CONFIG_T::c_first>(data, 0, all);
-    flow_pick<res_T, CONFIG_T>(all, res, index);
+    flow_stored<data_T, CONFIG_T>(data, all);
+    flow_picked<res_T, CONFIG_T>(all, res, index);
 }
 
 // The same from two tensors, one after the other.
 template <class data0_T, class data1_T, class res_T, typename CONFIG_T>
 void flow_shuffle_two(hls::stream<data0_T> &data0, hls::stream<data1_T> &data1, hls::stream<res_T> &res,
                       const int index[1][CONFIG_T::n_pixel * CONFIG_T::n_chan]) {
-    const int n_first = CONFIG_T::n_first * CONFIG_T::c_first;
-    typename res_T::value_type all[n_first + CONFIG_T::n_second * CONFIG_T::c_second];
-    flow_store<CONFIG_T::n_first, CONFIG_T::c_first>(data0, 0, all);
-    flow_store<CONFIG_T::n_second, CONFIG_T::c_second>(data1, n_first, all);
-    flow_pick<res_T, CONFIG_T>(all, res, index);
+    #pragma HLS DATAFLOW
+    typename res_T::value_type all[CONFIG_T::n_first * CONFIG_T::c_first + CONFIG_T::n_second * CONFIG_T::c_second];
+    flow_stored_two<data0_T, data1_T, CONFIG_T>(data0, data1, all);
+    flow_picked<res_T, CONFIG_T>(all, res, index);
 }
 
 // Sums and maxima over windows. The last rows are kept as packed words, and the window in registers; one pixel comes in a

@@ -41,6 +41,8 @@ def _cell_text(name: str, cell: Sequence[FusedKernel], dialect: Dialect) -> list
     lines += [f"    template <{', '.join(f'class {kind}' for kind in [*kinds, 'res_T'])}>",
               f"    static void cell({data}, res_T res[]) {{",
               f"        {dialect.inline}"]
+    lines += [f"        {dialect.copies.format(variable=f'flow_{kernel.node}_{rom.name}')}" for kernel in cell
+              for rom in kernel.call.roms if rom.shared]
     values, types = [f"in{k}" for k in range(given)], kinds
     for k, kernel in enumerate(cell):
         target, kind = "res", "res_T"

@@ -8,6 +8,7 @@ the kernel of one is a netlist. What the vendors' tools would not take is refuse
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -22,7 +23,7 @@ from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.hls.sums import ARRAYS
 from bnnflow.backends.hls.types import code_type
 from bnnflow.errors import InputError
-from bnnflow.ir import Graph, Index, Node, Op, Window, clean_name
+from bnnflow.ir import Graph, Index, Node, Op, Weights, Window, clean_name
 from bnnflow.ir.nodes import Int
 
 __all__ = ["ASKED", "MAX_GIVEN", "FusionGroup", "check", "copied", "forked", "fusion_groups", "is_netlist", "kernels",
@@ -63,6 +64,37 @@ def two_by_two(graph: Graph) -> list[Node]:
     return nodes
 
 
+def prepared(graph: Graph, config: BuildConfig) -> list[Node]:
+    """The nodes that kernels compute: joins two by two, and in io_stream no images that are flattened for a sum.
+
+    Such a sum reads the image pixel by pixel, as a convolution whose kernel is as large as the image.
+    """
+    nodes = two_by_two(graph)
+    if not config.stream:
+        return nodes
+    known, readers = {node.name: node for node in nodes}, Counter(name for node in nodes for name in node.inputs)
+    flat = {name for node in nodes if node.op is Op.DOT and isinstance(node.params, Weights) and node.params.groups == 1
+            for name in node.inputs if readers[name] == 1 and name not in graph.outputs and _is_flat(known[name], known)}
+    return [_whole_window(node, known[node.inputs[0]]) if node.name in flat else node for node in nodes]
+
+
+def _is_flat(node: Node, known: Mapping[str, Node]) -> bool:
+    """True where a node is an image of several pixels as one vector."""
+    if not isinstance(node.params, Index) or len(node.inputs) > 1 or len(node.shape) != 1:
+        return False
+    source = known[node.inputs[0]]
+    flat = node.params.flat
+    return len(source.shape) in (2, 3) and _pixels(source) > 1 and np.array_equal(flat, np.arange(source.size))
+
+
+def _whole_window(node: Node, source: Node) -> Node:
+    """An image as one vector: the taps of the one position of a window as large as the image."""
+    size = source.shape[:-1]
+    ones = (1,) * len(size)
+    window = Window(size, ones, ones, ((0, 0),) * len(size), 1, size)
+    return replace(node, op=Op.WINDOW, params=window, shape=(*ones, node.size))
+
+
 def _without_windows(nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[list[Node], dict[str, list[str]]]:
     """(nodes to compute, the tensors that each reads).
 
@@ -92,7 +124,7 @@ def _folding(head: Node, known: Mapping[str, Node], config: BuildConfig) -> Fold
 
 def array_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
     """The kernel calls of io_parallel: one a node, one a netlist of several, or one a loop."""
-    known = {node.name: node for node in two_by_two(graph)}
+    known = {node.name: node for node in prepared(graph, config)}
     groups = []
     for nodes, reads in array_kernels(graph, config):
         calls: list[KernelCall] = []
@@ -127,7 +159,7 @@ def _at_once(node: Node, sources: Sequence[Node], interval: int = 1) -> KernelCa
 
 def stream_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
     """The kernel calls of io_stream: one for all nodes that work on a pixel together."""
-    known = {node.name: node for node in two_by_two(graph)}
+    known = {node.name: node for node in prepared(graph, config)}
     groups = []
     for nodes, reads in streamed_kernels(graph, config):
         if is_netlist(nodes, known, config):
@@ -147,7 +179,7 @@ def array_kernels(graph: Graph, config: BuildConfig) -> Kernels:
         own = config.layers.get(follower.name, {}).get("strategy", ASKED)  # of a node that is named
         return is_netlist((head, follower), known, config) and str(own).lower() == ASKED
 
-    return _fused(graph, joins)
+    return _fused(prepared(graph, config), graph.outputs, joins)
 
 
 def streamed_kernels(graph: Graph, config: BuildConfig) -> Kernels:
@@ -157,18 +189,18 @@ def streamed_kernels(graph: Graph, config: BuildConfig) -> Kernels:
         # Passes make some outputs of a pixel each, enough for what works element by element.
         return _starts(head, known) and (follower.traits.keeps_shape or _folding(head, known, config).passes == 1)
 
-    return _fused(graph, joins)
+    return _fused(prepared(graph, config), graph.outputs, joins)
 
 
-def _fused(graph: Graph, joins: Callable[[Node, Node, Mapping[str, Node]], bool]) -> Kernels:
+def _fused(nodes: Sequence[Node], outputs: Sequence[str], joins: Callable[[Node, Node, Mapping[str, Node]], bool],
+           ) -> Kernels:
     """All nodes that are computed, as kernels.
 
     Nodes in a row are one kernel as long as `joins` (the first node of the kernel, the next one, all nodes by name).
     """
-    nodes = two_by_two(graph)
     known = {node.name: node for node in nodes}
-    kept, reads = _without_windows(nodes, graph.outputs)
-    only_reader = _only_readers(kept, reads, graph.outputs)
+    kept, reads = _without_windows(nodes, outputs)
+    only_reader = _only_readers(kept, reads, outputs)
     kernels: Kernels = []
     done: set[str] = set()
     for head in kept:
@@ -369,6 +401,7 @@ def _no_kernel(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, .
 
 def _not_folded(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
     """Foldings of nodes that are not folded, and those that a node cannot have."""
+    known = {node.name: node for node in prepared(graph, config)}
     for node in graph:
         asked = [key for key in ("pe", "simd") if key in config.layers.get(node.name, {})]
         if not asked:
@@ -382,7 +415,7 @@ def _not_folded(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, 
                    "there is one")
         else:
             try:
-                folding_of(node, graph[node.inputs[0]], config)
+                folding_of(node, known[node.inputs[0]], config)
             except InputError as error:
                 yield str(error)
 

@@ -27,12 +27,14 @@ WORD = 64  # bits of a ROM word: the widest integer literal of C++11
 class Rom:
     """A constant array `name` of integers, held as C++'s `type`: a row (the last axes) for every pass that reads it.
 
-    `values` is a NumPy array; where it has one axis, that is the only row.
+    `values` is a NumPy array; where it has one axis, that is the only row. `shared` is True of a long row of which several
+    lanes read any word in the same cycle.
     """
 
     name: str
     type: Native
     values: NDArray[Any]
+    shared: bool = False
 
     @property
     def rows(self) -> NDArray[Any]:

@@ -27,7 +27,7 @@ __all__ = ["netlist_kernel", "to_cpp"]
 
 PART = 1000  # functions and carry chains of one C++ function
 POSITIONS = 30  # of a carry chain in one `int`
-MOST = 2**18  # functions and carry chains of a kernel, at all positions that exist at once
+MOST = 40_000  # functions and carry chains of a kernel, at all positions that exist at once: ten instructions each
 WORD_TYPE = Native.WORD.value
 CODES, BORDER = 0, 1  # the inputs of a position's graph
 

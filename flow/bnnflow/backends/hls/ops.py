@@ -19,6 +19,8 @@ from bnnflow.ir.evaluate import EVAL
 
 __all__ = ["EMIT_HLS"]
 
+FEW_CODES = 128  # of a table that every lane has in LUTs, see nnet_flow_lut.h
+
 
 def _gather(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
     """One input is rewired; of two inputs each writes its elements of the result."""
@@ -57,7 +59,8 @@ def _lut(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
     p, (source,) = node.params, sources
     assert isinstance(p, Table)
     members = {"n_in": node.size, "n_chan": len(p.codes), "n_code": source.domain.size, "lowest": source.domain.lo}
-    return KernelCall("flow_lut", "nnet_flow_lut.h", members, _codes(sources), (Rom("table", Native.INT, p.codes.ravel()),))
+    table = Rom("table", Native.INT, p.codes.ravel(), shared=len(p.codes) == 1 and source.domain.size > FEW_CODES)
+    return KernelCall("flow_lut", "nnet_flow_lut.h", members, _codes(sources), (table,))
 
 
 def _window(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:

@@ -6,7 +6,7 @@ family of HLS compilers, and how its pragmas are written. Another family, say on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from bnnflow.ir import Domain
@@ -78,7 +78,7 @@ class Dialect:
     `integer` and `fixed` are (unsigned, signed) names with places for `bits`, and for the bits `before` the point.
     Pragmas: `inline` dissolves a function in its callers, `apart` keeps it a block of its own; `every_cycle` lets it
     take new inputs in every cycle; `unroll` makes copies of a loop's body; `registers` keeps every element of the array
-    `variable` by itself.
+    `variable` by itself; `copies` gives every two readers of a ROM `variable` one of their own.
     """
 
     integer: tuple[str, str]
@@ -88,6 +88,7 @@ class Dialect:
     every_cycle: str
     unroll: str
     registers: str
+    copies: str
 
     def type(self, kind: Type) -> str:
         """The name of a type."""
@@ -102,5 +103,9 @@ AP_TYPES = Dialect(
     integer=("ap_uint<{bits}>", "ap_int<{bits}>"), fixed=("ap_ufixed<{bits},{before}>", "ap_fixed<{bits},{before}>"),
     inline="#pragma HLS INLINE", apart="#pragma HLS INLINE off", every_cycle="#pragma HLS PIPELINE II=1",
     unroll="#pragma HLS UNROLL", registers="#pragma HLS ARRAY_PARTITION variable={variable} complete",
+    copies="#pragma HLS BIND_STORAGE variable={variable} type=rom_np",
 )
-DIALECTS = {"Vitis": AP_TYPES, "Vivado": AP_TYPES}  # by the name of the backend, which is hls4ml's
+DIALECTS = {  # by the name of the backend, which is hls4ml's
+    "Vitis": AP_TYPES,
+    "Vivado": replace(AP_TYPES, copies="#pragma HLS RESOURCE variable={variable} core=ROM_nP_BRAM"),
+}
