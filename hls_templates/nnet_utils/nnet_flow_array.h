@@ -193,7 +193,7 @@ Cycle:
             CONFIG_T::cell(word[b], at, acc[b], lane);
             flow_rotate<CONFIG_T>(word[b]);
             if (last) {
-                flow_append<res_T, CONFIG_T>(lane, out[b]);
+                flow_append<CONFIG_T::pe, CONFIG_T::n_out>(lane, out[b]);
             }
         }
         if (whole) {

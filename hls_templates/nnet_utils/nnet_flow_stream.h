@@ -159,6 +159,7 @@ void flow_shuffle_two(hls::stream<data0_T> &data0, hls::stream<data1_T> &data1, 
 template <class data_T, class res_T, typename CONFIG_T>
 void flow_slide(hls::stream<data_T> &data, hls::stream<res_T> &res) {
     typedef flow_sizes<CONFIG_T> sizes;
+    const int lanes = res_T::size / sizes::passes; // behind a sum of one pass others may follow than its outputs
     typename sizes::data_t line[sizes::before_rows > 0 ? sizes::before_rows : 1][sizes::width][sizes::pixel];
     #pragma HLS ARRAY_PARTITION variable=line complete dim=1
     #pragma HLS ARRAY_PARTITION variable=line complete dim=3
@@ -224,12 +225,12 @@ Step:
         if (whole) {
             at.border = CONFIG_T::border(o_row, o_col);
             at.first = chunk == 0;
-            typename res_T::value_type lane[CONFIG_T::pe];
+            typename res_T::value_type lane[lanes];
             #pragma HLS ARRAY_PARTITION variable=lane complete
             CONFIG_T::cell(word, at, acc, lane);
             flow_rotate<CONFIG_T>(word);
             if (last) {
-                flow_append<typename res_T::value_type, CONFIG_T>(lane, out.data);
+                flow_append<lanes, res_T::size>(lane, out.data);
             }
             if (done) {
                 res.write(out);
@@ -290,6 +291,7 @@ void flow_fold(hls::stream<data_T> &data, hls::stream<res_T> &res) {
     const int share = sizes::share / CONFIG_T::simd;     // of a group of its channels,
     const int line = CONFIG_T::n_cols * parts;           // of a row,
     const int all = sizes::span_rows * line;             // of the memory
+    const int lanes = res_T::size / sizes::passes;       // as in flow_slide
     typename CONFIG_T::chunk_t image[all][sizes::words];
     #pragma HLS ARRAY_RESHAPE variable=image complete dim=2
     unsigned long long pixel[parts][sizes::words];
@@ -329,11 +331,11 @@ Cycle:
             const bool last = line_end && k_row == CONFIG_T::k_rows - 1, done = last && at.pass == sizes::passes - 1;
             at.border = CONFIG_T::border(o_row, o_col);
             at.first = part == 0 && k_col == 0 && k_row == 0;
-            typename res_T::value_type lane[CONFIG_T::pe];
+            typename res_T::value_type lane[lanes];
             #pragma HLS ARRAY_PARTITION variable=lane complete
             CONFIG_T::cell(word, at, acc, lane);
             if (last) {
-                flow_append<typename res_T::value_type, CONFIG_T>(lane, out.data);
+                flow_append<lanes, res_T::size>(lane, out.data);
             }
             if (done) { // on to the next position
                 res.write(out);

@@ -462,19 +462,18 @@ Neuron:
     }
 }
 
-// The codes of a pass, lane by lane, -> those of a position: they come in behind those of the passes before.
-template <class res_T, typename CONFIG_T>
-void flow_append(const res_T lane[CONFIG_T::pe], res_T out[CONFIG_T::n_out]) {
+// The codes of a pass, lane by lane, -> `all` those of a position: they come in behind those of the passes before.
+template <int lanes, int all, class res_T> void flow_append(const res_T lane[lanes], res_T out[all]) {
     #pragma HLS INLINE
 Earlier:
-    for (int j = 0; j + CONFIG_T::pe < CONFIG_T::n_out; j++) {
+    for (int j = 0; j + lanes < all; j++) {
         #pragma HLS UNROLL
-        flow_set(out[j], flow_code(out[j + CONFIG_T::pe]));
+        flow_set(out[j], flow_code(out[j + lanes]));
     }
 Lane:
-    for (int n = 0; n < CONFIG_T::pe; n++) {
+    for (int n = 0; n < lanes; n++) {
         #pragma HLS UNROLL
-        flow_set(out[CONFIG_T::n_out - CONFIG_T::pe + n], flow_code(lane[n]));
+        flow_set(out[all - lanes + n], flow_code(lane[n]));
     }
 }
 
