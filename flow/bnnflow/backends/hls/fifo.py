@@ -8,9 +8,10 @@ the streams, gives sufficient depths, and another that runs ahead as far as thes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from bnnflow.backends.hls.cycles import schedule_of
 from bnnflow.backends.hls.kernel_call import KernelCall
 from bnnflow.errors import InputError
 
@@ -32,72 +33,9 @@ class StreamKernel:
 
 
 def _steps(call: KernelCall) -> Iterator[Step]:
-    """The reads and writes of a kernel, in the order of its loops (nnet_flow_stream.h)."""
-    return STEPS[call.kernel](call)
-
-
-def _pixel_by_pixel(call: KernelCall, writes: int = 1) -> Iterator[Step]:
-    """A pixel of every input, then one of every output."""
-    for _ in range(call.members["n_pixel"]):
-        yield from ((False, k) for k, _ in enumerate(call.reads))
-        yield from ((True, k) for k in range(writes))
-
-
-def _all_then_all(call: KernelCall) -> Iterator[Step]:
-    """One input after the other, whole, then the output."""
-    for k, count in zip(range(len(call.reads)), ("n_first", "n_second")):
-        yield from ((False, k) for _ in range(call.members[count]))
-    yield from ((True, 0) for _ in range(call.members["n_pixel"]))
-
-
-def _slide(call: KernelCall) -> Iterator[Step]:
-    """Row by row: a pixel of the image, absent ones around it left out, then the position whose last tap it is."""
-    members = call.fused[0].call.members
-    rows, cols = (_along(members, axis) for axis in ("rows", "cols"))
-    for in_rows, row_done in rows:
-        for in_cols, col_done in cols:
-            if in_rows and in_cols:
-                yield False, 0
-            if row_done and col_done:
-                yield True, 0
-
-
-def _fold(call: KernelCall) -> Iterator[Step]:
-    """Pixels up to the last tap in the image of the next position, then that position; in the end all other pixels."""
-    members = call.fused[0].call.members
-    (ends, cols), n_rows = (_last_taps(members, axis) for axis in ("rows", "cols")), members.get("n_rows", 1)
-    width, taken = members.get("n_cols", 1), 0
-    for row in ends:
-        for col in cols:
-            needed = row * width + col + 1
-            yield from ((False, 0) for _ in range(taken, needed))
-            taken = max(taken, needed)
-            yield True, 0
-    yield from ((False, 0) for _ in range(taken, n_rows * width))
-
-
-def _last_taps(members: Mapping[str, int], axis: str) -> list[int]:
-    """Of every position along an axis the place of its last tap in the image."""
-    n, kernel, stride, dilation, count = (members.get(f"{key}_{axis}", 1) for key in "nksdo")
-    first = [at * stride - members.get(f"p_{axis}", 0) for at in range(count)]
-    return [min(at + (kernel - 1) * dilation, n - 1) for at in first]
-
-
-def _along(members: Mapping[str, int], axis: str) -> list[tuple[bool, bool]]:
-    """Of every row or column that a window goes over: (it is in the image, a position ends with it)."""
-    n, kernel, stride, dilation, count = (members.get(f"{key}_{axis}", 1) for key in "nksdo")
-    pad = members.get(f"p_{axis}", 0)
-    span = (kernel - 1) * dilation + 1
-    last = (count - 1) * stride + span
-    return [(pad <= at < pad + n, span - 1 <= at < last and (at - span + 1) % stride == 0)
-            for at in range(max(last, pad + n))]
-
-
-STEPS: dict[str, Callable[[KernelCall], Iterator[Step]]] = {
-    "flow_each": _pixel_by_pixel, "flow_pair": _pixel_by_pixel, "flow_split": lambda call: _pixel_by_pixel(call, 2),
-    "flow_shuffle": _all_then_all, "flow_shuffle_two": _all_then_all, "flow_slide": _slide,
-    "flow_fold": _fold,
-}
+    """The reads and writes of a kernel, in the order of its loops."""
+    schedule = schedule_of(call)
+    return iter(zip(schedule.write.tolist(), schedule.stream.tolist()))
 
 
 class _Process:

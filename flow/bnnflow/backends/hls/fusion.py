@@ -27,7 +27,7 @@ from bnnflow.ir import Graph, Index, Node, Op, Weights, Window, clean_name
 from bnnflow.ir.nodes import Int
 
 __all__ = ["ASKED", "MAX_GIVEN", "FusionGroup", "check", "copied", "forked", "fusion_groups", "is_netlist", "kernels",
-           "streamed_kernels"]
+           "starts", "streamed_kernels", "two_by_two"]
 
 STREAMS = "nnet_flow_stream.h"
 ASKED = "distributed_arithmetic"  # the strategy, as hls4ml calls it
@@ -187,7 +187,7 @@ def streamed_kernels(graph: Graph, config: BuildConfig) -> Kernels:
 
     def joins(head: Node, follower: Node, known: Mapping[str, Node]) -> bool:
         # Passes make some outputs of a pixel each, enough for what works element by element.
-        return _starts(head, known) and (follower.traits.keeps_shape or _folding(head, known, config).passes == 1)
+        return starts(head, known) and (follower.traits.keeps_shape or _folding(head, known, config).passes == 1)
 
     return _fused(prepared(graph, config), graph.outputs, joins)
 
@@ -228,7 +228,7 @@ def _only_readers(nodes: Sequence[Node], reads: Mapping[str, list[str]], outputs
 def is_netlist(group: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> bool:
     """True where the kernel of nodes in a row is a netlist: one is asked for, and they are no merge, nor all wires."""
     head = group[0]
-    if config.strategy_of(head.name) != ASKED or len(head.inputs) != 1 or not _starts(head, known):
+    if config.strategy_of(head.name) != ASKED or len(head.inputs) != 1 or not starts(head, known):
         return False
     wires = all(node.traits.wires for node in group)
     return not wires and known[head.inputs[0]].domain.bits <= MAX_GIVEN
@@ -269,7 +269,7 @@ def _local(node: Node, known: Mapping[str, Node]) -> bool:
     return node.traits.pixelwise or (node.op is Op.GATHER and _own_pixels(node, known) is not None)
 
 
-def _starts(node: Node, known: Mapping[str, Node]) -> bool:
+def starts(node: Node, known: Mapping[str, Node]) -> bool:
     """True where a kernel that works pixel by pixel can begin with the node."""
     return node.traits.taps or _local(node, known)
 
@@ -297,7 +297,7 @@ def _streamed(group: Sequence[Node], known: Mapping[str, Node], config: BuildCon
     sources = [known[name] for name in head.inputs]
     members = _stream_members(last, sources)
     reads = tuple(range(len(sources)))
-    if not _starts(head, known):
+    if not starts(head, known):
         kernel = "flow_shuffle" if len(sources) == 1 else "flow_shuffle_two"
         return [KernelCall(kernel, STREAMS, members, roms=_emit(head, sources).roms, reads=reads)]
     folding = _folding(head, known, config)

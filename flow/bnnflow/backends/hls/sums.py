@@ -250,7 +250,8 @@ def _codebook(taps: _Taps) -> _Codebook | None:
     second = values.mask.reshape(outputs, size, fields // size).astype(np.int64)
     patterns, index = np.unique((second << np.arange(size)[:, None]).sum(axis=1), return_inverse=True)
     index = index.reshape(outputs, -1)
-    ones = np.array([size if taps.levels.all() and taps.gains == 1 else int(p).bit_count() for p in patterns])
+    every = taps.levels.all() and taps.gains == 1
+    ones = np.array([size if every else int(p).bit_count() for p in patterns])
     widths = np.array([int(n).bit_length() for n in ones])
     counted = int(ones.sum()) * taps.groups * index.shape[1]
     return _Codebook(values, patterns, index, counted + int(widths[index].sum()) + taps.all_bits)
