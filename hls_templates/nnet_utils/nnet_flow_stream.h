@@ -162,7 +162,7 @@ void flow_slide(hls::stream<data_T> &data, hls::stream<res_T> &res) {
     const int lanes = res_T::size / sizes::passes; // behind a sum of one pass others may follow than its outputs
     typename sizes::data_t line[sizes::before_rows > 0 ? sizes::before_rows : 1][sizes::width][sizes::pixel];
     #pragma HLS ARRAY_PARTITION variable=line complete dim=1
-    #pragma HLS ARRAY_PARTITION variable=line complete dim=3
+    #pragma HLS ARRAY_RESHAPE variable=line complete dim=3
     typename sizes::data_t window[sizes::span_rows][sizes::span_cols][sizes::pixel];
     #pragma HLS ARRAY_PARTITION variable=window complete dim=0
     typename sizes::data_t word[sizes::all_words];
@@ -171,8 +171,8 @@ void flow_slide(hls::stream<data_T> &data, hls::stream<res_T> &res) {
     #pragma HLS ARRAY_PARTITION variable=acc complete
     res_T out;
     PRAGMA_DATA_PACK(out)
-    int row = 0, col = 0;                                         // of the step
-    int o_row = 0, o_col = 0;                                     // of the next position,
+    int row = 0, col = 0;                                           // of the step
+    int o_row = 0, o_col = 0;                                       // of the next position,
     int end_row = sizes::before_rows, end_col = sizes::before_cols; // and of its last tap
     int chunk = 0;
     flow_at at = {0, 0, 0, true};
