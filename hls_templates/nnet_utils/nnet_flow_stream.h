@@ -255,22 +255,10 @@ Step:
 template <class data_T, typename CONFIG_T>
 void flow_chunks(const data_T data[], unsigned long long pixel[][flow_sizes<CONFIG_T>::words]) {
     #pragma HLS INLINE
-    typedef flow_sizes<CONFIG_T> sizes;
-Clear:
-    for (int p = 0; p < CONFIG_T::n_chan / CONFIG_T::simd; p++) {
-        #pragma HLS UNROLL
-    Word:
-        for (int k = 0; k < sizes::words; k++) {
-            #pragma HLS UNROLL
-            pixel[p][k] = 0;
-        }
-    }
 Pack:
     for (int c = 0; c < CONFIG_T::n_chan; c++) {
         #pragma HLS UNROLL
-        const int place = c % CONFIG_T::simd;
-        unsigned long long code = flow_code(data[c]).to_uint64();
-        pixel[c / CONFIG_T::simd][place / sizes::per_word] |= code << (place % sizes::per_word * CONFIG_T::field);
+        flow_put<CONFIG_T>(pixel[c / CONFIG_T::simd], 0, c % CONFIG_T::simd, flow_code(data[c]).to_uint64());
     }
 }
 

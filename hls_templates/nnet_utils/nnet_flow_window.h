@@ -119,40 +119,37 @@ inline unsigned long long flow_ones(int width) {
     return width >= 64 ? ~0ULL : (1ULL << width) - 1;
 }
 
+// Make a code number `index` of those that begin with word `first`, in words that hold no later one.
+template <typename CONFIG_T>
+void flow_put(typename flow_sizes<CONFIG_T>::data_t word[], int first, int index, unsigned long long code) {
+    #pragma HLS INLINE
+    const int per_word = flow_sizes<CONFIG_T>::per_word, at = first + index / per_word, place = index % per_word;
+    if (place == 0) {
+        word[at] = code;
+    } else {
+        word[at] |= code << (place * CONFIG_T::field);
+    }
+}
+
 // The words of the pixel whose codes begin at `first`.
 template <class data_T, typename CONFIG_T>
 void flow_pack(const data_T data[], int first, typename flow_sizes<CONFIG_T>::data_t pixel[flow_sizes<CONFIG_T>::pixel]) {
     #pragma HLS INLINE
-    typedef flow_sizes<CONFIG_T> sizes;
-Clear:
-    for (int k = 0; k < sizes::pixel; k++) {
-        #pragma HLS UNROLL
-        pixel[k] = 0;
-    }
 Pack:
     for (int c = 0; c < CONFIG_T::n_chan; c++) {
         #pragma HLS UNROLL
-        unsigned long long code = flow_code(data[first + c]).to_uint64();
-        pixel[c / sizes::per_word] |= code << (c % sizes::per_word * CONFIG_T::field);
+        flow_put<CONFIG_T>(pixel, 0, c, flow_code(data[first + c]).to_uint64());
     }
 }
 
 // The words of an absent pixel.
-template <typename CONFIG_T> void flow_absent(typename flow_sizes<CONFIG_T>::data_t pixel[flow_sizes<CONFIG_T>::pixel]) {
+template <typename CONFIG_T>
+void flow_absent(typename flow_sizes<CONFIG_T>::data_t pixel[flow_sizes<CONFIG_T>::pixel]) {
     #pragma HLS INLINE
-    typedef flow_sizes<CONFIG_T> sizes;
-    const unsigned long long fill = (unsigned long long)CONFIG_T::fill & flow_ones(CONFIG_T::field);
 Absent:
-    for (int k = 0; k < sizes::pixel; k++) {
+    for (int c = 0; c < CONFIG_T::n_chan; c++) {
         #pragma HLS UNROLL
-        pixel[k] = 0;
-    Field:
-        for (int f = 0; f < sizes::per_word; f++) {
-            #pragma HLS UNROLL
-            if (k * sizes::per_word + f < CONFIG_T::n_chan) {
-                pixel[k] |= fill << (f * CONFIG_T::field);
-            }
-        }
+        flow_put<CONFIG_T>(pixel, 0, c, (unsigned long long)CONFIG_T::fill & flow_ones(CONFIG_T::field));
     }
 }
 
@@ -171,23 +168,23 @@ void flow_collect(const typename flow_sizes<CONFIG_T>::data_t taps[flow_sizes<CO
                   typename flow_sizes<CONFIG_T>::data_t word[flow_sizes<CONFIG_T>::all_words]) {
     #pragma HLS INLINE
     typedef flow_sizes<CONFIG_T> sizes;
-Clear:
-    for (int k = 0; k < sizes::all_words; k++) {
-        #pragma HLS UNROLL
-        word[k] = sizes::whole ? taps[k] : typename sizes::data_t(0);
-    }
-    if (!sizes::whole) {
-    Group:
-        for (int g = 0; g < CONFIG_T::n_group; g++) {
+    if (sizes::whole) {
+    Copy:
+        for (int k = 0; k < sizes::all_words; k++) {
             #pragma HLS UNROLL
-        Field:
-            for (int i = 0; i < sizes::fields; i++) {
-                #pragma HLS UNROLL
-                const int tap = i / sizes::share, c = g * sizes::share + i % sizes::share;
-                const int chunk = g * sizes::chunks + i / CONFIG_T::simd, place = i % CONFIG_T::simd;
-                const unsigned long long code = flow_code_at<CONFIG_T>(taps, tap * sizes::pixel, c);
-                word[chunk * sizes::words + place / sizes::per_word] |= code << (place % sizes::per_word * CONFIG_T::field);
-            }
+            word[k] = taps[k];
+        }
+        return;
+    }
+Group:
+    for (int g = 0; g < CONFIG_T::n_group; g++) {
+        #pragma HLS UNROLL
+    Field:
+        for (int i = 0; i < sizes::fields; i++) {
+            #pragma HLS UNROLL
+            const int tap = i / sizes::share, c = g * sizes::share + i % sizes::share;
+            flow_put<CONFIG_T>(word, (g * sizes::chunks + i / CONFIG_T::simd) * sizes::words, i % CONFIG_T::simd,
+                               flow_code_at<CONFIG_T>(taps, tap * sizes::pixel, c));
         }
     }
 }
