@@ -27,17 +27,18 @@ static const bool flow_synthesis = false; // the machine counts the bits of whol
 // bits, P to a word, each complemented where `sign` has a 0, and 0 where `mask` has one. Where these are constants, a wire
 // is left of each bit, or an inverter, which all outputs that read the bit share.
 // The leaves are full adders, of three bits: about half of them, in threes, are on either side.
-template <int P, int N> struct flow_tree {
+template <class count_T, int P, int N> struct flow_tree {
     template <class data_T, class sign_T, class mask_T>
-    static unsigned of(const data_T word[], int first, const sign_T sign[], const mask_T mask[]) {
+    static count_T of(const data_T word[], int first, const sign_T sign[], const mask_T mask[]) {
         #pragma HLS INLINE
         const int low = N > 3 ? (N / 2 + 2) / 3 * 3 : (N + 1) / 2;
-        return flow_tree<P, low>::of(word, first, sign, mask) + flow_tree<P, N - low>::of(word, first + low, sign, mask);
+        return flow_tree<count_T, P, low>::of(word, first, sign, mask) +
+               flow_tree<count_T, P, N - low>::of(word, first + low, sign, mask);
     }
 };
-template <int P> struct flow_tree<P, 1> {
+template <class count_T, int P> struct flow_tree<count_T, P, 1> {
     template <class data_T, class sign_T, class mask_T>
-    static unsigned of(const data_T word[], int first, const sign_T sign[], const mask_T mask[]) {
+    static count_T of(const data_T word[], int first, const sign_T sign[], const mask_T mask[]) {
         #pragma HLS INLINE
         const unsigned bit = (unsigned)(word[first / P] >> (first % P)) & 1;
         return mask[first / 64] >> (first % 64) & 1 ? (sign[first / 64] >> (first % 64) & 1 ? bit : bit ^ 1) : 0;
@@ -215,9 +216,10 @@ End:
 // Taps of one bit that agree among those of a chunk. Of words that are read at run time the bits are made at once, of
 // constants each by itself. What is past the last tap of a chunk is 0 in `mask`.
 template <typename CONFIG_T, class word_T>
-unsigned flow_agreeing(const typename flow_sizes<CONFIG_T>::data_t word[flow_sizes<CONFIG_T>::words],
+typename CONFIG_T::acc_t flow_agreeing(const typename flow_sizes<CONFIG_T>::data_t word[flow_sizes<CONFIG_T>::words],
                        const word_T sign[], const word_T mask[]) {
     #pragma HLS INLINE
+    typedef typename CONFIG_T::acc_t acc_T;
     typedef flow_sizes<CONFIG_T> sizes;
     unsigned long long agree[sizes::rom_words], all[sizes::rom_words];
     #pragma HLS ARRAY_PARTITION variable=agree complete
@@ -228,8 +230,8 @@ All:
         all[k] = ~0ULL;
     }
     if (sizes::wires) {
-        return CONFIG_T::masked ? flow_tree<1, CONFIG_T::simd>::of(word, 0, sign, mask)
-                                : flow_tree<1, CONFIG_T::simd>::of(word, 0, sign, all);
+        return CONFIG_T::masked ? flow_tree<acc_T, 1, CONFIG_T::simd>::of(word, 0, sign, mask)
+                                : flow_tree<acc_T, 1, CONFIG_T::simd>::of(word, 0, sign, all);
     }
     unsigned ones = 0;
 Word:
@@ -241,7 +243,7 @@ Word:
         ones += __builtin_popcountll(agree[k]);
 #endif
     }
-    return flow_synthesis ? flow_tree<64, CONFIG_T::simd>::of(agree, 0, all, all) : ones;
+    return flow_synthesis ? flow_tree<acc_T, 64, CONFIG_T::simd>::of(agree, 0, all, all) : acc_T(ones);
 }
 
 // --- what a cell does with the words of a cycle: it adds to the partial sums `acc`, and makes the codes of a pass -------
@@ -249,7 +251,8 @@ Word:
 // Codes of one bit, weights -g, 0, +g: sum = gain * #(taps that agree) + offset.
 // With s_i = +-1 where a tap exists and c_i in {0, 1}: sum s_i c_i = #(c_i agrees with s_i) - #(s_i = -1); the domain's
 // value a*c + b and the level g go into gain and offset. Masked and zero taps are zeros of `mask`. An absent tap is c = 0
-// and adds nothing, but b per level: there is an offset for each class of borders.
+// and adds nothing, but b per level: there is an offset for each class of borders. The sum has a known range, so that
+// sum_t, which holds that range, may wrap on the way to it.
 template <class res_T, typename CONFIG_T>
 void flow_count(const typename flow_sizes<CONFIG_T>::data_t word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
                 const typename CONFIG_T::word_t sign[flow_sizes<CONFIG_T>::folds][CONFIG_T::pe * flow_sizes<CONFIG_T>::rom_words],
@@ -265,9 +268,9 @@ Neuron:
     for (int n = 0; n < CONFIG_T::pe; n++) {
         #pragma HLS UNROLL
         const int g = CONFIG_T::n_group == 1 ? 0 : n / sizes::per_group;
-        const unsigned ones = flow_agreeing<CONFIG_T>(word + g * sizes::words, sign[at.fold] + n * sizes::rom_words,
+        const acc_T ones = flow_agreeing<CONFIG_T>(word + g * sizes::words, sign[at.fold] + n * sizes::rom_words,
                                                       mask[at.fold] + n * sizes::rom_words);
-        acc[n] = at.first ? acc_T(ones) : acc_T(acc[n] + ones);
+        acc[n] = at.first ? ones : acc_T(acc[n] + ones);
         typename CONFIG_T::sum_t sum =
             CONFIG_T::gain * acc[n].to_int() + offset[at.border * sizes::passes + at.pass][n];
         flow_set(res[n], sum);
@@ -300,8 +303,8 @@ All:
 Group:
     for (int g = 0; g < sizes::groups; g++) {
         #pragma HLS UNROLL
-        const unsigned ones = flow_agreeing<CONFIG_T>(word + g * sizes::words, all, all);
-        acc[g] = at.first ? acc_T(ones) : acc_T(acc[g] + ones);
+        const acc_T ones = flow_agreeing<CONFIG_T>(word + g * sizes::words, all, all);
+        acc[g] = at.first ? ones : acc_T(acc[g] + ones);
     }
 }
 
@@ -342,9 +345,9 @@ Neuron:
         for (int v = 0; v < CONFIG_T::n_value; v++) {
             #pragma HLS UNROLL
             const int i = n * CONFIG_T::n_value + v;
-            const unsigned ones =
+            const acc_T ones =
                 flow_agreeing<CONFIG_T>(word + g * sizes::words, every, mask[at.fold] + i * sizes::rom_words);
-            acc[i] = at.first ? acc_T(ones) : acc_T(acc[i] + ones);
+            acc[i] = at.first ? ones : acc_T(acc[i] + ones);
             sum += value[row][own * CONFIG_T::n_value + v] * acc[i].to_int();
         }
         flow_set(res[n], sum);
@@ -392,7 +395,7 @@ Channel:
         Pattern:
             for (int k = 0; k < CONFIG_T::n_pattern; k++) {
                 #pragma HLS UNROLL
-                count[g * CONFIG_T::n_pattern + k] = flow_tree<1, sizes::taps>::of(taps, 0, all, pattern[0] + k);
+                count[g * CONFIG_T::n_pattern + k] = flow_tree<unsigned, 1, sizes::taps>::of(taps, 0, all, pattern[0] + k);
             }
         }
     Neuron:

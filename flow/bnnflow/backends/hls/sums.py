@@ -149,17 +149,16 @@ def _counted(taps: _Taps) -> KernelCall:
 
 def _xnor(taps: _Taps) -> KernelCall:
     """sum g*s*(a*c + b) = g*a*(agreeing - negative taps) + b*(sum of g*s over the taps inside the image)."""
-    signs, domain = np.sign(taps.levels), taps.node.domain
+    signs = np.sign(taps.levels)
     gain = int(np.abs(taps.levels).max(initial=0) or 1) * taps.gain
     offset = taps.constant - gain * (signs < 0).sum(axis=1).astype(object)
-    widest = signed_bits(min(domain.lo, int(offset.min())), max(domain.hi, int(offset.max())))
-    widest = max(widest, (gain * signs.shape[1]).bit_length() + 1)
     f, masked = taps.folding, not signs.all()
     members = taps.members | {"gain": gain, "n_acc": f.pe, "masked": int(masked)}
     sign, mask = (Rom(name, _word(f, 1), _rows(bits.astype(np.int64), f, 1))
                   for name, bits in (("sign", signs > 0), ("mask", signs != 0)))
-    return KernelCall("flow_count", WINDOWS, members, _types(taps, IntType(widest + 1)),
-                      (sign, *[mask] * masked, _offset(taps, offset)))
+    sums = IntType(max(2, taps.node.domain.bits + (not taps.node.domain.signed)))
+    types = _types(taps, sums) | ({"acc_t": sums} if f.folds == 1 else {})
+    return KernelCall("flow_count", WINDOWS, members, types, (sign, *[mask] * masked, _offset(taps, offset)))
 
 
 def _types(taps: _Taps, sum_type: Type) -> dict[str, Type]:
