@@ -23,25 +23,32 @@ static const bool flow_synthesis = true;
 static const bool flow_synthesis = false; // the machine counts the bits of whole words
 #endif
 
-// Number of taps that agree among N of them from `first` on, as a tree of adders that are no wider than their sums: of
-// bits, P to a word, each complemented where `sign` has a 0, and 0 where `mask` has one. Where these are constants, a wire
-// is left of each bit, or an inverter, which all outputs that read the bit share.
-// The leaves are full adders, of three bits: about half of them, in threes, are on either side.
-template <class count_T, int P, int N> struct flow_tree {
+// Bits of a number up to N.
+template <int N> struct flow_width { static const int bits = flow_width<N / 2>::bits + 1; };
+template <> struct flow_width<0> { static const int bits = 0; };
+
+// Number of taps that agree among N of them from `first` on, as a tree of adders that are as wide as their sums: of bits,
+// P to a word, each complemented where `sign` has a 0, and 0 where `mask` has one. Where these are constants, a wire is
+// left of each bit, or an inverter, which all outputs that read the bit share.
+// The leaves are full adders, of three bits: about half of them, in threes, are on either side. Of constant signs a leaf
+// has few kinds, and outputs share them, too: because of their widths no compiler adds up in another order.
+template <int P, int N> struct flow_tree {
+    typedef ap_uint<flow_width<N>::bits> count_t;
     template <class data_T, class sign_T, class mask_T>
-    static count_T of(const data_T word[], int first, const sign_T sign[], const mask_T mask[]) {
+    static count_t of(const data_T word[], int first, const sign_T sign[], const mask_T mask[]) {
         #pragma HLS INLINE
         const int low = N > 3 ? (N / 2 + 2) / 3 * 3 : (N + 1) / 2;
-        return flow_tree<count_T, P, low>::of(word, first, sign, mask) +
-               flow_tree<count_T, P, N - low>::of(word, first + low, sign, mask);
+        const count_t left = flow_tree<P, low>::of(word, first, sign, mask);
+        const count_t right = flow_tree<P, N - low>::of(word, first + low, sign, mask);
+        return left + right;
     }
 };
-template <class count_T, int P> struct flow_tree<count_T, P, 1> {
+template <int P> struct flow_tree<P, 1> {
     template <class data_T, class sign_T, class mask_T>
-    static count_T of(const data_T word[], int first, const sign_T sign[], const mask_T mask[]) {
+    static ap_uint<1> of(const data_T word[], int first, const sign_T sign[], const mask_T mask[]) {
         #pragma HLS INLINE
-        const unsigned bit = (unsigned)(word[first / P] >> (first % P)) & 1;
-        return mask[first / 64] >> (first % 64) & 1 ? (sign[first / 64] >> (first % 64) & 1 ? bit : bit ^ 1) : 0;
+        const ap_uint<1> bit = word[first / P] >> (first % P);
+        return mask[first / 64] >> (first % 64) & 1 ? (sign[first / 64] >> (first % 64) & 1 ? bit : ap_uint<1>(~bit)) : ap_uint<1>(0);
     }
 };
 
@@ -230,8 +237,8 @@ All:
         all[k] = ~0ULL;
     }
     if (sizes::wires) {
-        return CONFIG_T::masked ? flow_tree<acc_T, 1, CONFIG_T::simd>::of(word, 0, sign, mask)
-                                : flow_tree<acc_T, 1, CONFIG_T::simd>::of(word, 0, sign, all);
+        return CONFIG_T::masked ? acc_T(flow_tree<1, CONFIG_T::simd>::of(word, 0, sign, mask))
+                                : acc_T(flow_tree<1, CONFIG_T::simd>::of(word, 0, sign, all));
     }
     unsigned ones = 0;
 Word:
@@ -243,7 +250,7 @@ Word:
         ones += __builtin_popcountll(agree[k]);
 #endif
     }
-    return flow_synthesis ? flow_tree<acc_T, 64, CONFIG_T::simd>::of(agree, 0, all, all) : acc_T(ones);
+    return flow_synthesis ? acc_T(flow_tree<64, CONFIG_T::simd>::of(agree, 0, all, all)) : acc_T(ones);
 }
 
 // --- what a cell does with the words of a cycle: it adds to the partial sums `acc`, and makes the codes of a pass -------
@@ -395,7 +402,7 @@ Channel:
         Pattern:
             for (int k = 0; k < CONFIG_T::n_pattern; k++) {
                 #pragma HLS UNROLL
-                count[g * CONFIG_T::n_pattern + k] = flow_tree<unsigned, 1, sizes::taps>::of(taps, 0, all, pattern[0] + k);
+                count[g * CONFIG_T::n_pattern + k] = flow_tree<1, sizes::taps>::of(taps, 0, all, pattern[0] + k).to_uint();
             }
         }
     Neuron:

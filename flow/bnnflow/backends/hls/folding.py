@@ -16,8 +16,10 @@ from bnnflow.ir import Node, Op, Weights, Window
 
 __all__ = ["Folding", "folding_of", "foldings", "groups_of", "in_memory"]
 
-WHOLE = 50_000  # instructions that a node may have in the top function,
-PART = 30_000  # and in a function of its own
+# Instructions that a node of Latency may have in the top function, all nodes of which a compiler schedules together, and
+# in a function of its own; and those of a tap, of which the first additions are shared by all outputs.
+WHOLE, PART = 12_000, 40_000
+ONE_BIT_TAP, WIDE_TAP = 0.6, 3.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def folding_of(node: Node, source: Node, config: BuildConfig) -> Folding:
 
 def _apart(node: Node, source: Node, whole: Folding) -> Folding:
     """A node that is computed at once, in functions of their own where a compiler would not take it in one."""
-    of_tap = 1 if source.domain.size == 2 else 3  # instructions
+    of_tap = ONE_BIT_TAP if source.domain.size == 2 else WIDE_TAP
     size = whole.outputs * whole.taps * of_tap
     if whole.positions * size <= WHOLE:
         return whole
