@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise, product
@@ -100,14 +101,15 @@ def test_streams_of_random_domains_in_c(first, tmp_path):
 @pytest.mark.hls
 @pytest.mark.parametrize("first", [60, 80])
 def test_loops_of_any_reuse_factor_in_c(first, tmp_path):
-    """The same with every node in a loop, each sum and maximum with one of the reuse factors that it can have."""
+    """The same with every sum and maximum in a loop that may take some number of cycles, whichever."""
     graphs = {f"seed{seed}": random_graph(seed) for seed in range(first, first + 20)}
     graph, rng = union(graphs), np.random.default_rng(first)
-    groups = [group for group in fusion_groups(graph, bf.BuildConfig()) if group.calls]
-    layers = {group.result.name: {"reuse_factor": int(rng.choice(passes(group.result) or range(1, 9)))}
-              for group in groups if group.result.name in graph.by_name}
+    layers = {node.name: {"reuse_factor": int(rng.integers(1, 2 ** rng.integers(1, 9)))} for node in graph
+              if node.traits.taps}
     bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", layers=layers))
     bf.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, 0)])
+    assert set(re.findall(r"nnet::(flow_(?:turns|positions))<", (tmp_path / "prj/firmware/myproject.cpp").read_text())) == {
+        "flow_turns", "flow_positions"}
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
@@ -126,26 +128,32 @@ def test_written_project(backend, tmp_path):
     assert f'set backend "{backend.lower()}"' in project
     assert "-std=c++0x" in read("build_prj.tcl")
     parameters = read("firmware/parameters.h")
-    assert parameters.count("static const int interval = 3;") == parameters.count("n_fold = 1;") == 3
+    assert parameters.count("static const int interval = 3;") == 3 == len(re.findall("flow_(?:all|positions)<", top))
     assert str(tmp_path / "prj") in read("hls4ml_config.yml") and ".build-" not in read("hls4ml_config.yml")
     for rom in (tmp_path / "prj/firmware/weights").iterdir():
         assert rom.suffix == ".h" and "static const" in rom.read_text()
         assert all(int(word, 16) < 2**64 for word in re.findall(r"0x([0-9a-f]+)ULL", rom.read_text()))
 
 
-@pytest.mark.parametrize("kernel", ["add", "affine", "lut", "step", "window"])
-def test_every_kernel_folds_or_pipelines(kernel):
-    """One loop of passes, pipelined, and everything inside it unrolled: what strategy and reuse_factor set."""
-    text = (ROOT / f"hls_templates/nnet_utils/nnet_flow_{kernel}.h").read_text()
-    kernels = re.findall(r"\nvoid flow_\w+\(.*?\n}\n", text, re.S)
-    kernels = [body for body in kernels if "#pragma HLS INLINE" not in body]
-    assert kernels
-    for body in kernels:
-        fold = body[body.index("Fold:"):]
-        assert fold.startswith("Fold:\n    for (int f = 0; f < CONFIG_T::n_fold; f++) {\n"
-                               "        #pragma HLS PIPELINE II=CONFIG_T::interval\n")
-        assert body.count("PIPELINE") == 1
-        assert fold.count("#pragma HLS UNROLL") == fold.count("for (int") - 1
+# Of every function of a header: how far it is indented, its name, its parameters, its body.
+FUNCTIONS = re.compile(r"^( *)(?:static |inline |template <[^(]*> )*(?:void|int|unsigned(?: long long)?) (\w+)\(([^{]*?)\) {\n"
+                       r"((?s:.*?)\n)\1}\n", re.M)
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=lambda header: header.stem)
+def test_every_kernel_pipelines_one_loop_and_unrolls_what_is_in_it(header):
+    """Or it is a pipeline as a whole; what a pipeline calls is inlined and unrolled."""
+    text = header.read_text()
+    functions = FUNCTIONS.findall(text)
+    assert sum(body.count("for (") for *_, body in functions) == text.count("for (")
+    for _, name, _, body in functions:
+        loops, unrolled = body.count("for ("), body.count("#pragma HLS UNROLL")
+        pipelines = re.findall(r"\n( *)#pragma HLS PIPELINE", "\n" + body)
+        assert len(pipelines) <= 1 and unrolled == loops - (pipelines == [" " * 8]), name
+        if "#pragma HLS DATAFLOW" in body:  # its loops are those of the functions that it calls
+            assert not loops and len(re.findall(r"^    flow_\w+<", body, re.M)) == 2, name
+        elif not pipelines and re.match("flow_", name) and "    #pragma HLS INLINE\n" not in body:
+            assert re.fullmatch(r"( *flow_store<.*\n)+", body), name
 
 
 @pytest.mark.parametrize("header", HEADERS, ids=lambda header: header.stem)
@@ -171,30 +179,36 @@ def dense_layers(widths: list[int]) -> Graph:
 
 
 def test_every_rom_of_every_kernel_has_its_banks(tmp_path):
-    """Lanes that read one ROM would wait for its ports. ROMs are the arrays of plain integers that a kernel indexes."""
+    """Lanes that read one ROM would wait for its ports. Where all its places are constants, it is only wires.
+
+    ROMs are the arrays with a row for every pass that a kernel has as parameters.
+    """
     config = bf.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", reuse_factor=4)
     bf.build(dense_layers([40, 64, 16]), config)
-    plain, found = r"const (?:int|(?:unsigned )?long long|typename CONFIG_T::threshold_t) (\w+)\[", set()
+    plain, found = r"const (?:int|(?:unsigned )?long long|typename CONFIG_T::\w+) (\w+)\[[^,]*?\]\[", set()
     for header in (tmp_path / "prj/firmware/nnet_utils").glob("nnet_flow_*.h"):
-        for body in re.findall(r"^void \w+\(.*?\n}\n", header.read_text(), re.M | re.S):
-            parameters, block = body.split(") {\n", 1)
-            indexed = {name for name in re.findall(plain, parameters) if re.search(rf"\b{name}\[|\({name}, ", block)}
-            for rom in indexed - {"word", "taps"}:  # those of a position are registers of the caller's
-                banks = rf"#pragma HLS ARRAY_PARTITION variable={rom} (complete|(cyclic|block) factor=[\w:]+)\n"
-                assert re.search(banks, block), (header.name, rom)
+        for _, name, parameters, body in FUNCTIONS.findall(header.read_text()):
+            for rom in re.findall(plain, parameters):
                 found.add(rom)
+                rows = re.findall(rf"\b{rom}\[([^\]]*)\]", body)
+                loop = "#pragma HLS PIPELINE" in body  # a place that it counts is no constant
+                if all(row == "0" for row in rows) and not loop or re.search(rf"\b{name}<.*\b{rom}\b", body):
+                    continue
+                banks = rf"#pragma HLS ARRAY_PARTITION variable={rom} (cyclic|block) factor=[\w:<> *]+ dim=2\n"
+                one = loop and len(rows) == 1 and f"{rom}[0][i]" in body  # one place a cycle needs one port
+                assert re.search(banks, body) or one, (name, rom)
     kinds = {rom.name for seed in range(40) for group in fusion_groups(random_graph(seed), bf.BuildConfig())
              for call in group.calls for inner in call.calls for rom in inner.roms}
     assert kinds <= found and {"sign", "offset", "thresholds", "levels", "mul", "scale", "index"} <= kinds
 
 
-def numbers(project: Path, expressions: list[str], declared: str = "") -> list[int]:
+def numbers(project: Path, expressions: list[str], declared: str = "", flags: Sequence[str] = ()) -> list[int]:
     """Integer expressions over a written project's headers and configurations, computed by g++."""
     (project / "numbers.cpp").write_text("\n".join([
         "#include <iostream>", '#include "parameters.h"', '#include "nnet_utils/nnet_flow_lut.h"', declared,
         "int main() {", *(f"    std::cout << ({text}) << std::endl;" for text in expressions), "}", ""]))
     firmware = [f"-I{project / 'firmware' / folder}" for folder in ("", "ap_types")]
-    subprocess.run(["g++", "-std=c++0x", "-w", *firmware, "numbers.cpp", "-o", "numbers"], cwd=project, check=True)
+    subprocess.run(["g++", "-std=c++0x", "-w", *firmware, *flags, "numbers.cpp", "-o", "numbers"], cwd=project, check=True)
     return [int(line) for line in subprocess.check_output([project / "numbers"], text=True).split()]
 
 
@@ -206,13 +220,14 @@ def settings(name: str, kernel: str, **members: int) -> str:
 
 @pytest.mark.hls
 def test_popcounts_are_as_wide_as_the_taps(project, tmp_path):
-    """Words of ones only, also past the taps: exactly the taps are counted."""
+    """Words of ones only, also past the taps: exactly the taps are counted, by the machine and by the tree of adders."""
     shutil.copytree(project, tmp_path / "prj")
     taps = [1, 2, 3, 31, 32, 33, 63, 64, 65, 100, 128, 150]
     declared = ["static const unsigned long long ones[3] = {~0ULL, ~0ULL, ~0ULL};", *(
-        settings(f"taps{n}", "window", n_chan=n) for n in taps)]
-    counted = [f"nnet::flow_ones_among<taps{n}>(ones)" for n in taps]
-    assert numbers(tmp_path / "prj", counted, "\n".join(declared)) == taps
+        settings(f"taps{n}", "window", n_chan=n, simd=n, packed=1) for n in taps)]
+    counted = [f"nnet::flow_agreeing<taps{n}>(ones, ones, ones)" for n in taps]
+    for flags in ([], ["-DFLOW_SLOW"]):
+        assert numbers(tmp_path / "prj", counted, "\n".join(declared), flags) == taps
 
 
 @pytest.mark.hls
@@ -221,27 +236,21 @@ def test_banks_are_the_words_of_one_pass(project, tmp_path):
     shutil.copytree(project, tmp_path / "prj")
     declared, expected = [], {f"nnet::flow_banks<{words}>::count": banks for words, banks in (
         (1, 1), (4096, 4096), (4097, 2049), (4608, 2304), (9216, 3072))}
-    for k, (n_chan, n_fold) in enumerate(product([1, 5, 8, 24], [1, 2, 4, 7, 24])):
-        declared.append(settings(f"step{k}", "step", n_in=24, n_chan=n_chan, n_fold=n_fold))
-        lanes = -(-24 // n_fold)
-        channels = {i % n_chan for i in range(lanes)}
-        expected[f"nnet::flow_channel_pass<step{k}>::banks"] = len(channels)
-        expected[f"nnet::flow_channel_pass<step{k}, 3>::row_banks"] = 3 * len(channels)
-        for first in range(0, 24, lanes):  # a bank has two ports
-            reads = Counter(c % len(channels) for c in {i % n_chan for i in range(first, min(24, first + lanes))})
-            assert max(reads.values()) <= 2
     for k, (n_chan, n_code, banks) in enumerate([(1, 128, 128), (4, 16, 64), (4, 200, 4), (40, 128, 40)]):
         declared.append(settings(f"lut{k}", "lut", n_chan=n_chan, n_code=n_code))
-        expected[f"nnet::flow_lut_pass<lut{k}>::banks"] = banks
-    for k, (n_fold, n_gain) in enumerate(product([1, 2, 4, 8, 24], [1, 6])):  # four positions, words of 70 taps
-        declared.append(settings(f"sum{k}", "window", n_cols=4, o_cols=4, n_chan=70, n_out=6, n_value=3, n_border=2,
-                                 n_fold=n_fold, n_gain=n_gain))
-        positions, outputs = range(max(1, 4 // n_fold)), range(6 * 4 // max(4, n_fold))
-        gains = {j % n_gain for j in outputs}
-        borders = range(2 if len(positions) > 1 else 1)  # positions of one pass may be of different classes
-        for name, words in (("mask", set(product(outputs, range(3), range(2)))), ("base", gains),
-                            ("value", set(product(gains, range(3)))), ("offset", set(product(borders, outputs)))):
-            expected[f"nnet::flow_sizes<sum{k}>::{name}_banks"] = len(words)
+        expected[f"nnet::flow_lut_banks<lut{k}>::count"] = banks
+    for k, (pe, simd) in enumerate(product([1, 2, 3, 6], [1, 35, 70, 140])):  # two taps of 70 channels, six outputs
+        gains = {1, pe} if k % 2 else {1}
+        for n_gain in gains:
+            name = f"sum{k}_{n_gain}"
+            declared.append(settings(name, "window", n_cols=4, o_cols=3, k_cols=2, n_chan=70, n_out=6, n_value=3, pe=pe,
+                                     n_border=2, simd=simd, n_gain=n_gain, level_words=2))
+            lanes, words = range(pe), range(-(-simd // 64))
+            own = {j % n_gain for j in lanes}
+            for rom, places in (("mask", product(lanes, range(3), words)), ("level", product(lanes, range(2))),
+                                ("base", own), ("gain", product(own, range(3))), ("offset", lanes)):
+                expected[f"nnet::flow_sizes<{name}>::{rom}_banks"] = len(set(places))
+            expected[f"nnet::flow_sizes<{name}>::folds"] = 6 // pe * 140 // simd
     assert numbers(tmp_path / "prj", list(expected), "\n".join(declared)) == list(expected.values())
 
 
@@ -259,25 +268,31 @@ def test_reuse_factors_give_equal_codes(reuse_factor, tmp_path):
         parameters = (project / "firmware/parameters.h").read_text()
         if strategy == "Resource":
             assert "#pragma HLS DATAFLOW" in top and "#pragma HLS PIPELINE" not in top
-            assert parameters.count(f"n_fold = {reuse_factor};") == 8 and "interval = 1;" in parameters
+            # Three sums, each with its thresholds; the copy of a0 is made at once.
+            assert Counter(re.findall(r"nnet::(flow_\w+)<", top)) == {"flow_turns": 3, "flow_fork": 1, "flow_all": 1}
+            sizes = [dict(re.findall(r"int (\w+) = (\d+);", struct)) for struct in parameters.split("struct ")]
+            folds = [int(s["n_out"]) // int(s["pe"]) * int(s["n_chan"]) // int(s["simd"]) for s in sizes if "pe" in s]
+            assert folds == [reuse_factor] * 3 and parameters.count("interval = 1;") == 4
             calls = [line for line in top.splitlines() if "nnet::flow" in line]
             for array in ["x_in", *re.findall(r"\b(layer\d+_\w+)\[", top)]:  # written once and read once
                 assert sum(bool(re.search(rf"\b{array}\b", line.split(">(")[1])) for line in calls) in (1, 2), array
         else:
             assert f"#pragma HLS PIPELINE II={reuse_factor}\n" in top and "DATAFLOW" not in top
-            assert parameters.count(f"interval = {reuse_factor};") == parameters.count("n_fold = 1;") == 6
+            assert parameters.count(f"interval = {reuse_factor};") == 6 and "flow_turns" not in top
 
 
 def test_one_layer_apart(tmp_path):
-    layers = {"template": {"strategy": "Resource", "reuse_factor": 2}}
+    layers = {"NULL": {"strategy": "Resource", "reuse_factor": 2}}
     bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj", layers=layers))
-    assert "#pragma HLS DATAFLOW" in (tmp_path / "prj/firmware/myproject.cpp").read_text()
-    parameters = (tmp_path / "prj/firmware/parameters.h").read_text()
-    assert parameters.count("n_fold = 2;") == 1 and parameters.count("n_fold = 1;") == 2
+    top = (tmp_path / "prj/firmware/myproject.cpp").read_text()
+    assert "#pragma HLS DATAFLOW" in top
+    assert re.findall(r"nnet::(flow_\w+)<", top) == ["flow_all", "flow_all", "flow_turns"]
+    assert "simd = 4;" in (tmp_path / "prj/firmware/parameters.h").read_text()  # of 8 taps
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"strategy": "resource", "reuse_factor": 7}, "reuse_factor 7 does not share its .* outputs evenly; use 1, "),
+    ({"strategy": "resource", "layers": {"NULL": {"pe": 3}}},
+     "node 'NULL': pe=3 does not divide its outputs and taps evenly; for pe use 1 or 5, of 1, 5$"),
     ({"layers": {"int": {"reuse_factor": 2}}}, "layers names 'int', which has no kernel of its own"),
     ({"io_type": "io_stream", "layers": {"template": {"reuse_factor": 2}}},
      "layers names 'template', which is computed by the kernel of 'wires'; name that node"),
@@ -391,8 +406,8 @@ def test_changed_sources_are_compiled_and_refused(project, tmp_path):
     subprocess.run(["cp", "-r", project, copy], check=True)
     rom = copy / "firmware/weights/flow_NULL.h"
     text = rom.read_text()
-    word = re.search(r"flow_NULL_sign\[5\] = \{0x([0-9a-f]+)ULL", text)
-    mask = re.search(r"flow_NULL_mask\[5\] = \{0x([0-9a-f]+)ULL", text)
+    word = re.search(r"flow_NULL_sign\[1\]\[5\] = \{\{0x([0-9a-f]+)ULL", text)
+    mask = re.search(r"flow_NULL_mask\[1\]\[5\] = \{\{0x([0-9a-f]+)ULL", text)
     lowest = int(mask[1], 16) & -int(mask[1], 16)
     rom.write_text(text.replace(word[0], word[0].replace(word[1], f"{int(word[1], 16) ^ lowest:x}"), 1))
     with pytest.raises(Mismatch, match=r"sample \d+, node 'NULL', element \(0,\): graph -?\d+, C simulation -?\d+"):
