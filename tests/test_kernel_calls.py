@@ -11,7 +11,6 @@ import pytest
 import bnnflow as bf
 from bnnflow.backends.hls.cpp import config_text, rom_text
 from bnnflow.backends.hls.fusion import fusion_groups
-from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.hls.types import AP_TYPES, Dialect
 from bnnflow.errors import Mismatch
 from bnnflow.ir import BIPOLAR, Domain, Graph, Node, Op, Weights, Window
@@ -93,7 +92,8 @@ def case(name: str) -> Graph:
 def kernel(name: str) -> tuple[str, dict[str, int]]:
     """The kernel of a case, and its members."""
     graph = case(name)
-    call = EMIT_HLS[Op.DOT](graph["sum"], [graph[graph["sum"].inputs[0]]])[0].fused[0].call
+    (group,) = (group for group in fusion_groups(graph, bf.BuildConfig()) if group.calls)
+    call = group.calls[0].fused[0].call
     return call.kernel, call.members
 
 
@@ -120,7 +120,8 @@ def test_types_and_pragmas_are_the_dialects():
     """The same calls in the words of another family of compilers, and nothing of this one."""
     other = Dialect(("ac_int<{bits}, false>", "ac_int<{bits}, true>"),
                     ("ac_fixed<{bits}, {before}, false>", "ac_fixed<{bits}, {before}, true>"),
-                    *(f"#pragma hls_{word}" for word in ("inline", "design", "pipeline", "unroll", "keep {variable}")))
+                    *(f"#pragma hls_{word}" for word in ("inline", "design", "pipeline", "unroll", "keep {variable}",
+                                                         "copies {variable}")))
     for strategy in ("Latency", "distributed_arithmetic"):
         for group in fusion_groups(GRAPHS, bf.BuildConfig(io_type="io_stream", strategy=strategy)):
             name = group.result.name
@@ -155,10 +156,12 @@ def test_every_case_in_c_as_streams(tmp_path):
 def test_every_case_in_c_in_loops(shared, tmp_path):
     """Passes over positions, where outputs look up common counts; and over outputs, where they count for themselves."""
     layers = {}
-    for name in CASES:
-        node = GRAPHS[f"{name}__sum"]
-        fold = next((n for n in (2, 3, 5) if node.shape[-1] % n == 0), 1) if shared == "outputs" else 1
-        layers[node.name] = {"reuse_factor": fold * int(np.prod(node.shape[:-1]))}
+    for node in GRAPHS:
+        if node.op is Op.DOT:
+            groups = node.params.groups
+            fold = next((n for n in (2, 3, 5) if node.shape[-1] // groups % n == 0), 1) if groups == 1 else groups
+            layers[node.name] = ({"reuse_factor": int(np.prod(node.shape[:-1]))} if shared == "positions" else
+                                 {"pe": node.shape[-1] // fold})
     config = bf.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", layers=layers)
     bf.build(GRAPHS, config)
     bf.simulate(tmp_path / "prj", random_codes(GRAPHS, 1, 40))
@@ -172,7 +175,7 @@ def test_a_changed_rom_is_a_mismatch(rom, tmp_path):
     bf.build(union({name: case(name)}), bf.BuildConfig(output_dir=tmp_path / "prj"))
     path = tmp_path / f"prj/firmware/weights/flow_{rom.rpartition('_')[0]}.h"
     text, name = path.read_text(), f"flow_{rom}"
-    head, word = re.search(rf"({name}\[\d+\] = {{)(0x[0-9a-f]+ULL|-?\d+LL)", text).groups()  # type: ignore[union-attr]
+    head, word = re.search(rf"({name}\[1\]\[\d+\] = {{{{)(0x[0-9a-f]+ULL|-?\d+LL)", text).groups()  # type: ignore[union-attr]
     value = int(word.rstrip("UL"), 0) ^ 1
     path.write_text(text.replace(head + word, f"{head}{value}{'ULL' if word.startswith('0x') else 'LL'}", 1))
     with pytest.raises(Mismatch, match=rf"node '{rom.rpartition('_')[0]}'"):
