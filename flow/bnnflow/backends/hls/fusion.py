@@ -411,7 +411,7 @@ def _not_folded(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, 
                    "them out")
         elif config.strategy_of(node.name) == ASKED or not (config.stream or config.is_loop(node.name)):
             yield (f"node {node.name!r}: {' and '.join(asked)} fold a loop; with layers={{{node.name!r}: {{'strategy': "
-                   "'Resource', ...}}}}, or io_type='io_stream' and another strategy than 'distributed_arithmetic', "
+                   "'Resource', ...}}, or io_type='io_stream' and another strategy than 'distributed_arithmetic', "
                    "there is one")
         else:
             try:
