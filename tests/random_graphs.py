@@ -7,6 +7,9 @@ from itertools import product
 
 import numpy as np
 
+from bnnflow.backends.backend import BuildConfig
+from bnnflow.backends.hls.folding import Folding, foldings
+from bnnflow.backends.hls.fusion import prepared
 from bnnflow.ir import BIPOLAR, Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from bnnflow.ir.verify import dot_domain
 
@@ -140,6 +143,20 @@ def random_graph(seed: int) -> Graph:
             add(Op.ARGMAX, [nodes[-1]], (*last.shape[:-1], 1), Domain(0, channels - 1), None)
             outputs[0] = nodes[-1].name
     return Graph(tuple(nodes), tuple(outputs))
+
+
+def all_foldings(graph: Graph, io_type: str) -> dict[str, list[Folding]]:
+    """Of every sum and maximum the foldings that it can have, the fastest first."""
+    config = BuildConfig(io_type=io_type)
+    known = {node.name: node for node in prepared(graph, config)}
+    return {node.name: foldings(node, known[node.inputs[0]], config.stream) for node in graph if node.traits.taps}
+
+
+def random_foldings(graph: Graph, io_type: str, seed: int) -> dict[str, dict[str, int]]:
+    """`layers` of a build in which every sum and maximum has some folding."""
+    rng = np.random.default_rng(seed)
+    chosen = {name: made[int(rng.integers(len(made)))] for name, made in all_foldings(graph, io_type).items()}
+    return {name: {"pe": f.pe, "simd": f.simd} for name, f in chosen.items()}
 
 
 def random_codes(graph: Graph, seed: int, count: int = 64) -> list[np.ndarray]:

@@ -34,7 +34,7 @@ from bnnflow.toolchains import compiled
 from bnnflow.toolchains.gxx import compile_project
 from bnnflow.toolchains.toolchain import TOOLCHAINS
 from tests.conftest import ROOT, union
-from tests.random_graphs import outputs, random_codes, random_graph
+from tests.random_graphs import outputs, random_codes, random_foldings, random_graph
 
 PREDICTED = [next(s for s in range(99) if (len(random_graph(s).inputs), len(random_graph(s).outputs)) == form and all(
     n.domain.bits < 25 for n in random_graph(s))) for form in ((1, 1), (2, 2))]  # hls4ml's floats carry 24 bits
@@ -91,24 +91,29 @@ def test_random_domains_and_parameters_in_c(first, backend, simulated):
 @pytest.mark.hls
 @pytest.mark.parametrize("first", [100, 120, 140])
 def test_streams_of_random_domains_in_c(first, tmp_path):
-    """The same as streams; one sample after the other, so that state left behind by one would show in the next."""
+    """The same as streams; one sample after the other, so that state left behind by one would show in the next.
+
+    Sums and maxima are not folded in the first project, and in the others they have some folding.
+    """
     graphs = {f"seed{seed}": random_graph(seed) for seed in range(first, first + 20)}
-    backend = ("Vitis", "Vivado")[first // 20 % 2]
-    bf.build(union(graphs), bf.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream", backend=backend))
+    graph, backend = union(graphs), ("Vitis", "Vivado")[first // 20 % 2]
+    layers = random_foldings(graph, "io_stream", first) if first > 100 else {}
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", io_type="io_stream", backend=backend, layers=layers))
     bf.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, 0)])
 
 
 @pytest.mark.hls
 @pytest.mark.parametrize("first", [60, 80])
-def test_loops_of_any_reuse_factor_in_c(first, tmp_path):
-    """The same with every sum and maximum in a loop that may take some number of cycles, whichever."""
+def test_loops_of_random_domains_in_c(first, tmp_path):
+    """The same with every sum and maximum in a loop that may take some number of cycles, or with some folding."""
     graphs = {f"seed{seed}": random_graph(seed) for seed in range(first, first + 20)}
     graph, rng = union(graphs), np.random.default_rng(first)
-    layers = {node.name: {"reuse_factor": int(rng.integers(1, 2 ** rng.integers(1, 9)))} for node in graph
-              if node.traits.taps}
+    layers = random_foldings(graph, "io_parallel", first) if first > 60 else {
+        node.name: {"reuse_factor": int(rng.integers(1, 2 ** rng.integers(1, 9)))} for node in graph
+        if node.traits.taps}
     bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", layers=layers))
     bf.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, 0)])
-    assert set(re.findall(r"nnet::(flow_(?:turns|positions))<", (tmp_path / "prj/firmware/myproject.cpp").read_text())) == {
+    assert set(re.findall(r"nnet::(flow_turns|flow_positions)<", (tmp_path / "prj/firmware/myproject.cpp").read_text())) == {
         "flow_turns", "flow_positions"}
 
 
