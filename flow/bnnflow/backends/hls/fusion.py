@@ -79,12 +79,12 @@ def prepared(graph: Graph, config: BuildConfig) -> list[Node]:
 
 
 def _is_flat(node: Node, known: Mapping[str, Node]) -> bool:
-    """True where a node is an image of several pixels as one vector."""
+    """True where a node is an image as one vector."""
     if not isinstance(node.params, Index) or len(node.inputs) > 1 or len(node.shape) != 1:
         return False
     source = known[node.inputs[0]]
     flat = node.params.flat
-    return len(source.shape) in (2, 3) and _pixels(source) > 1 and np.array_equal(flat, np.arange(source.size))
+    return len(source.shape) in (2, 3) and np.array_equal(flat, np.arange(source.size))
 
 
 def _whole_window(node: Node, source: Node) -> Node:
