@@ -364,12 +364,12 @@ def test_trees_of_adders_count_as_the_machine(tmp_path):
 
 # --- contract rows, random networks ---------------------------------------------------------------------------------
 
-PARTS = 9
+PARTS = 12
 
 
 @cache
 def rows(part: int) -> tuple[dict[str, Graph], list[np.ndarray]]:
-    """Every ninth row of the contracts: (graphs, a few inputs of each)."""
+    """Every twelfth row of the contracts: (graphs, a few inputs of each)."""
     graphs, codes = {}, []
     for name in list(NETWORKS)[part::PARTS]:
         model = NETWORKS[name]()
