@@ -53,7 +53,7 @@ class Sizes:
     members: Mapping[str, int]
 
     def _member(self, name: str) -> int:
-        return self.members.get(name, 0 if name.startswith("p_") else 1)
+        return self.members.get(name, 0 if name.startswith("p_") or name == "apart" else 1)
 
     def _axis(self, name: str) -> Axis:
         return Axis(*(self._member(f"{key}_{name}") for key in "nksdpo"))
@@ -106,7 +106,7 @@ class Sizes:
     @property
     def folds(self) -> int:
         """Cycles of a position."""
-        return self.passes * self.chunks
+        return 1 if self._member("apart") else self.passes * self.chunks
 
     @property
     def groups(self) -> int:
@@ -135,7 +135,7 @@ class Schedule:
     """The reads and writes of a kernel for one image, in order, and the cycle of each where it never waits.
 
     `write` says of each whether it is one, `stream` which input or output it is, `at` its cycle, from 0. `cycles` are
-    those of the loops.
+    those of all loops, one after the other.
     """
 
     cycles: int
@@ -172,17 +172,27 @@ def _pixel_by_pixel(call: KernelCall, writes: int = 1) -> Schedule:
     return Schedule(pixels, write.astype(bool), stream.astype(np.int64), np.repeat(np.arange(pixels), len(row)))
 
 
-def _stored(call: KernelCall) -> list[int]:
-    """Pixels of every input."""
-    return [call.members[name] for name in ("n_first", "n_second")[: len(call.reads)]]
+def _shuffled(call: KernelCall) -> list[tuple[int, int]]:
+    """(pixels, codes of a pixel) of every input, and of the output."""
+    names = [("n_first", "c_first"), ("n_second", "c_second")][: len(call.reads)]
+    return [(call.members[n], call.members[c]) for n, c in [*names, ("n_pixel", "n_chan")]]
+
+
+def _shuffle_cycles(call: KernelCall) -> int:
+    """One for every code that is stored, or that is picked: one image is stored while another is picked."""
+    *stored, picked = (pixels * codes for pixels, codes in _shuffled(call))
+    return max(sum(stored), picked)
 
 
 def _all_then_all(call: KernelCall) -> Schedule:
-    """One input after the other, whole, then the output."""
-    counts = [*_stored(call), _pixels(call)]
-    total = sum(counts)
-    stream = np.repeat([*range(len(call.reads)), 0], counts)
-    return Schedule(total, np.arange(total) >= total - counts[-1], stream.astype(np.int64), np.arange(total))
+    """One input after the other, whole, then the output, a code a cycle."""
+    sides = _shuffled(call)
+    pixels, codes = (np.array([side[k] for side in sides]) for k in (0, 1))
+    stream = np.repeat([*range(len(call.reads)), 0], pixels)
+    write = np.repeat([False] * len(call.reads) + [True], pixels)
+    length = np.repeat(codes, pixels)  # cycles of every pixel
+    end = np.cumsum(length)
+    return Schedule(int(end[-1]), write, stream, np.where(write, end - 1, end - length))
 
 
 # --- kernels over windows -------------------------------------------------------------------------------------------
@@ -241,8 +251,7 @@ SCHEDULES: dict[str, Callable[[KernelCall], Schedule]] = {
 
 CYCLES: dict[str, Callable[[KernelCall], int]] = {
     "flow_each": _pixels, "flow_pair": _pixels, "flow_split": _pixels,
-    "flow_shuffle": lambda call: sum(_stored(call)) + _pixels(call),
-    "flow_shuffle_two": lambda call: sum(_stored(call)) + _pixels(call),
+    "flow_shuffle": _shuffle_cycles, "flow_shuffle_two": _shuffle_cycles,
     "flow_slide": _slide_cycles, "flow_fold": _fold_cycles,
     "flow_turns": lambda call: _window(call).turns * _window(call).folds,
     "flow_positions": lambda call: 1, "flow_all": lambda call: 1, "flow_all_two": lambda call: 1,
@@ -256,5 +265,5 @@ def schedule_of(call: KernelCall) -> Schedule:
 
 
 def cycles_of(call: KernelCall) -> int:
-    """Cycles of the loops of a kernel for one image, where it never waits; one where all is computed at once."""
+    """Cycles from an image to the next of the loops of a kernel that never waits; one where all is computed at once."""
     return CYCLES[call.kernel](call)

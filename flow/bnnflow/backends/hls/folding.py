@@ -14,7 +14,7 @@ from bnnflow.backends.backend import BuildConfig
 from bnnflow.errors import InputError
 from bnnflow.ir import Node, Op, Weights, Window
 
-__all__ = ["Folding", "folding_of", "foldings", "groups_of", "in_memory"]
+__all__ = ["Folding", "all_foldings", "folding_of", "foldings", "groups_of", "in_memory", "told"]
 
 # Instructions that a node of Latency may have in the top function, all nodes of which a compiler schedules together, and
 # in a function of its own; and those of a tap, of which the first additions are shared by all outputs.
@@ -130,10 +130,25 @@ def foldings(node: Node, source: Node, stream: bool = True) -> list[Folding]:
     return sorted(made, key=lambda f: (f.folds, size(f)))
 
 
-def _blocks(positions: Sequence[int]) -> list[int]:
+def _blocks(node: Node, source: Node) -> list[int]:
     """Numbers of positions that can be computed at once from an array: equal parts of a row, or whole rows."""
-    rows, cols = (1, *positions)[-2:]
+    places = source.params.positions if isinstance(source.params, Window) else (prod(node.shape[:-1]),)
+    rows, cols = (1, *places)[-2:]
     return sorted({*_divisors(cols), *(cols * n for n in _divisors(rows))})
+
+
+def all_foldings(node: Node, source: Node, stream: bool) -> list[Folding]:
+    """All foldings of a loop that a sum or maximum can have, of an array also those of several positions at a time."""
+    whole = _unfolded(node, source)
+    blocks = [] if stream else [replace(whole, at_once=n) for n in _blocks(node, source) if n > 1]
+    return [*blocks, *foldings(node, source, stream)]
+
+
+def told(folding: Folding) -> dict[str, int]:
+    """The options in `layers` of a node that give it one of `all_foldings`."""
+    if folding.at_once > 1:
+        return {"reuse_factor": folding.turns}
+    return {"pe": folding.pe, "simd": folding.simd}
 
 
 def folding_of(node: Node, source: Node, config: BuildConfig) -> Folding:
@@ -153,10 +168,8 @@ def folding_of(node: Node, source: Node, config: BuildConfig) -> Folding:
     if told:
         _check_told(node, source, told, config.stream)
     reuse = config.reuse_of(node.name)
-    window = source.params
-    places = window.positions if isinstance(window, Window) else (1, whole.positions)
     if not config.stream and not told:
-        at_once = min(n for n in _blocks(places) if whole.positions <= n * reuse or n == whole.positions)
+        at_once = min(n for n in _blocks(node, source) if whole.positions <= n * reuse or n == whole.positions)
         if at_once > 1:
             return replace(whole, at_once=at_once)
         reuse //= whole.positions

@@ -27,7 +27,7 @@ from bnnflow.ir import Graph, Index, Node, Op, Weights, Window, clean_name
 from bnnflow.ir.nodes import Int
 
 __all__ = ["ASKED", "MAX_GIVEN", "FusionGroup", "check", "copied", "forked", "fusion_groups", "is_netlist", "kernels",
-           "starts", "streamed_kernels", "two_by_two"]
+           "prepared", "starts", "streamed_kernels", "two_by_two"]
 
 STREAMS = "nnet_flow_stream.h"
 ASKED = "distributed_arithmetic"  # the strategy, as hls4ml calls it
