@@ -36,7 +36,8 @@ class Facts:
     are taken on the chip (`bnnflow.devices.lut_packing`). `carry` counts the family's carry blocks, `muxf` the
     multiplexers behind LUTs, `depth` the LUTs and carry elements of the longest path.
     `latency` and `interval` are (fewest, most) clock cycles from an input to its output, and from an input to the next.
-    Clocks are periods in ns. `weight_bits` are bits of constants, `buffer_bits` bits of state between pixels.
+    Clocks are periods in ns. `weight_bits` are bits of constants, `buffer_bits` bits of state between pixels. A kernel
+    computes `pe` outputs and `simd` taps of a sum in a cycle; its loop takes so many `cycles` for an input.
     `available` has the device's totals under the names of COUNTS.
 
     `source` is one of SOURCES, or "" where a report does not say its stage; raises InputError for another.
@@ -62,6 +63,9 @@ class Facts:
     clock_estimated: float | None = None
     weight_bits: int | None = None
     buffer_bits: int | None = None
+    pe: int | None = None
+    simd: int | None = None
+    cycles: int | None = None
     lut_positions: int | None = None
     available: Mapping[str, int] = field(default_factory=dict)
     modules: tuple[Facts, ...] = ()
@@ -164,8 +168,8 @@ def _text(value: Any) -> bool:
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("name", "source", "tool", "version", "part"), _text),
-    **dict.fromkeys((*COUNTS, "lut_packed", "lut_positions", "carry", "muxf", "depth", "weight_bits", "buffer_bits"),
-                    _count),
+    **dict.fromkeys((*COUNTS, "lut_packed", "lut_positions", "carry", "muxf", "depth", "weight_bits", "buffer_bits",
+                     "pe", "simd", "cycles"), _count),
     **dict.fromkeys(("latency", "interval"), _pair),
     **dict.fromkeys(("clock_target", "clock_estimated"), _clock),
     "available": lambda value: isinstance(value, dict) and all(
