@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
+from bnnflow.backends.hls.cycles import schedule_of
+from bnnflow.backends.hls.fusion import prepared
+from bnnflow.backends.hls.loops import loop_of
 from bnnflow.backends.netlist.counts import netlist_counts
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.backends.verilog import to_verilog
 from bnnflow.devices.parts import PARTS, part_of
 from bnnflow.errors import InputError
+from bnnflow.estimates.balance import fitting
 from bnnflow.estimates.baseline import LUT_PER_ACTIVATION, LUT_PER_NONZERO, baseline_facts, estimate_baseline
 from bnnflow.estimates.costs import COST, LUT_PER_BIT, Cost, Work, table_cost
-from bnnflow.estimates.estimate import estimate, fitting
+from bnnflow.estimates.estimate import START, estimate
 from bnnflow.estimates.netlists import USABLE
 from bnnflow.facts.readers import read_report
 from bnnflow.ir import BIPOLAR, TERNARY, Domain, Graph, Index, Node, Op, Steps, Weights, Window, fixed
@@ -90,19 +94,82 @@ def test_no_clock_is_faster_than_a_lut():
         assert all(module.clock_estimated == least for module in fastest.modules) and len(slow.notes) == 1
 
 
-def test_loops_and_streams():
+def test_loops():
     config = bf.BuildConfig(strategy="Resource", reuse_factor=8)
     looped, flat = estimate(dense(256, 64), config), estimate(dense(256, 64))
     assert looped.interval == (8, 8) and looped.lut < flat.lut and looped.latency[1] > flat.latency[1]
     one = bf.BuildConfig(layers={"d": {"strategy": "Resource", "reuse_factor": 16}})
     assert estimate(dense(256, 64), one).interval == (16, 16)
+    kernel, = estimate(dense(256, 64), bf.BuildConfig(strategy="Resource", layers={"d": {"pe": 8, "simd": 32}})).modules
+    assert (kernel.pe, kernel.simd, kernel.cycles, kernel.interval) == (8, 32, 64, (64, 64))
+    assert kernel.notes == ("computes d, a",) and estimate(dense(256, 64)).modules[0].simd == 256
+
+
+def test_streams():
     stream = bf.BuildConfig(io_type="io_stream")
     facts = estimate(conv(), stream)
     assert facts.interval == (18 * 18, 18 * 18)  # a pixel a cycle, those around the image too
     assert facts.buffer_bits == 2 * 18 * 8 + 9 * 8  # two rows and a window
     assert facts.lut < estimate(conv()).lut / 50
-    assert estimate(conv(), replace(stream, reuse_factor=4)).interval == (4 * 18 * 18, 4 * 18 * 18)
+    # A position takes its cycles when its last pixel is there; in a memory every chunk of a pixel takes one.
+    lanes = replace(stream, layers={"d": {"pe": 2, "simd": 72}})
+    assert estimate(conv(), lanes).interval == (18 * 18 + 3 * 16 * 16,) * 2
+    chunks = estimate(conv(), replace(stream, layers={"d": {"pe": 8, "simd": 4}}))
+    assert chunks.interval == (2 * 16 * 16 + 18 * 16 * 16,) * 2 and chunks.buffer_bits == 3 * 16 * 8
+    assert chunks.lut < estimate(conv(), lanes).lut < facts.lut
     assert estimate(conv(64, 64), stream).bram == 0 < estimate(conv(256, 64), stream).bram  # rows of LUTs, of blocks
+
+
+def test_constants_of_folded_sums_are_in_memories():
+    """Of 64 lanes of 16 taps, deep enough for blocks: signs, and where some taps are absent, masks beside them."""
+    config = bf.BuildConfig(strategy="Resource", layers={"d": {"pe": 64, "simd": 16}})
+    whole, masked = (estimate(dense(4096, 128, kept=kept), config) for kept in (1.0, 0.5))
+    assert whole.bram == 64 and masked.bram == 128 and whole.lut < masked.lut
+    shallow = estimate(dense(4096, 128), replace(config, layers={"d": {"pe": 64, "simd": 64}}))
+    assert shallow.bram == 0 and shallow.lut > whole.lut
+
+
+def by_cycle(graph: Graph, config: bf.BuildConfig) -> int:
+    """Cycles until the last pixel of the output of a chain of kernels is there, one cycle after the other."""
+    known = {node.name: node for node in prepared(graph, config)}
+    modules = {m.name: m for m in estimate(graph, config).modules}
+    loops = [(nodes, loop_of(nodes, known, config)) for nodes, _ in config.target.kernels(graph, config)
+             if not nodes[0].traits.outside]
+    waiting = [[0] * int(np.prod(graph.input.shape[:-1]))]  # when each pixel of a stream is there
+    for nodes, loop in loops:
+        schedule = schedule_of(loop)
+        steps = modules[nodes[-1].name].latency[1] + 1 - schedule.cycles
+        now, made, events = START, [], list(zip(schedule.at.tolist(), schedule.write.tolist()))
+        for cycle in range(schedule.cycles):
+            here = [write for at, write in events if at == cycle]
+            while not all(write or waiting[-1][0] <= now for write in here):
+                now += 1
+            for write in here:
+                made.append(now + steps + 1) if write else waiting[-1].pop(0)
+            now += 1
+        waiting.append(made)
+    return max(waiting[-1])
+
+
+@pytest.mark.parametrize("layers", [{}, {"d": {"pe": 2, "simd": 72}}, {"d": {"pe": 1, "simd": 4}}])
+def test_latency_of_a_stream(layers):
+    """A pooled convolution and one behind it, which waits for pixels or lets them wait."""
+    first = conv(8, 8)
+    step = Steps(np.zeros(8, np.int64), np.ones(8, np.int64), np.zeros((8, 1), np.int64))
+    a = Node("a", Op.STEP, ("d",), (8, 8, 8), BIPOLAR, step)
+    window = Window((2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 8, (8, 8))
+    pool = [Node("p_taps", Op.WINDOW, ("a",), (4, 4, 32), BIPOLAR, window),
+            Node("p", Op.MAX, ("p_taps",), (4, 4, 8), BIPOLAR)]
+    below = Window((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), 1, (4, 4))
+    taps = Node("e_taps", Op.WINDOW, ("p",), (4, 4, 72), BIPOLAR, below)
+    weights = Weights(np.ones((72, 4), np.int64), np.ones((72, 4), bool))
+    e = Node("e", Op.DOT, ("e_taps",), (4, 4, 4), dot_domain(BIPOLAR, weights, below), weights)
+    graph = Graph((*first, a, *pool, taps, e), ("e",))
+    for more in ({}, {"e": {"pe": 1, "simd": 8}}, {"e": {"pe": 4, "simd": 4}}):
+        config = bf.BuildConfig(io_type="io_stream", layers={**layers, **more})
+        facts = estimate(graph, config)
+        assert facts.latency == (by_cycle(graph, config),) * 2
+        assert facts.interval == (max(m.cycles for m in facts.modules),) * 2
 
 
 def test_any_graph_and_options():
@@ -153,7 +220,8 @@ def test_verilog_is_counted_gate_by_gate(pipelined):
 
 
 @pytest.mark.parametrize(("graph", "options", "message"), [
-    (dense(64, 6), {"strategy": "Resource", "reuse_factor": 4}, r"'d': reuse_factor 4 does not share its 6 outputs"),
+    (dense(64, 6), {"strategy": "Resource", "layers": {"d": {"pe": 4}}},
+     "'d': pe=4 does not divide its outputs and taps evenly; for pe use 3 or 6"),
     (dense(64, 6), {"strategy": "distributed_arithmetic", "reuse_factor": 2}, "a netlist takes an input every cycle"),
     (dense(64, 6), {"layers": {"e": {"reuse_factor": 2}}}, "layers names 'e', which is no node; the nodes are x, d, a"),
     (dense(4097, 2), {}, "'x' has 4097 elements; the vendor tools partition at most 4096"),
@@ -230,18 +298,16 @@ def test_parts_as_real_reports_have_them(shared):
         assert dict(facts.available) == part_of(facts.part).available, name
 
 
-def test_reuse_factors_that_fit():
+def test_foldings_that_fit():
     graph = dense(1024, 128)
     config = bf.BuildConfig(part="xc7z020clg400-1")
     assert not estimate(graph, config).fits
-    found, devices = fitting(graph, config)
-    print([options.reuse_factor for options in found])
-    assert found and "xcvu9p" in devices and "xc7z020" not in devices
-    for options in found:
-        assert options.strategy == "Resource" and estimate(graph, options).fits
-    smaller = replace(found[0], reuse_factor=found[0].reuse_factor // 2, layers={})
-    assert not estimate(graph, smaller).fits
-    assert fitting(conv(64, 64), replace(config, io_type="io_stream"))[0] == []
+    (found,), devices = fitting(graph, config)
+    assert "xcvu9p" in devices and "xc7z020" not in devices
+    assert found.strategy == "Resource" and found.part == config.part and estimate(graph, found).fits
+    (found,), devices = fitting(conv(64, 64), replace(config, io_type="io_stream", part="ice40hx8k"))
+    assert found.io_type == "io_stream" and estimate(conv(64, 64), found).fits and "xc7z030" in devices
+    assert fitting(graph, replace(config, backend="Verilog"))[0] == []
 
 
 @pytest.mark.hls

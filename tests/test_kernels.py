@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
-from bnnflow.backends.hls.kernel_call import signed_bits
+from bnnflow.backends.hls.folding import Folding, groups_of
+from bnnflow.backends.hls.kernel_call import KernelCall, signed_bits
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.backends.verilog import to_verilog
 from bnnflow.errors import InputError, ToolError
 from bnnflow.estimates import kernels
-from bnnflow.estimates.costs import Folding, Work, table_cost
+from bnnflow.estimates.costs import Cost, Work, parameter_cost
 from bnnflow.estimates.estimate import estimate
-from bnnflow.estimates.kernel_models import KERNEL_MODELS, Module, kernel_model
+from bnnflow.estimates.kernel_models import KERNEL_MODELS, kernel_model
 from bnnflow.estimates.kernels import _kernel_call, synthesized_cost
 from bnnflow.ir import BIPOLAR, BIT, Domain, Graph, Node, Op, Steps, Sum, Weights, Window
 from bnnflow.ir.verify import RULES
@@ -67,6 +68,7 @@ def codebook() -> Weights:
 GRAPHS = {
     "flow_count": lambda: one(Op.DOT, BIPOLAR, (11,), weights([-2, 0, 2], (11, 4))),
     "flow_count words": lambda: one(Op.DOT, BIPOLAR, (150,), weights([-1, 0, 1], (150, 2))),
+    "flow_count chunks": lambda: one(Op.DOT, BIPOLAR, (90,), weights([-1, 1], (90, 4))),
     "flow_count groups": lambda: one(Op.DOT, BIT, (12,), weights([-1, 1], (6, 4), 2)),
     "flow_values": lambda: one(Op.DOT, BIT, (9,), weights([2, 5], (9, 4))),
     "flow_values each": lambda: one(Op.DOT, BIPOLAR, (40,), Weights(
@@ -82,9 +84,19 @@ GRAPHS = {
 }
 
 
-def work(graph: Graph, passes: int = 1) -> Work:
-    node = graph["n"]
-    return Work(node, tuple(graph[name] for name in node.inputs), Folding(1, passes))
+# (outputs, taps) of a cycle of those that are folded; elements of a pass of a STEP.
+FOLDED = {
+    "flow_count": (2, 11), "flow_count words": (1, 75), "flow_count chunks": (2, 30), "flow_count groups": (2, 6),
+    "flow_values": (2, 3), "flow_mac": (4, 1), "flow_mac unsigned": (1, 7), "flow_max": (1, 9), "flow_step": (1, 1),
+    "flow_step one": (1, 1),
+}
+
+
+def work(graph: Graph, pe: int = 0, simd: int = 0, name: str = "n") -> Work:
+    """A node, unfolded, or so many of its outputs and taps in a cycle."""
+    node, source = graph[name], graph[graph[name].inputs[0]]
+    outputs, taps = node.shape[-1], source.shape[-1] // groups_of(node, source) if node.traits.taps else 1
+    return Work(node, tuple(graph[name] for name in node.inputs), Folding(outputs, taps, pe or outputs, simd or taps))
 
 
 def packed(values: list[int], width: int) -> int:
@@ -92,27 +104,31 @@ def packed(values: list[int], width: int) -> int:
     return sum((value & ((1 << width) - 1)) << (k * width) for k, value in enumerate(values))
 
 
-def words(module: Module, lanes: int) -> dict[str, int]:
-    """What a folded module's inputs get where all rows of its ROMs are given."""
-    m, bits = module, {}
-    for name, values in m.roms.items():
-        count = m.number("n_value") if name == "mask" else 1
-        if name in ("sign", "mask") and "mask" in m.roms:
-            bits[name] = packed([m.field(name, row, i, 1, m.fields) for row in range(lanes * count)
-                                 for i in range(m.fields)], 1)
-        elif name in ("levels", "index"):
-            width, fields = (m.number("level_bits"), m.fields) if name == "levels" else (
-                m.number("index_bits"), m.fields // m.taps)
-            bits[name] = packed([m.field(name, row, i, width, fields) for row in range(lanes) for i in range(fields)],
-                                width)
-        else:
-            bits[name] = packed(values, signed_bits(min(values), max(values)))
+def words(call: KernelCall, fold: int, row: int, lane: int) -> dict[str, int]:
+    """What a lane's inputs get of the ROMs in a cycle and pass."""
+    bits = {}
+    for rom in call.roms:
+        rows, m = [[int(v) for v in values] for values in rom.rows.tolist()], call.members
+        lanes = m.get("pe") or m["n_in"]
+        if rom.name in ("sign", "mask", "levels") and "simd" in m:
+            width = m["level_bits"] if rom.name == "levels" else 1
+            each, per_word = len(rows[0]) // lanes, 64 // width
+            own = rows[fold][lane * each : (lane + 1) * each]
+            counts = m.get("n_value", 1)  # of one after the other, each of its own words
+            fields = [own[v * each // counts + i // per_word] >> i % per_word * width & ((1 << width) - 1)
+                      for v in range(counts) for i in range(m["simd"])]
+            bits[rom.name] = packed(fields, width)
+        elif rom.name not in ("base", "value"):
+            each = len(rows[0]) // lanes
+            flat = [value for values in rows for value in values]
+            bits[rom.name] = packed(rows[row][lane * each : (lane + 1) * each], signed_bits(min(flat), max(flat)))
     return bits
 
 
 def evaluated(text: str, given: list[dict[str, int]], folder: Path) -> list[int]:
     """The output `y` of the module `cell` for every row of inputs, by yosys."""
     ports = {name: int(high) + 1 for high, name in re.findall(r"input \[(\d+):0\] (\w+)", text)}
+    folder.mkdir(exist_ok=True)
     (folder / "cell.v").write_text(text)
     sets = [" ".join(f"-set {name} {width}'b{row[name] & ((1 << width) - 1):0{width}b}"
                      for name, width in ports.items()) for row in given]
@@ -128,36 +144,60 @@ def test_every_kernel_is_here():
     assert {name.split()[0] for name in GRAPHS} == set(KERNEL_MODELS)
 
 
-@pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_what_is_synthesised_computes_the_kernel(name, folded, tmp_path):
+def test_what_is_synthesised_computes_the_kernel(name, tmp_path):
     graph = GRAPHS[name]()
     node = graph["n"]
     call = _kernel_call(work(graph))
     assert call.kernel == name.split()[0]
-    if folded and call.members.get("n_gain", 1) > 1:
-        assert _kernel_call(work(graph, 2)) is None
-        return
     domains = [source.domain for source in work(graph).sources]
-    lanes = list(range(node.shape[-1]))
-    text = kernel_model(call, domains, node.domain.bits, lanes, folded)
-    codes = random_codes(graph, 3, 16)
-    traced = bf.trace(graph, codes if len(graph.inputs) > 1 else codes[0])
-    rom = words(Module(call, domains, lanes, folded), len(lanes)) if folded else {}
-    given = [rom | {f"x{k}": packed([int(c) for c in traced[source][row].ravel()], domains[k].bits)
-                    for k, source in enumerate(node.inputs)} for row in range(16)]
-    expected = [packed([int(c) for c in traced["n"][row].ravel()], node.domain.bits) for row in range(16)]
-    assert evaluated(text, given, tmp_path) == expected
+    text = kernel_model(call, domains, node.domain.bits, list(range(node.shape[-1])))
+    codes, expected = traced(graph)
+    given = [{f"x{k}": packed(row, domains[k].bits) for k, row in enumerate(rows)} for rows in zip(*codes)]
+    assert evaluated(text, given, tmp_path) == [packed(row, node.domain.bits) for row in expected]
+
+
+def traced(graph: Graph) -> tuple[list[list[list[int]]], list[list[int]]]:
+    """(codes of every source of the node n for 16 samples, its own codes)."""
+    codes, node = random_codes(graph, 3, 16), graph["n"]
+    found = bf.trace(graph, codes if len(graph.inputs) > 1 else codes[0])
+    rows = {name: found[name].reshape(16, -1).tolist() for name in (*node.inputs, "n")}
+    return [rows[name] for name in node.inputs], rows["n"]
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_a_processing_element_computes_its_lane(name, tmp_path):
+    """Chunk by chunk, of every lane and pass, with the words of the kernel's own ROMs."""
+    graph = GRAPHS[name]()
+    node, folded = graph["n"], work(graph, *FOLDED[name])
+    call, f = _kernel_call(folded), folded.folding
+    domain, bits = folded.sources[0].domain, node.domain.bits
+    text = kernel_model(call, [domain], bits, [0])
+    (codes,), expected = traced(graph)
+    taps, groups = f.taps, groups_of(node, folded.sources[0]) if node.traits.taps else f.outputs
+    places = [(row, lane) for row in range(f.passes) for lane in range(f.pe)]
+    partial = {(sample, row, lane): 0 for sample in range(16) for row, lane in places}
+    for chunk in range(f.chunks):
+        given = []
+        for sample, row, lane in partial:
+            first = (row * f.pe + lane) * groups // f.outputs * taps + chunk * f.simd
+            given.append(words(call, row * f.chunks + chunk, row, lane) | {
+                "x0": packed(codes[sample][first : first + f.simd], domain.bits), "first": int(chunk == 0),
+                "acc": partial[sample, row, lane]})
+        found = evaluated(text, given, tmp_path / str(chunk))
+        partial = {key: value >> bits for key, value in zip(partial, found)}
+    made = {key: value & ((1 << bits) - 1) for key, value in zip(partial, found)}
+    for sample in range(16):
+        assert [made[sample, row, lane] for row, lane in places] == [code & ((1 << bits) - 1)
+                                                                     for code in expected[sample]]
 
 
 # --- from sizes to estimates ----------------------------------------------------------------------------------------
 
 
-def counted(graph: Graph, lanes: list[int], folded: bool = False, shared: bool = False, name: str = "d") -> Size:
-    node = graph[name]
-    sources = tuple(graph[i] for i in node.inputs)
-    text = kernel_model(_kernel_call(Work(node, sources, Folding(1))), [s.domain for s in sources], node.domain.bits,
-                        lanes, folded, shared)
+def counted(graph: Graph, lanes: list[int], shared: bool = False, pe: int = 0, simd: int = 0) -> Size:
+    found = work(graph, pe, simd, "d")
+    text = kernel_model(_kernel_call(found), [s.domain for s in found.sources], graph["d"].domain.bits, lanes, shared)
     return synthesize({"cell.v": text}, "cell")
 
 
@@ -183,31 +223,40 @@ def test_large_kernels_are_sampled(monkeypatch):
     x = Node("x", Op.INPUT, (), (24,), BIT)
     node = replace(one(Op.DOT, BIT, (24,), weights([2, 5], (24, 6)))["n"], name="d", inputs=("x",))
     graph = Graph((x, node), ("d",))
-    common, some = counted(graph, [], shared=True).raw, counted(graph, [0, 3], shared=True).raw
+    common, some = counted(graph, [], True).raw, counted(graph, [0, 3], True).raw
     d = estimate(graph, None, synthesized_cost(graph, bf.BuildConfig())).modules[0]
     assert d.lut == common + (some - common) * 3 and common > 20
 
 
-def test_a_folded_kernel_is_one_processing_element():
-    graph = dense(24, 6)
-    config = bf.BuildConfig(layers={"d": {"strategy": "Resource", "reuse_factor": 3}})
-    d = estimate(graph, config, synthesized_cost(graph, config)).modules[0]
-    element = counted(graph, [0], folded=True)
-    rom = 2 * 24  # two lanes of 24 taps of +-1
-    assert d.lut == 2 * element.raw + rom and "a processing element" in d.notes[-1]
-    assert element.raw > counted(graph, [0]).raw  # the weights are chosen, too
-    image, wide = conv(4, 2), replace(config, layers={"d": {"strategy": "Resource", "reuse_factor": 8}})
-    d = estimate(image, wide, synthesized_cost(image, wide)).modules[0]
-    whole = counted(image, [0, 1])
-    assert d.lut == 2 * whole.raw + 16 * 18 / 4  # two positions, eight turns, their 18 taps chosen
+def test_a_folded_kernel_is_one_processing_element(monkeypatch):
+    """So many of them, and by the table what they share: ROMs, and what the loop keeps."""
+    graph = dense(96, 8)
+    config = bf.BuildConfig(strategy="Resource", layers={"d": {"pe": 2, "simd": 32}})
+    (d,), (table,) = (estimate(graph, config, cost).modules for cost in (synthesized_cost(graph, config), None))
+    element = counted(graph, [0], pe=2, simd=32)
+    assert element.raw > counted(graph, [0]).raw / 3  # the weights are chosen, too
+    steps = estimate(graph, config, lambda kernel: synthesized_cost(graph, config)(kernel[1:])).modules[0]
+    roms = estimate(graph, config, lambda kernel: parameter_cost(kernel[0])).modules[0]
+    kept = estimate(graph, config, lambda kernel: Cost()).modules[0].lut
+    assert d.lut == 2 * element.raw + (steps.lut - kept) + (roms.lut - kept) + kept
+    assert "d: LUTs by yosys, a processing element" in d.notes and "a: LUTs by yosys, a processing element" in d.notes
+    assert (d.bram, d.ff, d.cycles) == (table.bram, table.ff, table.cycles) and 0.7 < table.lut / d.lut < 1.4
+
+
+def test_positions_that_are_computed_at_once():
+    image = conv(4, 2)
+    config = bf.BuildConfig(strategy="Resource", layers={"d": {"reuse_factor": 8}})
+    d = estimate(image, config, synthesized_cost(image, config)).modules[0]
+    kept = estimate(image, config, lambda kernel: Cost()).modules[0].lut
+    assert d.lut == 2 * counted(image, [0, 1]).raw + kept and d.cycles == 8  # two positions, eight times
 
 
 def test_a_stream_has_one_position():
-    """A cell and, by the table, the rows that are kept."""
+    """A cell and, by the table, what its loop keeps."""
     config, graph = bf.BuildConfig(io_type="io_stream"), conv(8, 2)
     facts, table = estimate(graph, config, synthesized_cost(graph, config)), estimate(graph, config)
-    rows = estimate(graph, config, lambda kernel: replace(table_cost(kernel), lut=0)).lut
-    assert facts.lut == counted(graph, [0, 1]).raw + rows and rows > 0
+    kept = estimate(graph, config, lambda kernel: Cost()).lut
+    assert facts.lut == counted(graph, [0, 1]).raw + kept and kept > 0
     assert (facts.buffer_bits, facts.latency, facts.bram) == (table.buffer_bits, table.latency, table.bram)
 
 

@@ -351,7 +351,7 @@ def estimate(context: typer.Context,
                               ] = False) -> None:
     """Estimate resources and latency, without any vendor's tool. A project has its own options."""
     from bnnflow.backends.project import GRAPH, Project
-    from bnnflow.estimates.estimate import fitting
+    from bnnflow.estimates.balance import fitting
 
     if design.is_dir():
         project = Project.open(design)

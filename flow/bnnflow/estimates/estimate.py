@@ -7,23 +7,33 @@ A better cost of a kernel, such as that by logic synthesis (`kernels`), has the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
+from typing import Any
 
-from bnnflow.backends.backend import BuildConfig
-from bnnflow.backends.hls.folding import folding_of
-from bnnflow.devices.parts import PARTS, UNKNOWN, VIRTEXUP, Family, Part, part_of
-from bnnflow.estimates.costs import Cost, Costs, Folding, Work, rom
+import numpy as np
+
+from bnnflow.backends.backend import CPP, BuildConfig
+from bnnflow.backends.hls.cycles import cycles_of, schedule_of
+from bnnflow.backends.hls.fifo import StreamKernel
+from bnnflow.backends.hls.fifo import depths as stream_depths
+from bnnflow.backends.hls.folding import Folding, folding_of
+from bnnflow.backends.hls.fusion import prepared
+from bnnflow.backends.hls.kernel_call import KernelCall
+from bnnflow.backends.hls.loops import loop_of
+from bnnflow.devices.parts import UNKNOWN, VIRTEXUP, Family, Part, part_of
+from bnnflow.estimates.buffers import Buffer, buffer_of, stream_buffer
+from bnnflow.estimates.costs import Cost, Costs, Work, follower
 from bnnflow.estimates.netlists import USABLE, counted_cost, timing
 from bnnflow.facts.facts import Facts
-from bnnflow.ir import Graph, Node, Window
+from bnnflow.ir import Graph, Node
+from bnnflow.ir.nodes import Int
 from bnnflow.version import __version__
 
-__all__ = ["estimate", "fitting"]
+__all__ = ["estimate", "period_of"]
 
 START = 1  # cycles until a kernel of a DATAFLOW top function begins
-FACTORS = tuple(2**k for k in range(17))  # of reuse that `fitting` tries
 TOTALS = ("lut", "ff", "dsp", "bram", "weight_bits", "buffer_bits")  # fields of Facts that are sums over kernels
 
 
@@ -48,10 +58,21 @@ def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None
         config = replace(config, clock_period=shortest)
     modules, end = _Design(graph, config, cost or counted_cost(graph, config), family).modules(base)
     interval = max([module.interval[1] for module in modules if module.interval], default=1)
-    latency = _latency(graph, config, cycles) or end + interval * (config.io_type == "io_stream")
+    latency = _latency(graph, config, cycles) or end
     return replace(_summed(base, modules), latency=(latency, latency), interval=(interval, interval),
                    available=part.available if part else {},
                    notes=tuple(_notes(modules, config, part, f"{path} takes {shortest:g} ns" if late else "")))
+
+
+def period_of(config: BuildConfig) -> float:
+    """The clock period in ns that kernels in loops can have: the one asked for, or that of a level of logic."""
+    part = part_of(config.part)
+    return max(config.clock_period, _level(part.family if part else UNKNOWN))
+
+
+def _level(family: Family) -> float:
+    """The shortest clock period in ns with a register behind every level of logic."""
+    return round(family.level_ns / USABLE, 3)
 
 
 def _summed(base: Facts, modules: Sequence[Facts]) -> Facts:
@@ -66,7 +87,7 @@ def _shortest_period(graph: Graph, config: BuildConfig, family: Family) -> tuple
     if config.target.one_netlist:
         _, path = timing(graph, config)
         return round(path * family.level_ns / VIRTEXUP.level_ns, 3), "the longest path"
-    return round(family.level_ns / USABLE, 3), "a level of logic"  # with a register behind every level
+    return _level(family), "a level of logic"
 
 
 def _latency(graph: Graph, config: BuildConfig, stated: int) -> int:
@@ -100,183 +121,157 @@ def _how(modules: Sequence[Facts]) -> str:
 
 
 @dataclass(frozen=True)
+class _Kernel:
+    """A kernel of the design: the nodes that it computes in a row, the tensors that it reads, its loop, its folding.
+
+    Only C++ has loops.
+    """
+
+    nodes: tuple[Node, ...]
+    reads: Sequence[str]
+    loop: KernelCall | None
+    folding: Folding
+
+    @property
+    def last(self) -> Node:
+        """The node that it makes."""
+        return self.nodes[-1]
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of its loop for an image."""
+        return cycles_of(self.loop) if self.loop else 1
+
+
 class _Design:
     """A graph with the options of a build, the cost of its kernels, and the family that it is built for."""
 
-    graph: Graph
-    config: BuildConfig
-    cost: Costs
-    family: Family
-
-    @property
-    def stream(self) -> bool:
-        """True where the project takes and gives a pixel at a time."""
-        return self.config.io_type == "io_stream"
+    def __init__(self, graph: Graph, config: BuildConfig, cost: Costs, family: Family):
+        self.graph, self.config, self.cost, self.family = graph, config, cost, family
+        self.loops = config.target.language == CPP
+        nodes = prepared(graph, config) if self.loops else graph
+        self.known = {node.name: node for node in nodes}
+        self.kernels = [self._kernel(nodes, reads) for nodes, reads in config.target.kernels(graph, config)]
 
     @property
     def dataflow(self) -> bool:
         """True where the top function is DATAFLOW, with a register behind every kernel, instead of one pipeline."""
-        return self.stream or any(self.config.strategy_of(node.name) == "resource" for node in self.graph)
+        return self.config.stream or any(self.config.strategy_of(node.name) == "resource" for node in self.graph)
+
+    def _kernel(self, nodes: tuple[Node, ...], reads: Sequence[str]) -> _Kernel:
+        head, config = nodes[0], self.config
+        source = self.known.get(head.inputs[0], head) if head.inputs else head
+        folding = folding_of(head, source, config)
+        loop = loop_of(nodes, self.known, config) if self.loops and not head.traits.outside else None
+        return _Kernel(nodes, reads, loop, folding)
 
     def modules(self, base: Facts) -> tuple[list[Facts], int]:
-        """(facts of every kernel, filled into `base`; cycles until all outputs of a sample are there).
-
-        A kernel begins when the last of the tensors that it reads is there.
-        """
+        """(facts of every kernel, filled into `base`; cycles until all outputs of a sample are there)."""
         modules: list[Facts] = []
-        ready = dict.fromkeys(self.graph.by_name, 0)  # cycles until a tensor is there
-        for nodes, reads in self.config.target.kernels(self.graph, self.config):
-            last = nodes[-1].name
-            ready[last] = max((ready[name] for name in reads), default=0)
-            if not nodes[0].traits.outside:
-                module, latency = self._module(base, nodes, reads)
-                modules.append(module)
-                ready[last] += latency + (START if self.dataflow else 0)
-        return modules, max(ready[name] for name in self.graph.outputs)
+        depths = self._depths() if self.config.stream else {}
+        # Cycles until each pixel of a tensor, or all of it, is there.
+        ready: dict[str, Int] = {node.name: np.zeros(prod(node.shape[:-1]), np.int64) for node in self.graph.inputs}
+        for kernel in self.kernels:
+            if kernel.nodes[0].traits.outside:
+                continue
+            module, steps = self._module(base, kernel, depths.get(kernel.last.name, ()))
+            modules.append(module)
+            ready[kernel.last.name] = self._ready(kernel, [ready[name] for name in kernel.reads], steps)
+        return modules, max(int(ready[name].max()) for name in self.graph.outputs)
 
-    def _module(self, base: Facts, nodes: Sequence[Node], reads: Sequence[str]) -> tuple[Facts, int]:
-        """(facts of the kernel that computes `nodes`, in order of evaluation; its latency in cycles).
+    def _ready(self, kernel: _Kernel, reads: Sequence[Int], steps: int) -> Int:
+        """Cycles until what a kernel makes is there; of a stream, each pixel. `steps` are those of its pipeline.
 
-        `reads` are the names of the tensors that it takes.
+        A kernel on arrays begins when the last of the tensors that it reads is there, one on streams with the first
+        pixel; an iteration of its loop waits for the pixels that it reads.
         """
-        last, reuse, loop = nodes[-1], self.config.reuse_of(nodes[0].name), self._is_loop(nodes[0])
-        found = self.cost([self._work(node, reuse if loop else 1) for node in nodes])
-        lines = self._line_buffer(nodes, reads) if self.stream else _LineBuffer()
+        if not self.config.stream or kernel.loop is None:
+            start = max([int(read.max()) for read in reads], default=0)
+            return np.array([start + kernel.cycles - 1 + steps + START * self.dataflow])
+        schedule = schedule_of(kernel.loop)
+        late = np.full(len(schedule.at), START)
+        for k, read in enumerate(reads):
+            (places,) = np.nonzero(~schedule.write & (schedule.stream == k))
+            late[places] = read - schedule.at[places]
+        times: Int = schedule.at + np.maximum.accumulate(np.maximum(late, START))
+        return times[schedule.write] + steps + 1
+
+    def _module(self, base: Facts, kernel: _Kernel, depths: Sequence[int]) -> tuple[Facts, int]:
+        """(facts of a kernel with the streams of these depths behind it, the steps of its pipeline in cycles)."""
+        last, reuse, stream = kernel.last, self.config.reuse_of(kernel.nodes[0].name), self.config.stream
+        found = self.cost([self._work(kernel, node) for node in kernel.nodes])
+        kept = sum((stream_buffer(last.shape[-1] * last.domain.bits, depth) for depth in depths), self._buffer(kernel))
         synthesized = found.source == "kernel synthesis"
-        lut = found.lut * (1 if synthesized else self.family.lut_factor) + lines.lut
-        cycles = self._cycles(found)
-        latency = cycles + reuse * lines.first + (reuse - 1 if loop else 0)
-        interval = reuse * lines.steps
-        width = (last.shape[-1] if self.stream else last.size) * last.domain.bits  # of the result's register
-        ff = width * cycles if found.cycles is None else round(found.ff)
+        more = kept.lut * self.family.lut_factor
+        steps = self._steps(found)
+        loop = stream or self.config.is_loop(kernel.nodes[0].name)
+        interval = kernel.cycles if loop else reuse
+        latency = (schedule_of(kernel.loop).cycles if stream and kernel.loop else kernel.cycles) - 1 + steps
+        # Registers of the pipeline, and of the result.
+        width = (last.shape[-1] if stream else last.size) * last.domain.bits
+        f = kernel.folding
+        made = width // ((1 if f.apart else f.passes) * (1 if stream else f.turns))
+        ff = found.ff + made * steps if found.cycles is None else found.ff
         facts = replace(
-            base, name=last.name, source=found.source or base.source, lut=ceil(lut), dsp=found.dsp,
-            bram=found.bram + lines.bram, ff=ff + width * self.dataflow + lines.window_bits,
-            latency=(latency, latency), interval=(interval, interval), weight_bits=found.weight_bits,
-            buffer_bits=lines.row_bits + lines.window_bits, notes=_computes(nodes) + found.notes)
+            base, name=last.name, source=found.source or base.source, dsp=found.dsp, bram=found.bram + kept.bram,
+            lut=ceil(found.lut * (1 if synthesized else self.family.lut_factor) + more),
+            ff=round(ff) + kept.ff + width * (self.dataflow and not stream), latency=(latency, latency),
+            interval=(interval, interval), weight_bits=found.weight_bits, buffer_bits=kept.bits,
+            notes=_computes(kernel.nodes) + found.notes, **self._folded(kernel))
         if synthesized:
             facts = replace(facts, tool=f"bnnflow {__version__} and yosys", version=found.version,
-                            lut_packed=ceil(lut - found.lut + found.packed), carry=ceil(found.carry))
-        return facts, latency
+                            lut_packed=ceil(found.packed + more), carry=ceil(found.carry))
+        return facts, steps
 
-    def _is_loop(self, head: Node) -> bool:
-        """True where the kernel that begins with `head` computes its result in several passes over an array."""
-        return self.config.strategy_of(head.name) == "resource" and not self.stream
+    def _folded(self, kernel: _Kernel) -> dict[str, Any]:
+        """What Facts say of a kernel's folding."""
+        if kernel.loop is None:
+            return {}
+        f = kernel.folding
+        lanes = {"pe": f.outputs if f.apart else f.pe, "simd": f.simd} if kernel.nodes[0].traits.taps else {}
+        return {**lanes, "cycles": kernel.cycles}
 
-    def _work(self, node: Node, reuse: int) -> Work:
-        """A node, folded `reuse` times: first the positions are divided, then the outputs of one."""
-        sources = tuple(self.graph.by_name.get(name, node) for name in node.inputs)
-        if self.stream:
-            return Work(node, sources, Folding(1))
-        positions = prod(node.shape[:-1])
-        at_once = max(1, positions // reuse)
-        return Work(node, sources, Folding(at_once, max(1, reuse // positions), positions // at_once))
+    def _work(self, kernel: _Kernel, node: Node) -> Work:
+        """A node of a kernel; what follows the first one is computed in its passes."""
+        if node is not kernel.nodes[0]:
+            return follower(node, self.known, kernel.folding)
+        return Work(node, tuple(self.known.get(name, node) for name in node.inputs), kernel.folding)
 
-    def _cycles(self, found: Cost) -> int:
+    def _steps(self, found: Cost) -> int:
         """Cycles from the codes that a kernel computes on to its result."""
         if found.cycles is not None:
             return found.cycles
         period = USABLE * self.config.clock_period
         return ceil(found.levels * self.family.level_ns / period) if self.config.pipelined else 0
 
-    def _line_buffer(self, nodes: Sequence[Node], reads: Sequence[str]) -> _LineBuffer:
-        """What a kernel that takes a pixel at a time keeps of an image: nothing where it reads no window."""
-        by_name = self.graph.by_name
-        source = by_name.get(nodes[0].inputs[0])  # None for a join, which is wires and not in the graph
-        if source is None or not isinstance(source.params, Window):
-            taken = [prod(by_name[name].shape[:-1]) for name in reads if name in by_name]
-            return _LineBuffer(width=max([prod(nodes[-1].shape[:-1]), *taken]))
-        window, image = source.params, by_name[source.inputs[0]]
-        spans = [(k - 1) * dilation + 1 for k, dilation in zip(window.kernel, window.dilation)]
-        padded = [n + sum(pad) for n, pad in zip(window.size, window.pads)]
-        (rows, columns), (height, width) = [1, *spans][-2:], [1, *padded][-2:]
-        return _LineBuffer(rows, columns, height, width, image.shape[-1] * image.domain.bits)
+    # --- streams and buffers ------------------------------------------------------------------------------------------
+
+    def _buffer(self, kernel: _Kernel) -> Buffer:
+        """What the loop of a kernel keeps."""
+        return Buffer() if kernel.loop is None else buffer_of(kernel.loop)
+
+    def _depths(self) -> dict[str, list[int]]:
+        """The depths of the streams of every tensor between kernels, those of its copies for several readers too."""
+        names: dict[str, list[str]] = {}  # of the streams of a tensor
+        left: dict[str, list[str]] = {}  # those that are still to be read
+        uses = Counter([name for kernel in self.kernels for name in kernel.reads])
+        uses.update(self.graph.outputs)
+        found: list[StreamKernel] = []
+        for kernel in self.kernels:
+            name, pixels = kernel.last.name, prod(kernel.last.shape[:-1])
+            if kernel.loop is not None:
+                found.append(StreamKernel(kernel.loop, [left[read].pop() for read in kernel.reads], [name]))
+            names[name], left[name] = [name], [name]
+            for k in range(1, uses[name]):
+                copies = [f"{name} {k} {i}" for i in (1, 2)]
+                fork = KernelCall("flow_split", "", {"n_pixel": pixels})
+                found.append(StreamKernel(fork, [left[name].pop()], copies))
+                names[name] += copies
+                left[name] += copies
+        room = stream_depths(found)
+        return {name: [room[stream] for stream in streams if stream in room] for name, streams in names.items()}
 
 
 def _computes(nodes: Sequence[Node]) -> tuple[str, ...]:
     """The note of a kernel of several nodes."""
     return (f"computes {', '.join(node.name for node in nodes)}",) if len(nodes) > 1 else ()
-
-
-@dataclass(frozen=True)
-class _LineBuffer:
-    """What a kernel keeps of an image that it takes pixel by pixel: rows, and the window that it computes on.
-
-    The window spans `rows` x `columns` pixels (dilation included) of an image of `height` x `width` (padding included);
-    with one spatial axis it is one row. `pixel`: bits of a pixel. The default keeps nothing of an image of one pixel.
-    """
-
-    rows: int = 1
-    columns: int = 1
-    height: int = 1
-    width: int = 1
-    pixel: int = 0
-
-    @property
-    def steps(self) -> int:
-        """Steps of the loop over an image; absent pixels take one, too."""
-        return self.height * self.width
-
-    @property
-    def first(self) -> int:
-        """Steps until the first window is whole."""
-        return (self.rows - 1) * self.width + self.columns - 1
-
-    @property
-    def row_bits(self) -> int:
-        """Bits of the rows, in memories."""
-        return (self.rows - 1) * self.width * self.pixel
-
-    @property
-    def window_bits(self) -> int:
-        """Bits of the window, in registers."""
-        return self.rows * self.columns * self.pixel
-
-    @property
-    def lut(self) -> float:
-        """LUTs of the memories."""
-        return (self.rows - 1) * sum(lut for lut, _ in self._memories)
-
-    @property
-    def bram(self) -> int:
-        """Blocks of 18 Kbit of the memories."""
-        return (self.rows - 1) * sum(blocks for _, blocks in self._memories)
-
-    @property
-    def _memories(self) -> list[tuple[float, int]]:
-        """(LUTs, blocks of 18 Kbit) of the memories of a row, one for every word of 64 bits of a pixel."""
-        whole, rest = divmod(self.pixel, 64)
-        return [rom(bits, self.width) for bits in [64] * whole + [rest] * (rest > 0)]
-
-
-# --- what would fit -------------------------------------------------------------------------------------------------
-
-
-def fitting(graph: Graph, config: BuildConfig) -> tuple[list[BuildConfig], list[str]]:
-    """(options with strategy Resource that fit the part, the fastest first; devices that the design itself fits)."""
-    facts = estimate(graph, config)
-    devices = [device for device, part in PARTS.items() if replace(facts, available=part.available).fits]
-    return [options for options in _smaller(graph, config) if estimate(graph, options).fits], devices
-
-
-def _smaller(graph: Graph, config: BuildConfig) -> Iterator[BuildConfig]:
-    """The options with strategy Resource, for larger and larger reuse factors.
-
-    Every sum and maximum gets the largest reuse factor that it can have up to a power of two. There are none in
-    io_stream, where a reuse factor makes nothing smaller, and where the whole design is one netlist, which has none.
-    """
-    possible = {node.name: passes(node) for node in graph if node.traits.taps}
-    if config.io_type == "io_stream" or config.target.one_netlist or not possible:
-        return
-    largest = max(factors[-1] for factors in possible.values())
-    for factor in FACTORS:
-        yield _folded(config, factor, possible)
-        if factor >= largest:
-            return
-
-
-def _folded(config: BuildConfig, factor: int, possible: Mapping[str, Sequence[int]]) -> BuildConfig:
-    """The options with strategy Resource and, for every node, the largest `possible` reuse factor up to `factor`."""
-    most = {name: max(n for n in factors if n <= factor) for name, factors in possible.items()}
-    return replace(config, strategy="Resource", reuse_factor=factor,
-                   layers={name: {"reuse_factor": n} for name, n in most.items() if n != factor})

@@ -2,7 +2,8 @@
 
 Nothing of it goes into a project. A model computes some lanes of a kernel: outputs of one position, or elements. It
 adds, counts and compares what the C++ adds, counts and compares, with `+` in balanced trees. Words of ROMs are
-constants where a loop is unrolled, and inputs of the module where the loop is folded.
+constants where a kernel is unrolled. A kernel that is folded is one lane in one cycle, a processing element: its chunk
+of taps, the words of ROMs and its partial sums are inputs of the module.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from bnnflow.backends.hls.cycles import Sizes
 from bnnflow.backends.hls.kernel_call import WORD, KernelCall, signed_bits
 from bnnflow.backends.netlist.bit_heap import signed_digits
 from bnnflow.ir import Domain
@@ -28,17 +30,23 @@ class Expression(NamedTuple):
 class Module:
     """The Verilog module of some `lanes` of a kernel, while it is made.
 
-    The kernel's inputs have codes of `domains`, one an input: taps group by group, or a code a lane.
+    The kernel has inputs of `domains`: the taps group by group, or a code a lane. A folded kernel has
+    the only lane 0, and the taps of one chunk.
     """
 
-    def __init__(self, call: KernelCall, domains: Sequence[Domain], lanes: Sequence[int], folded: bool):
-        self.call, self.domains, self.lanes, self.folded = call, domains, lanes, folded
+    def __init__(self, call: KernelCall, domains: Sequence[Domain], lanes: Sequence[int]):
+        self.call, self.domains, self.lanes = call, domains, lanes
         self.ports: dict[str, int] = {}
         self.lines: list[str] = []
         self.roms = {rom.name: [int(value) for value in rom.values.ravel()] for rom in call.roms}
-        self.groups = self.number("n_group")
+        sizes = Sizes(call.members)
+        over_taps = "pe" in call.members
+        self.folded = sizes.folds > 1 if over_taps else self.number("n_row") > 1
+        self.chunks = sizes.chunks if over_taps else 1
+        self.groups = 1 if self.folded else self.number("n_group")
         self.taps = self.number("k_rows") * self.number("k_cols")
-        self.fields = self.taps * self.number("n_chan") // self.groups  # taps of an output, all channels
+        self.fields = sizes.simd if self.folded else sizes.taps  # taps of an output, all channels
+        self.partial: list[tuple[Expression, int]] = []  # sums for the next chunk, and their bits
 
     def number(self, name: str) -> int:
         """A member of the kernel's configuration."""
@@ -89,7 +97,7 @@ class Module:
         return Expression(name, lo, hi)
 
     def count(self, bits: Sequence[str]) -> Expression:
-        """Ones among bits, by threes and halves as flow_popcount."""
+        """Ones among bits, by threes and halves as flow_tree."""
         if len(bits) <= 3:
             ones = [f"$signed({{1'b0, {bit}}})" for bit in bits if bit != "1'b0"]
             if not ones:
@@ -97,10 +105,6 @@ class Module:
             return Expression(ones[0], 0, 1) if len(ones) == 1 else self.wire(" + ".join(ones), 0, len(ones))
         low = (len(bits) // 2 + 2) // 3 * 3
         return self.total([(1, self.count(bits[:low])), (1, self.count(bits[low:]))])
-
-    def ones(self, bits: Sequence[str]) -> Expression:
-        """Ones among taps, word by word as flow_ones_among: the last word is as wide as it is filled."""
-        return self.total([(1, self.count(bits[k : k + WORD])) for k in range(0, len(bits), WORD)])
 
     def total(self, terms: Sequence[tuple[int, Expression]]) -> Expression:
         """The sum of integers times values, in pairs; an integer is as many shifts as it has signed digits."""
@@ -119,6 +123,17 @@ class Module:
         if s == r:
             return s, self.wire(f"{a.text} + {b.text}", a.lo + b.lo, a.hi + b.hi)
         return s, self.wire(f"{a.text} - {b.text}", a.lo - b.hi, a.hi - b.lo)
+
+    def gathered(self, value: Expression) -> Expression:
+        """The sum of a chunk and of those before it, which is the input of the next one, too."""
+        if self.chunks == 1:
+            return value
+        lo, hi = (self.chunks * min(0, value.lo), self.chunks * max(0, value.hi))
+        width = signed_bits(lo, hi)
+        before = self.given("acc", width, len(self.partial))
+        made = self.wire(f"{self.given('first', 1, 0)} ? {value.text} : $signed({before}) + {value.text}", lo, hi)
+        self.partial.append((made, width))
+        return made
 
     def chosen(self, bit: str, value: Expression) -> Expression:
         """The value where the bit is set, else 0."""
@@ -146,22 +161,21 @@ Made = tuple[list[Expression], list[Expression]]
 
 def _count(m: Module) -> Made:
     """gain * #(taps that agree) + offset."""
-    full = all(m.field("mask", j, i, 1, m.fields) for j in range(m.number("n_out")) for i in range(m.fields))
     result = []
     for j in m.lanes:
         first, bits = m.group(j) * m.fields, []
         for i in range(m.fields):
             x, sign = m.given("x0", 1, first + i), m.bit("sign", j, i)
-            mask = "1'b1" if full else m.bit("mask", j, i)
+            mask = m.bit("mask", j, i) if m.number("masked") else "1'b1"
             agree = {"1'b1": x, "1'b0": f"~{x}"}.get(sign, f"~({x} ^ {sign})")
             bits.append({"1'b1": agree, "1'b0": mask}.get(mask, f"({agree}) & {mask}"))
-        result.append(m.total([(m.number("gain"), m.ones(bits)), (1, m.word("offset", j))]))
+        result.append(m.total([(m.number("gain"), m.gathered(m.count(bits))), (1, m.word("offset", j))]))
     return [], result
 
 
 def _ones(m: Module) -> list[Expression]:
     """Ones among the taps of every group."""
-    return [m.ones([m.given("x0", 1, g * m.fields + i) for i in range(m.fields)]) for g in range(m.groups)]
+    return [m.gathered(m.count([m.given("x0", 1, g * m.fields + i) for i in range(m.fields)])) for g in range(m.groups)]
 
 
 def _values(m: Module) -> Made:
@@ -169,30 +183,29 @@ def _values(m: Module) -> Made:
     ones, values = _ones(m), m.number("n_value")
     result = []
     for j in m.lanes:
-        own, first, terms = j % m.number("n_gain"), m.group(j) * m.fields, [(1, m.word("offset", j))]
+        own, first, terms = j % len(m.roms["base"]), m.group(j) * m.fields, [(1, m.word("offset", j))]
         terms.append((m.roms["base"][own], ones[m.group(j)]))
         for v in range(values):
             bits = []
             for i in range(m.fields):
                 x, mask = m.given("x0", 1, first + i), m.bit("mask", j * values + v, i)
                 bits.append({"1'b1": x, "1'b0": mask}.get(mask, f"{x} & {mask}"))
-            terms.append((m.roms["value"][own * values + v], m.ones(bits)))
+            terms.append((m.roms["value"][own * values + v], m.gathered(m.count(bits))))
         result.append(m.total(terms))
     return ones, result
 
 
 def _shared(m: Module) -> Made:
-    """base * #(ones) + value * #(ones in the pattern of every channel) + offset.
+    """base * #(ones) + value * #(ones in the pattern of every channel) + offset; nothing is folded.
 
-    Unrolled, the ones in each pattern are counted once a position, for all outputs. Folded, a lane counts its own.
+    The ones in each pattern are counted once a position, for all outputs.
     """
     ones, share, width = _ones(m), m.fields // m.taps, m.number("index_bits")
-    counts = {} if m.folded else _pattern_counts(m, share)
+    counts = _pattern_counts(m, share)
     result = []
     for j in m.lanes:
-        g, own = m.group(j), j % m.number("n_gain")
-        parts = [_own_count(m, j, c, share) if m.folded else counts[g, c, m.field("index", j, c, width, share)]
-                 for c in range(share)]
+        g, own = m.group(j), j % len(m.roms["base"])
+        parts = [counts[g, c, m.field("index", j, c, width, share)] for c in range(share)]
         result.append(m.total([(m.roms["base"][own], ones[g]), (m.roms["value"][own], m.total([(1, p) for p in parts])),
                                (1, m.word("offset", j))]))
     return [*ones, *counts.values()], result
@@ -205,15 +218,6 @@ def _pattern_counts(m: Module, share: int) -> dict[tuple[int, int, int], Express
 
     return {(g, c, k): m.count(taps(g, c, pattern)) for g in range(m.groups) for c in range(share)
             for k, pattern in enumerate(m.roms["pattern"])}
-
-
-def _own_count(m: Module, lane: int, channel: int, share: int) -> Expression:
-    """The ones among those taps of a channel that a lane's pattern has, by an index that is an input of the module."""
-    patterns = m.roms["pattern"]
-    index = m.given("index", m.number("index_bits"), lane * share + channel)
-    rows = [sum((pattern >> t & 1) << k for k, pattern in enumerate(patterns)) for t in range(m.taps)]
-    return m.count([f"{m.given('x0', 1, m.group(lane) * m.fields + t * share + channel)} & "
-                    f"({len(patterns)}'d{row} >> {index})" for t, row in enumerate(rows)])
 
 
 def _mac(m: Module) -> Made:
@@ -230,7 +234,7 @@ def _mac(m: Module) -> Made:
             else:
                 level = m.field("levels", j, i, width, m.fields)
                 terms.append((level - (level >> (width - 1) << width), code))
-        result.append(m.total([(m.number("gain"), m.total(terms)), (1, m.word("offset", j))]))
+        result.append(m.total([(m.number("gain"), m.gathered(m.total(terms))), (1, m.word("offset", j))]))
     return [], result
 
 
@@ -278,14 +282,15 @@ KERNEL_MODELS: dict[str, Callable[[Module], Made]] = {
 SHARED = ("flow_values", "flow_shared")  # what all lanes share is made once
 
 
-def kernel_model(call: KernelCall, domains: Sequence[Domain], bits: int, lanes: Sequence[int], folded: bool = False,
+def kernel_model(call: KernelCall, domains: Sequence[Domain], bits: int, lanes: Sequence[int],
                  shared: bool = False) -> str:
     """The module `cell` that makes the codes, `bits` wide, of some outputs `lanes` of a position, or of elements.
 
     `call` is a kernel of KERNEL_MODELS (that of a position, where it has one), `domains` are those of its inputs. Where
-    it is `folded`, words of its ROMs are inputs. With `shared` what all lanes have in common is an output, too.
+    it is folded, `lanes` are [0] or none. Partial sums are outputs behind the codes, and with `shared` what all lanes
+    have in common is an output, too.
     """
-    module = Module(call, domains, lanes, folded)
+    module = Module(call, domains, lanes)
     common, values = KERNEL_MODELS[call.kernel](module)
     kept = [(v, signed_bits(v.lo, v.hi)) for v in common] if shared else []
-    return module.text([*((v, bits) for v in values), *kept])
+    return module.text([*((v, bits) for v in values), *module.partial, *kept])

@@ -1,8 +1,8 @@
 """Costs of kernels by logic synthesis, each alone: what a table can only count.
 
 Of a kernel in C++ its model (`kernel_models`) is synthesised: with its constants where it is unrolled, one lane with
-the ROM's words as inputs where it is folded. ROMs, multiplexers and buffers stay those of the table. Of a kernel in
-Verilog its own netlist is synthesised. Large kernels are sampled: some of their outputs, evenly spaced, stand for all.
+the ROM's words as inputs where it is folded. ROMs and buffers stay those of the table. Of a kernel in Verilog its own
+netlist is synthesised. Large kernels are sampled: some of their outputs, evenly spaced, stand for all.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bnnflow.backends.backend import BuildConfig
+from bnnflow.backends.hls.cycles import Sizes
+from bnnflow.backends.hls.folding import Folding
 from bnnflow.backends.hls.fusion import ASKED
 from bnnflow.backends.hls.kernel_call import KernelCall
 from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.backends.verilog import to_verilog
 from bnnflow.devices.parts import UNKNOWN, part_of
-from bnnflow.estimates.costs import Cost, Costs, Work, loop_overhead, table_cost
+from bnnflow.estimates.costs import Cost, Costs, Work, parameter_cost, table_cost
 from bnnflow.estimates.kernel_models import KERNEL_MODELS, SHARED, kernel_model
 from bnnflow.estimates.netlists import counted_cost, piece, spaced, terms
-from bnnflow.ir import Graph, Steps
+from bnnflow.ir import Graph
 from bnnflow.toolchains.yosys import Size, synthesize
 
 __all__ = ["synthesized_cost"]
@@ -72,26 +74,26 @@ class _Synthesis:
         table, call = table_cost([work]), _kernel_call(work)
         if call is None or call.kernel not in KERNEL_MODELS:
             return replace(table, lut=self.factor * table.lut, packed=self.factor * table.lut)
-        folded = work.folding.passes > 1
-        rows = len(work.node.params.start) if isinstance(work.node.params, Steps) else work.node.shape[-1]
+        f, rows = work.folding, work.node.shape[-1]
+        folded = f.folds > 1
         lanes = spaced(rows, 1 if folded or call.kernel in ALIKE else max(1, BITS // terms(work)))
-        shared = call.kernel in SHARED and len(lanes) < rows
-        common = self._size(work, call, [], folded, True) if shared else NOTHING
-        found = self._size(work, call, lanes, folded, shared)
-        outputs = work.folding.lanes(work.node)
+        shared = call.kernel in SHARED and (folded or len(lanes) < rows)
+        common = self._size(work, call, [], True) if shared else NOTHING
+        found = self._size(work, call, lanes, shared)
+        groups = Sizes(call.members).groups if folded and shared else 1
 
         def whole(common: int, sample: int) -> float:
             """The kernel's count, from that of what all lanes share and that of the sample, which has it too."""
-            return work.folding.positions * (common + (sample - common) * outputs / len(lanes))
+            return f.at_once * (groups * common + (sample - common) * (f.pe if folded else rows) / len(lanes))
 
-        rest = loop_overhead(work).lut * self.factor
+        rest = parameter_cost(work).lut * self.factor
         packed = whole(common.raw, found.raw) if found.packed is None else whole(common.packed or 0, found.packed)
         return replace(table, lut=rest + whole(common.raw, found.raw), packed=rest + packed,
                        carry=whole(common.carry, found.carry), source=SOURCE, version=found.tool,
                        notes=(f"{work.node.name}: LUTs by yosys, {_sample(len(lanes), rows, folded)}",))
 
-    def _size(self, work: Work, call: KernelCall, lanes: Sequence[int], folded: bool, shared: bool) -> Size:
-        text = kernel_model(call, [s.domain for s in work.sources], work.node.domain.bits, lanes, folded, shared)
+    def _size(self, work: Work, call: KernelCall, lanes: Sequence[int], shared: bool) -> Size:
+        text = kernel_model(call, [s.domain for s in work.sources], work.node.domain.bits, lanes, shared)
         return synthesize({"cell.v": text}, "cell", self.family)
 
     # --- netlists -----------------------------------------------------------------------------------------------------
@@ -118,11 +120,13 @@ def _sample(lanes: int, rows: int, folded: bool) -> str:
 
 
 def _kernel_call(work: Work) -> KernelCall | None:
-    """The kernel of a node, for sums and maxima that of a position; None where the table knows enough, or no model."""
-    emit = EMIT_HLS[work.node.op]
-    if emit is None or work.node.traits.wires:
+    """The kernel of a node at a position, in its passes; None where the table knows enough, or there is no model."""
+    node, emit, f = work.node, EMIT_HLS[work.node.op], work.folding
+    if emit is None or node.traits.wires:
         return None
-    found = emit(work.node, list(work.sources))[0]
-    found = found.fused[0].call if found.fused else found
-    # Folded outputs that each have values of their own multiply with words of a ROM, which no model does.
-    return None if work.folding.passes > 1 and found.members.get("n_gain", 1) > 1 else found
+    if node.traits.taps:
+        found = emit(node, list(work.sources), f).fused[0].call
+        # Folded outputs that each have values of their own multiply with words of a ROM, which no model does.
+        return None if found.members.get("n_row", 1) > 1 else found
+    sources = [replace(source, shape=source.shape[-1:]) for source in work.sources]
+    return emit(replace(node, shape=node.shape[-1:]), sources, Folding()).of_pass(f.folds)

@@ -17,7 +17,8 @@ from bnnflow.backends.project import Project
 from bnnflow.devices.parts import part_of
 from bnnflow.errors import InputError
 from bnnflow.estimates.baseline import estimate_baseline
-from bnnflow.estimates.estimate import estimate, fitting
+from bnnflow.estimates.balance import fitting
+from bnnflow.estimates.estimate import estimate
 from bnnflow.facts.facts import SOURCES, Facts
 from bnnflow.facts.kept import kept_facts, kept_simulations
 from bnnflow.ir import Domain, Graph, Node, Op, Steps, Weights
