@@ -234,7 +234,7 @@ def _fold(call: KernelCall) -> Schedule:
     s = _window(call)
     # An absent pixel is not waited for; a row of them before the image ends with its pixel -1.
     last_row, last_col = (np.clip(axis.ends - axis.pad, -1, axis.size - 1) for axis in (s.rows, s.cols))
-    needed = np.maximum.accumulate((last_row[:, None] * s.cols.size + last_col + 1).ravel())
+    needed = np.maximum.accumulate((last_row[:, None] * s.cols.size + last_col + 1).ravel().clip(0))
     pixel, position = np.arange(s.rows.size * s.cols.size), np.arange(s.positions)
     done = np.searchsorted(needed, pixel, side="right")  # positions before a pixel comes in
     written = needed * s.parts + (position + 1) * s.folds - 1
