@@ -202,7 +202,8 @@ def test_others_are_refused_and_the_nearest_works(name, options):
     node, source = head(graph)
     made = foldings(node, source, options is STREAM)
     whole, refused = made[0], 0
-    for key, value in [*(("pe", n) for n in range(1, whole.outputs + 3)), *(("simd", n) for n in range(1, whole.taps + 3))]:
+    lanes, widths = (range(1, most + 3) for most in (whole.outputs, whole.taps))
+    for key, value in (*product(["pe"], lanes), *product(["simd"], widths)):
         choices = {getattr(f, key) for f in made}
         if value in choices:
             check(graph, config({node.name: {key: value}}, **options))
@@ -256,7 +257,7 @@ def test_what_does_not_fold_is_refused(name):
 
 
 def test_remedies_of_what_does_not_fold_work():
-    for options in (dict(layers={"sum": {"strategy": "Resource", "pe": 2}}), STREAM | dict(layers={"sum": {"pe": 2}})):
+    for options in ({"layers": {"sum": {"strategy": "Resource", "pe": 2}}}, STREAM | {"layers": {"sum": {"pe": 2}}}):
         check(case("same"), bf.BuildConfig(**options))  # type: ignore[arg-type]
 
 
@@ -279,7 +280,8 @@ def test_a_reuse_factor_is_the_most_cycles(name):
             most = [f for f in made if f.folds <= (reuse if stream else reuse // positions)]
             if stream or most:
                 assert folding == next(f for f in most if f.folds == most[-1].folds)
-            assert folding.turns * folding.at_once == positions and (folding.folds if stream else folding.cycles) <= reuse
+            assert folding.turns * folding.at_once == positions
+            assert (folding.folds if stream else folding.cycles) <= reuse
 
 
 def test_a_folding_is_what_is_written():
@@ -327,13 +329,15 @@ def test_every_case_in_c(options, half, tmp_path):
 @pytest.mark.hls
 def test_what_is_synthesised_counts_the_same_bits(tmp_path, monkeypatch):
     """g++ counts with the machine's own instruction; with FLOW_SLOW it compiles the trees of adders that ship."""
-    names = ["same", "asymmetric", "more_than_a_word", "codes", "two", "own", "many", "codebook", "own_groups", "maxima"]
-    graph, layers, codes = together(names, "io_parallel", False)
+    names = ["same", "asymmetric", "more_than_a_word", "codes", "two", "own", "many", "codebook", "own_groups",
+             "maxima"]
+    graph, _, codes = together(names, "io_parallel", False)
     folded = union({name: case(name) for name in names})
     loops = {name: f | {"strategy": "Resource"} for name, f in random_foldings(folded, "io_parallel", 1).items()}
     monkeypatch.setattr(gxx, "FLAGS", (*gxx.FLAGS, "-DFLOW_SLOW"))
     whole = union({"unrolled": graph, "folded": folded})
-    bf.build(whole, bf.BuildConfig(output_dir=tmp_path / "prj", layers={f"folded__{name}": f for name, f in loops.items()}),
+    layers = {f"folded__{name}": f for name, f in loops.items()}
+    bf.build(whole, bf.BuildConfig(output_dir=tmp_path / "prj", layers=layers),
              [*codes, *(c for name in names for c in random_codes(case(name), 1, 3))])
     bf.simulate(tmp_path / "prj")
     assert "nnet::flow_turns<" in (tmp_path / "prj/firmware/myproject.cpp").read_text()
@@ -349,10 +353,10 @@ def test_trees_of_adders_count_as_the_machine(tmp_path):
     declared = [f"static const unsigned long long {name}[40][3] = {{"
                 + ", ".join("{" + ", ".join(f"{int(w):#x}ULL" for w in row) + "}" for row in rows) + "};"
                 for name, rows in arrays.items()]
-    declared += ["template <int N> int total() { int all = 0; for (int k = 0; k < 40; k++) {",
-                 "all = all * 7 + nnet::flow_tree<64, N>::of(word[k], 0, sign[k], mask[k]); all %= 1000003; } return all; }"]
-    bits = np.unpackbits(np.stack([~(arrays["word"] ^ arrays["sign"]) & arrays["mask"]]).view(np.uint8).reshape(40, -1),
-                         axis=1, bitorder="little").astype(int)
+    declared += ["template <int N> int total() { int all = 0; for (int k = 0; k < 40; k++)",
+                 "all = (all * 7 + nnet::flow_tree<64, N>::of(word[k], 0, sign[k], mask[k])) % 1000003; return all; }"]
+    agree = ~(arrays["word"] ^ arrays["sign"]) & arrays["mask"]
+    bits = np.unpackbits(agree.view(np.uint8), axis=1, bitorder="little").astype(int)
     expected = []
     for n in widths:
         every = 0

@@ -113,8 +113,8 @@ def test_loops_of_random_domains_in_c(first, tmp_path):
         if node.traits.taps}
     bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", strategy="Resource", layers=layers))
     bf.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, 0)])
-    assert set(re.findall(r"nnet::(flow_turns|flow_positions)<", (tmp_path / "prj/firmware/myproject.cpp").read_text())) == {
-        "flow_turns", "flow_positions"}
+    top = (tmp_path / "prj/firmware/myproject.cpp").read_text()
+    assert "nnet::flow_turns<" in top and "nnet::flow_positions<" in top
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
@@ -141,8 +141,8 @@ def test_written_project(backend, tmp_path):
 
 
 # Of every function of a header: how far it is indented, its name, its parameters, its body.
-FUNCTIONS = re.compile(r"^( *)(?:static |inline |template <[^(]*> )*(?:void|int|unsigned(?: long long)?) (\w+)\(([^{]*?)\) {\n"
-                       r"((?s:.*?)\n)\1}\n", re.M)
+FUNCTIONS = re.compile(r"^( *)(?:static |inline |template <[^(]*> )*(?:void|int|unsigned(?: long long)?) (\w+)"
+                       r"\(([^{]*?)\) {\n((?s:.*?)\n)\1}\n", re.M)
 
 
 @pytest.mark.parametrize("header", HEADERS, ids=lambda header: header.stem)
@@ -213,7 +213,8 @@ def numbers(project: Path, expressions: list[str], declared: str = "", flags: Se
         "#include <iostream>", '#include "parameters.h"', '#include "nnet_utils/nnet_flow_lut.h"', declared,
         "int main() {", *(f"    std::cout << ({text}) << std::endl;" for text in expressions), "}", ""]))
     firmware = [f"-I{project / 'firmware' / folder}" for folder in ("", "ap_types")]
-    subprocess.run(["g++", "-std=c++0x", "-w", *firmware, *flags, "numbers.cpp", "-o", "numbers"], cwd=project, check=True)
+    command = ["g++", "-std=c++0x", "-w", *firmware, *flags, "numbers.cpp", "-o", "numbers"]
+    subprocess.run(command, cwd=project, check=True)
     return [int(line) for line in subprocess.check_output([project / "numbers"], text=True).split()]
 
 
@@ -225,7 +226,7 @@ def settings(name: str, kernel: str, **members: int) -> str:
 
 @pytest.mark.hls
 def test_popcounts_are_as_wide_as_the_taps(project, tmp_path):
-    """Words of ones only, also past the taps: exactly the taps are counted, by the machine and by the tree of adders."""
+    """Words of ones only, also past the taps: exactly the taps are counted, by the machine and by trees of adders."""
     shutil.copytree(project, tmp_path / "prj")
     taps = [1, 2, 3, 31, 32, 33, 63, 64, 65, 100, 128, 150]
     declared = ["static const unsigned long long ones[3] = {~0ULL, ~0ULL, ~0ULL};", *(
