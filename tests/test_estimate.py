@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +28,8 @@ from bnnflow.estimates.netlists import USABLE
 from bnnflow.facts.readers import read_report
 from bnnflow.ir import BIPOLAR, TERNARY, Domain, Graph, Index, Node, Op, Steps, Weights, Window, fixed
 from bnnflow.ir.verify import dot_domain
-from tests.random_graphs import random_graph
+from tests.conftest import union
+from tests.random_graphs import random_codes, random_graph
 from tests.test_hls import net
 
 
@@ -170,6 +172,59 @@ def test_latency_of_a_stream(layers):
         facts = estimate(graph, config)
         assert facts.latency == (by_cycle(graph, config),) * 2
         assert facts.interval == (max(m.cycles for m in facts.modules),) * 2
+
+
+TICKS = """
+#include <cstdio>
+#include <map>
+#include <string>
+struct flow_ticks {
+    std::map<std::string, long> of;
+    ~flow_ticks() {
+        FILE *file = std::fopen("@FILE@", "w");
+        for (auto &row : of) std::fprintf(file, "%ld %s\\n", row.second, row.first.c_str());
+        std::fclose(file);
+    }
+};
+inline void flow_tick(const char *where) { static flow_ticks ticks; ticks.of[where]++; }
+namespace nnet {
+"""
+
+
+@pytest.mark.hls
+@pytest.mark.parametrize("options", [{"io_type": "io_stream"}, {"io_type": "io_stream", "reuse_factor": 7},
+                                     {"strategy": "Resource", "reuse_factor": 11}])
+def test_cycles_are_the_iterations_of_the_loops(options, tmp_path):
+    """Every pipelined loop of the written C++ counts its iterations for one sample."""
+    graph = union({f"g{seed}": random_graph(seed) for seed in range(8)})
+    config = bf.BuildConfig(output_dir=tmp_path / "prj", **options)
+    model = bf.to_hls4ml(graph, config)
+    names = {f"config{layer.index}_0": layer.get_attr("flow_node").name for layer in model.get_layers()
+             if layer.get_attr("flow_calls")}
+    bf.build(graph, config)
+    headers = tmp_path / "prj/firmware/nnet_utils"
+    common = headers / "nnet_flow_common.h"
+    ticks = TICKS.replace("@FILE@", str(tmp_path / "ticks.txt"))
+    common.write_text(common.read_text().replace("namespace nnet {", ticks, 1))
+    for name in ("array", "stream"):
+        text = (headers / f"nnet_flow_{name}.h").read_text()
+        (headers / f"nnet_flow_{name}.h").write_text(re.sub("#pragma HLS PIPELINE.*", "flow_tick(__PRETTY_FUNCTION__);",
+                                                            text))
+    bf.simulate(tmp_path / "prj", random_codes(graph, 0, 1))
+    cycles = {module.name: module.cycles for module in estimate(graph, config).modules}
+    rows = [row.split(" ", 1) for row in (tmp_path / "ticks.txt").read_text().splitlines()]
+    found = {}
+    stored = {int(count) for count, where in rows if "flow_store(" in where}  # codes, the same for all kernels alike
+    for count, where in rows:
+        kernel = re.search(r"nnet::(\w+)\(.*CONFIG_T = (config\d+_0)", where)
+        if kernel and kernel[1] not in ("flow_split", "flow_fork"):
+            found[names[kernel[2]]] = kernel[1], int(count)
+    assert set(found) >= set(cycles)
+    for name, count in cycles.items():
+        kernel, counted = found[name]
+        assert counted == count or (kernel == "flow_picked" and counted < count and count in stored), (name, kernel)
+    assert {kernel for kernel, _ in found.values()} >= ({"flow_turns"} if "strategy" in options else {
+        "flow_slide", "flow_each", "flow_picked"} | ({"flow_fold"} if "reuse_factor" in options else set()))
 
 
 def test_any_graph_and_options():

@@ -390,7 +390,7 @@ def test_simulations_are_reported(tmp_path, cli):
     # One bit of a ROM flipped by hand: other sources, of which nothing is known until they are simulated.
     rom = tmp_path / "prj/firmware/weights/flow_NULL.h"
     text = rom.read_text()
-    rom.write_text(re.sub(r"(flow_NULL_offset\[5\] = \{)(-?\d+)", lambda m: f"{m[1]}{int(m[2]) + 2}", text))
+    rom.write_text(re.sub(r"(flow_NULL_offset\[1\]\[5\] = \{\{)(-?\d+)", lambda m: f"{m[1]}{int(m[2]) + 2}", text))
     assert bf.report(tmp_path / "prj")["projects"][0]["exact"] == []
     with pytest.raises(bf.Mismatch):
         bf.simulate(tmp_path / "prj")

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
-    "BuildConfig", "BnnflowError", "InputError", "LoweringError", "Mismatch", "ToolError", "argmax", "build", "compare",
-    "estimate", "load", "lower", "report", "run", "save", "simulate", "split_encoder", "synthesize", "to_hls4ml",
-    "trace",
+    "BuildConfig", "BnnflowError", "InputError", "LoweringError", "Mismatch", "ToolError", "argmax", "balanced",
+    "build", "compare", "estimate", "load", "lower", "report", "run", "save", "simulate", "split_encoder", "synthesize",
+    "to_hls4ml", "trace",
 ]
 
 
@@ -101,12 +101,26 @@ def to_hls4ml(graph: Graph, config: BuildConfig | None = None) -> Any:
     return to_hls4ml(graph, config or BuildConfig())
 
 
-def build(graph: Graph, config: BuildConfig | None = None, vectors: Any = None) -> Project:
-    """Write the HLS or Verilog project of a graph, whole or not at all; see `bnnflow.builder.build`."""
+def balanced(graph: Graph, config: BuildConfig | None = None, interval: int | None = None,
+             throughput: float | None = None, fit: bool = False) -> BuildConfig:
+    """The options in which every sum has the smallest folding for an interval in cycles, for a throughput in inputs a
+    second, or for the part; see `bnnflow.estimates.balance.balanced`.
+    """
     from bnnflow.backends.backend import BuildConfig
+    from bnnflow.synthesis import balanced
+
+    return balanced(graph, config or BuildConfig(), interval=interval, throughput=throughput, fit=fit)
+
+
+def build(graph: Graph, config: BuildConfig | None = None, vectors: Any = None, *, interval: int | None = None,
+          throughput: float | None = None, fit: bool = False) -> Project:
+    """Write the HLS or Verilog project of a graph, whole or not at all; see `bnnflow.builder.build`.
+
+    With an `interval`, a `throughput` or `fit` it has the folding that `balanced` finds, and says so in its manifest.
+    """
     from bnnflow.builder import build
 
-    return build(graph, config or BuildConfig(), vectors)
+    return build(graph, balanced(graph, config, interval, throughput, fit), vectors)
 
 
 def compare(model: Any, project: str | os.PathLike[str], x: Any) -> Comparison:
@@ -125,16 +139,18 @@ def simulate(project: str | os.PathLike[str], codes: Any = None, tool: str | Non
 
 
 def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None = None, baseline: bool = False,
-             synthesize: bool = False) -> Facts:
+             synthesize: bool = False, *, interval: int | None = None, throughput: float | None = None,
+             fit: bool = False) -> Facts:
     """Resources and latency of a graph (with the options of a build) or a project, without any vendor's tool.
 
     C++ from a table, Verilog counted in its netlist; with `synthesize` by logic synthesis of every kernel (yosys),
-    which is kept for the report of a project; with `baseline`, what stock hls4ml's kernels would cost. See
+    which is kept for the report of a project; with `baseline`, what stock hls4ml's kernels would cost; with an
+    `interval`, a `throughput` or `fit` those of the folding that `balanced` finds for a graph. See
     `bnnflow.synthesis.estimate`.
     """
     from bnnflow.synthesis import estimate
 
-    return estimate(design, config, baseline, synthesize)
+    return estimate(design, config, baseline, synthesize, interval=interval, throughput=throughput, fit=fit)
 
 
 def synthesize(project: str | os.PathLike[str], tool: str | None = None, **options: Any) -> Facts:

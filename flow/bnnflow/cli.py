@@ -52,6 +52,10 @@ Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline), R
                                                    "distributed_arithmetic (unrolled, a netlist: docs/logic.md)")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_factor=4,strategy=Resource for one node; "
                                                                   "repeat it for others")]
+Interval = Annotated[int | None, typer.Option(help="fold every sum as far as it keeps up with an input every so many "
+                                                   "cycles")]
+Throughput = Annotated[float | None, typer.Option(help="the same for so many inputs a second at --clock-period")]
+Fit = Annotated[bool, typer.Option("--fit", help="fold every sum so that the design is as fast as fits --part")]
 Combinational = Annotated[bool, typer.Option("--combinational", help="without registers, for backend " + choice(
     name for name, backend in BACKENDS.items() if "pipelined" not in backend.fixed))]
 NETWORKS = ("digits", "mnist", "mnist_lut", "mnist_sbnn", "jets", "cnv", "glt")  # of bnnflow.models
@@ -282,6 +286,7 @@ def build(model: Model,
           clock_period: Clock = BuildConfig.clock_period, reuse_factor: Reuse = BuildConfig.reuse_factor,
           io_type: IoType = BuildConfig.io_type, strategy: Strategy = BuildConfig.strategy, layer: Layers = None,
           encoder: Encoder = BuildConfig.encoder, combinational: Combinational = False,
+          interval: Interval = None, throughput: Throughput = None, fit: Fit = False,
           vectors: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers) for the test "
                                                             "bench")] = None) -> None:
     """Write the HLS or Verilog project of a model or graph."""
@@ -291,10 +296,18 @@ def build(model: Model,
     graph = _graph(model, input_type, output_type, argmax)
     codes = _codes(graph, vectors)
     with doing(f"writing {output_dir}"):
-        project = bf.build(graph, config, codes)
+        project = bf.build(graph, config, codes, interval=interval, throughput=throughput, fit=fit)
     for note in graph.notes:
         out.print(f"note: {escape(note)}", highlight=False)
+    if interval or throughput or fit:
+        out.print(f"folding: {escape(_foldings(project.config))}", highlight=False, soft_wrap=True)
     out.print(f"{project.path}: {backend} project, graph {project.graph_digest[:16]}", highlight=False)
+
+
+def _foldings(config: BuildConfig) -> str:
+    """What `layers` says, in the words of --layer."""
+    return ", ".join(f"{name}:{','.join(f'{key}={value}' for key, value in row.items())}"
+                     for name, row in config.layers.items())
 
 
 @app.command()
@@ -346,12 +359,14 @@ def estimate(context: typer.Context,
              clock_period: Clock = BuildConfig.clock_period, reuse_factor: Reuse = BuildConfig.reuse_factor,
              io_type: IoType = BuildConfig.io_type, strategy: Strategy = BuildConfig.strategy, layer: Layers = None,
              encoder: Encoder = BuildConfig.encoder, combinational: Combinational = False,
+             interval: Interval = None, throughput: Throughput = None, fit: Fit = False,
              synth: Annotated[bool, typer.Option("--synth", help="by logic synthesis of every kernel (yosys) instead "
                                                                  "of the table; kept with a project, for its report")
                               ] = False) -> None:
     """Estimate resources and latency, without any vendor's tool. A project has its own options."""
     from bnnflow.backends.project import GRAPH, Project
     from bnnflow.estimates.balance import fitting
+    from bnnflow.estimates.estimate import estimate as table_estimate
 
     if design.is_dir():
         project = Project.open(design)
@@ -366,7 +381,7 @@ def estimate(context: typer.Context,
                              reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
                              pipelined=not combinational, layers=_layers(layer or []))
         with doing("estimating"):
-            facts = bf.estimate(graph, config, synthesize=synth)
+            facts = bf.estimate(graph, config, synthesize=synth, interval=interval, throughput=throughput, fit=fit)
         graph = bf.split_encoder(graph)[1] if encoder == "outside" else graph
     out.print(_parts(facts))
     out.print(f"{facts.part}: {_share(facts)}; {facts.latency_ns:g} ns, {facts.throughput:,.0f} inputs a second",
@@ -375,9 +390,11 @@ def estimate(context: typer.Context,
         out.print(f"note: {escape(note)}", highlight=False)
     if facts.fits is False:
         options, devices = fitting(graph, config)
-        for fit in options[:1]:
-            flags = " ".join(f"--layer {name}:reuse_factor={row['reuse_factor']}" for name, row in fit.layers.items())
-            out.print(f"fits with: --strategy Resource --reuse-factor {fit.reuse_factor} {flags}", highlight=False)
+        for options_that_fit in options:
+            flags = f"--io-type {options_that_fit.io_type} --strategy {options_that_fit.strategy} --fit"
+            interval_then = table_estimate(graph, options_that_fit).interval
+            every = f"an input every {interval_then[1]:,} cycles" if interval_then else ""
+            out.print(f"fits with: {flags} ({every})", highlight=False)
         out.print(f"fits as it is: {', '.join(devices) or 'none of the parts known'}", highlight=False)
 
 
@@ -453,7 +470,8 @@ def _parts(facts: Facts) -> Table:
     """The modules of a design, a row each, with what is known of any."""
     rows = (*facts.modules, facts)
     columns = [name for name in ("lut", "lut_packed", "lut_positions", "carry", "muxf", "ff", "dsp", "bram", "uram",
-                                 "weight_bits", "buffer_bits", "depth", "latency", "latency_ns", "interval")
+                                 "weight_bits", "buffer_bits", "depth", "pe", "simd", "cycles", "latency",
+                                 "latency_ns", "interval")
                if any(getattr(row, name) for row in rows)]
     table = Table("", *columns, box=None, pad_edge=False)
     for row in rows:

@@ -6,8 +6,9 @@ import os
 from typing import Any
 
 from bnnflow.backends.backend import BuildConfig
-from bnnflow.backends.project import Project
+from bnnflow.backends.project import GRAPH, Project
 from bnnflow.errors import InputError
+from bnnflow.estimates.balance import balanced as table_balanced
 from bnnflow.estimates.baseline import estimate_baseline
 from bnnflow.estimates.estimate import estimate as table_estimate
 from bnnflow.estimates.kernels import synthesized_cost
@@ -17,25 +18,42 @@ from bnnflow.ir import Graph
 from bnnflow.ir.passes import split_encoder
 from bnnflow.toolchains.toolchain import Toolchain, chosen, synthesizers
 
-__all__ = ["estimate", "synthesize", "synthesizer"]
+__all__ = ["balanced", "estimate", "synthesize", "synthesizer"]
+
+
+def balanced(graph: Graph, config: BuildConfig, **goal: Any) -> BuildConfig:
+    """The options in which all sums are folded for an interval, a throughput or the part.
+
+    See `bnnflow.estimates.balance.balanced`. Without any goal they are `config`.
+    """
+    if all(value is None or value is False for value in goal.values()):
+        return config
+    inside = split_encoder(graph)[1] if config.encoder == "outside" else graph
+    return table_balanced(inside, config, **goal)
 
 
 def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None = None, baseline: bool = False,
-             synthesize: bool = False) -> Facts:
+             synthesize: bool = False, **goal: Any) -> Facts:
     """Facts of a graph with the options of a build, or of a project, which has its own.
+
+    With a `goal` (`interval`, `throughput` or `fit`) they are those of the options that `balanced` finds for a graph.
 
     By the table of `bnnflow.estimates.costs`, netlists counted; with `synthesize` by yosys, kernel for kernel
     (`bnnflow.estimates.kernels`), kept with the project for its report; with `baseline` of stock hls4ml's kernels
     (`bnnflow.estimates.baseline`).
 
-    Raises InputError for what a build would refuse, and for both `baseline` and `synthesize`; ToolError where yosys is
-    missing or fails.
+    Raises InputError for what a build would refuse, for both `baseline` and `synthesize`, and for a goal beside a
+    project; ToolError where yosys is missing or fails.
     """
     if baseline and synthesize:
         raise InputError("stock kernels are known from a table only; give baseline or synthesize")
     if isinstance(design, Graph):
-        return estimate_baseline(design) if baseline else _estimated(design, config or BuildConfig(), synthesize)
+        if baseline:
+            return estimate_baseline(design)
+        return _estimated(design, balanced(design, config or BuildConfig(), **goal), synthesize)
     project = Project.open(design)
+    if asked := [name for name, value in goal.items() if value]:
+        raise InputError(f"{', '.join(asked)}: a project has its own folding; estimate {GRAPH} in its folder")
     graph = project.graph()
     if baseline:
         return estimate_baseline(graph)

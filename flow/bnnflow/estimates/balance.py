@@ -51,7 +51,7 @@ def balanced(graph: Graph, config: BuildConfig, interval: int | None = None, thr
     if fit:
         return _fastest(balance)
     if interval is not None:
-        return _within(balance, _number(interval, "interval", "a whole number of cycles, at least 1", whole=True))
+        return _within(balance, int(_number(interval, "interval", "a whole number of cycles, at least 1", whole=True)))
     assert throughput is not None
     return _as_fast(balance, _number(throughput, "throughput", "a number of inputs a second, above 0"))
 
@@ -63,11 +63,11 @@ def _number(value: object, name: str, remedy: str, whole: bool = False) -> float
     return number
 
 
-def _within(balance: _Balance, interval: float) -> BuildConfig:
+def _within(balance: _Balance, interval: int) -> BuildConfig:
     """The balance for an interval in cycles."""
     if interval < balance.least:
-        raise InputError(f"interval={interval:g}: {balance.limit}; use interval={balance.least} or more")
-    return balance.config_at(int(interval))
+        raise InputError(f"interval={interval}: {balance.limit}; use interval={balance.least} or more")
+    return balance.config_at(interval)
 
 
 def _as_fast(balance: _Balance, throughput: float) -> BuildConfig:
@@ -113,13 +113,15 @@ class _Balance:
         apart = {name: {key: value for key, value in row.items() if key not in LANES}
                  for name, row in config.layers.items()}
         widest = replace(config, reuse_factor=1 if config.stream else LAST, layers=apart)
-        self.choices = {nodes[0].name: self._choices(nodes) for nodes, _ in config.target.kernels(graph, widest)
+        kernels = [nodes for nodes, _ in config.target.kernels(graph, widest)]
+        self.choices = {nodes[0].name: self._choices(nodes) for nodes in kernels
                         if _folds(nodes[0], self.known, config)}
         if not self.choices and any(node.traits.taps for node in graph):
             raise InputError(f"strategy={config.strategy!r}: {_why_not(config)}")
         fastest = estimate(graph, self.config_at(min(LAST, self._first)), lambda kernel: Cost())
         slowest = max(fastest.modules, key=_interval, default=fastest)
-        self.least, self.slowest = max(1, _interval(slowest)), slowest.name
+        heads = {nodes[-1].name: nodes[0].name for nodes in kernels}
+        self.least, self.slowest = max(1, _interval(slowest)), heads.get(slowest.name, slowest.name)
 
     @property
     def _first(self) -> int:

@@ -16,8 +16,8 @@ from bnnflow.backends.backend import BuildConfig
 from bnnflow.backends.project import Project
 from bnnflow.devices.parts import part_of
 from bnnflow.errors import InputError
-from bnnflow.estimates.baseline import estimate_baseline
 from bnnflow.estimates.balance import fitting
+from bnnflow.estimates.baseline import estimate_baseline
 from bnnflow.estimates.estimate import estimate
 from bnnflow.facts.facts import SOURCES, Facts
 from bnnflow.facts.kept import kept_facts, kept_simulations
@@ -113,10 +113,10 @@ def _is_for(facts: Facts, part: str) -> bool:
 
 
 def _fitting(graph: Graph, config: BuildConfig) -> dict[str, Any]:
-    """The devices that the project would fit, and the options that would fit its part."""
+    """The devices that the project would fit, and the fastest balance that would fit its part, if there is one."""
     fit, devices = fitting(graph, config)
     return {"devices": devices, "options": [
-        {"strategy": c.strategy, "reuse_factor": c.reuse_factor,
+        {"io_type": c.io_type, "strategy": c.strategy, "interval": estimate(graph, c).interval,
          "layers": {name: dict(row) for name, row in c.layers.items()}} for c in fit]}
 
 

@@ -132,11 +132,12 @@ def _markdown_tables(project: Mapping[str, Any]) -> list[str]:
     """What every source says of the whole, and of its kernels."""
     whole = [[f["source"], f["tool"], f["version"], *(f[c] for c in COUNTS), cycles(f["latency"]),
               cycles(f["interval"]), f["clock_estimated"] or f["clock_target"]] for f in project["facts"]]
-    kernels = [[k["name"], *(k[c] for c in COLUMNS[:4]), k["weight_bits"], k["buffer_bits"], cycles(k["latency"]),
-                cycles(k["interval"]), "; ".join([k["source"], *k["notes"]])]
+    kernels = [[k["name"], *(k[c] for c in (*COLUMNS[:4], "weight_bits", "buffer_bits", "pe", "simd")),
+                cycles(k["latency"]), cycles(k["interval"]), "; ".join([k["source"], *k["notes"]])]
                for f in project["facts"] for k in f["modules"]]
     return [*_table(["source", "tool", "version", *COUNTS.values(), "cycles", "interval", "clock, ns"], whole),
-            *_table(["kernel", *COLUMNS[:4], "weight bits", "buffer bits", "cycles", "interval", "source"], kernels)]
+            *_table(["kernel", *COLUMNS[:4], "weight bits", "buffer bits", "pe", "simd", "cycles", "interval",
+                     "source"], kernels)]
 
 
 RENDER: dict[str, Callable[[Document], str]] = {".html": _html, ".md": _markdown, ".csv": _csv, ".json": _json}
