@@ -5,7 +5,7 @@ A loop computes a position in passes of `pe` outputs each, and every pass in chu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod

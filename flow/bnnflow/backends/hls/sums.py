@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnnflow.backends.hls.folding import Folding, groups_of
 from bnnflow.backends.hls.kernel_call import (
     WORD,
     BorderAxis,
@@ -20,7 +21,6 @@ from bnnflow.backends.hls.kernel_call import (
     pack_fields,
     signed_bits,
 )
-from bnnflow.backends.hls.folding import Folding, groups_of
 from bnnflow.backends.hls.types import IntType, Native, Type, code_int, code_type, word_of
 from bnnflow.ir import Domain, Node, Weights, Window
 from bnnflow.ir.nodes import Int
