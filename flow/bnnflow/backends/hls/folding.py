@@ -16,8 +16,8 @@ from bnnflow.ir import Node, Op, Weights, Window
 
 __all__ = ["Folding", "all_foldings", "folding_of", "foldings", "groups_of", "in_memory", "told"]
 
-# Instructions that a node of Latency may have in the top function, all nodes of which a compiler schedules together, and
-# in a function of its own; and those of a tap, of which the first additions are shared by all outputs.
+# Instructions that a node of Latency may have in the top function, which a compiler schedules as a whole, and in a
+# function of its own; and those of a tap, of which the first additions are shared by all outputs.
 WHOLE, PART = 12_000, 40_000
 ONE_BIT_TAP, WIDE_TAP = 0.6, 3.0
 
@@ -90,8 +90,9 @@ def _unfolded(node: Node, source: Node) -> Folding:
 def _choices(node: Node, source: Node, stream: bool) -> list[tuple[int, int]]:
     """All (pe, simd) that a sum or maximum can have, of a stream or of an array.
 
-    Lanes of a sum read the same taps: of one tap of the kernel some channels, or all taps at once. Lanes of a maximum, or
-    of channels in groups, are those of whole groups, with all their taps; in a stream a sum can have lanes of one group.
+    Lanes of a sum read the same taps: of one tap of the kernel some channels, or all taps at once. Lanes of a maximum,
+    or of channels in groups, are those of whole groups, with all their taps; in a stream a sum can have lanes of one
+    group.
     """
     whole, groups = _unfolded(node, source), groups_of(node, source)
     own = whole.outputs // groups  # outputs of a group
@@ -183,7 +184,8 @@ def _apart(node: Node, source: Node, whole: Folding) -> Folding:
     if whole.positions * size <= WHOLE:
         return whole
     lanes = [pe for pe, simd in _choices(node, source, False) if simd == whole.taps]
-    return replace(whole, apart=True, pe=max([pe for pe in lanes if pe * whole.taps * of_tap <= PART], default=min(lanes)))
+    most = max((pe for pe in lanes if pe * whole.taps * of_tap <= PART), default=min(lanes))
+    return replace(whole, apart=True, pe=most)
 
 
 def _smallest(node: Node, source: Node, told: Mapping[str, int], reuse: int, stream: bool) -> Folding:
@@ -201,8 +203,8 @@ def _check_told(node: Node, source: Node, told: Mapping[str, int], stream: bool)
         if value not in choices:
             near = {max([n for n in choices if n < value], default=choices[0]),
                     min([n for n in choices if n > value], default=choices[-1])}
-            raise InputError(f"node {node.name!r}: {_said(told)} does not divide its outputs and taps evenly; for {key} "
-                             f"use {' or '.join(map(str, sorted(near)))}, of {', '.join(map(str, choices))}")
+            raise InputError(f"node {node.name!r}: {_said(told)} does not divide its outputs and taps evenly; for "
+                             f"{key} use {' or '.join(map(str, sorted(near)))}, of {', '.join(map(str, choices))}")
         made = [f for f in made if getattr(f, key) == value]
 
 
