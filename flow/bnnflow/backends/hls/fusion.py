@@ -74,7 +74,8 @@ def prepared(graph: Graph, config: BuildConfig) -> list[Node]:
         return nodes
     known, readers = {node.name: node for node in nodes}, Counter(name for node in nodes for name in node.inputs)
     flat = {name for node in nodes if node.op is Op.DOT and isinstance(node.params, Weights) and node.params.groups == 1
-            for name in node.inputs if readers[name] == 1 and name not in graph.outputs and _is_flat(known[name], known)}
+            for name in node.inputs
+            if readers[name] == 1 and name not in graph.outputs and _is_flat(known[name], known)}
     return [_whole_window(node, known[node.inputs[0]]) if node.name in flat else node for node in nodes]
 
 
@@ -171,7 +172,7 @@ def stream_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
 
 
 def array_kernels(graph: Graph, config: BuildConfig) -> Kernels:
-    """The kernels on arrays: (a node, or those of a netlist or of a loop in a row; the tensors that the first reads)."""
+    """The kernels on arrays: (a node, or those of a netlist or a loop in a row; the tensors that the first reads)."""
 
     def joins(head: Node, follower: Node, known: Mapping[str, Node]) -> bool:
         if config.is_loop(head.name) and head.traits.taps:

@@ -27,8 +27,8 @@ WORD = 64  # bits of a ROM word: the widest integer literal of C++11
 class Rom:
     """A constant array `name` of integers, held as C++'s `type`: a row (the last axes) for every pass that reads it.
 
-    `values` is a NumPy array; where it has one axis, that is the only row. `shared` is True of a long row of which several
-    lanes read any word in the same cycle.
+    `values` is a NumPy array; where it has one axis, that is the only row. `shared` is True of a long row of which
+    several lanes read any word in the same cycle.
     """
 
     name: str
@@ -48,8 +48,8 @@ class KernelCall:
 
     `reads` are the positions of the node's inputs that the call takes. A kernel with a `fused` list goes over an array,
     pixels or positions, and its configuration has a function `cell` that makes a pass of the output by these kernels in
-    a row, which take their ROMs as arguments. `logic` is the netlist that the kernel computes, where it is none of the templates' but made for
-    this node alone.
+    a row, which take their ROMs as arguments. `logic` is the netlist that the kernel computes, where it is
+    none of the templates' but made for this node alone.
     """
 
     kernel: str

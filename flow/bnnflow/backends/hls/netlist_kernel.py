@@ -118,7 +118,8 @@ class _Text:
         """The function that calls all parts and sets the codes."""
         width = len(self.outputs[0])
         lines = ["template <class res_T, typename CONFIG_T>",
-                 f"void position(const {WORD_TYPE} word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[]) {{",
+                 f"void position(const {WORD_TYPE} word[], const flow_at &at, typename CONFIG_T::acc_t acc[], "
+                 "res_T res[]) {",
                  f"    {self.dialect.inline}"]
         for k in range(len(self.parts)):
             if self.size(k):

@@ -128,7 +128,8 @@ def dot(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
     one_bit = source.domain.lo >= 0 and source.domain.hi <= 1
     core = _counted(taps) if one_bit else _multiplied(taps, source.domain)
     if folding.folds > 1:
-        core = replace(core, types=core.types | {"chunk_t": IntType(min(WORD, folding.simd * source.domain.bits), signed=False)})
+        chunk = IntType(min(WORD, folding.simd * source.domain.bits), signed=False)
+        core = replace(core, types=core.types | {"chunk_t": chunk})
     return positions(node, core, folding, borders)
 
 
@@ -234,8 +235,8 @@ class _Codebook:
 
 
 def _codebook(taps: _Taps) -> _Codebook | None:
-    """The codebook of all outputs' kernels; None where levels are more than two, a pattern does not fit a word, or there
-    are several passes.
+    """The codebook of all outputs' kernels; None where levels are more than two, a pattern does not fit a word, or
+    there are several passes.
 
     `bits` are to be compared with those of a popcount an output, into whose adders go all its taps (XNOR), or those
     that have the second value. With a codebook the taps of every pattern are counted once a channel; then each output
