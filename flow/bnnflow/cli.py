@@ -46,7 +46,7 @@ Backend = Annotated[str, typer.Option(help=choice(BACKENDS))]
 Part = Annotated[str, typer.Option(help="FPGA part")]
 Clock = Annotated[float, typer.Option(help="clock period in ns")]
 Encoder = Annotated[str, typer.Option(help="inside, or outside: the thermometer's planes are the project's input")]
-Reuse = Annotated[int, typer.Option(help="Latency: initiation interval in cycles; Resource: passes of every node")]
+Reuse = Annotated[int, typer.Option(help="Latency: initiation interval in cycles; else cycles that a sum may take")]
 IoType = Annotated[str, typer.Option(help="io_parallel (arrays) or io_stream (pixel by pixel)")]
 Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline), Resource (loops, DATAFLOW) or "
                                                    "distributed_arithmetic (unrolled, a netlist: docs/logic.md)")]
