@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -66,7 +68,7 @@ def test_first_divergence_is_named(built, tmp_path):
     copy = tmp_path / "prj"
     bf.build(bf.lower(net, "ufixed<4,0>"), bf.BuildConfig(output_dir=copy))
     rom = copy / "firmware/weights/flow_d1.h"
-    rom.write_text(rom.read_text().replace("offset[7] = {0", "offset[7] = {1"))
+    rom.write_text(rom.read_text().replace("offset[1][7] = {{0", "offset[1][7] = {{1"))
     assert "C simulation and graph differ first at node 'd1'" in bf.compare(net, copy, x).first
     x2 = keras.Input((6,))
     with pytest.raises(bf.InputError, match="not the one"):
@@ -79,14 +81,14 @@ def test_a_top_function_of_other_words_is_traced_and_another_is_refused(built, t
     net, _, x = built
     project = tmp_path / "prj"
     bf.build(bf.lower(net, "ufixed<4,0>"), bf.BuildConfig(output_dir=project))
-    top, rom = project / "firmware/myproject.cpp", project / "firmware/weights/flow_a1.h"
-    for file in (top, rom):  # ROMs as an earlier version called them
-        file.write_text(file.read_text().replace("_thresholds", "_cuts"))
-    assert "_cuts" in top.read_text() and bf.compare(net, project, x).equal
-    for file in (top, rom):
-        file.write_text(file.read_text().replace("_cuts", "_thresholds"))
-    call = next(line for line in top.read_text().splitlines() if "flow_step" in line)
-    array = call.split("(")[1].split(", ")[1]
+    top, parameters = project / "firmware/myproject.cpp", project / "firmware/parameters.h"
+    for file in (top, parameters):  # as another version might call them
+        file.write_text(re.sub(r"\bconfig(?=\d)", "settings", file.read_text()))
+    assert "settings3_0>" in top.read_text() and bf.compare(net, project, x).equal
+    for file in (top, parameters):
+        file.write_text(re.sub(r"\bsettings(?=\d)", "config", file.read_text()))
+    call = next(line for line in top.read_text().splitlines() if line.endswith("// a1_op"))
+    array = re.search(r"(\w+)\);", call)[1]
     top.write_text(top.read_text().replace(call, f"{call}\n    // mine\n    nnet::flow_set({array}[0], ap_int<2>(0));"))
     assert "C simulation and graph differ first at node" in bf.compare(net, project, x).first
     text = top.read_text().replace(f"    nnet::flow_set({array}[0], ap_int<2>(0));\n", "")

@@ -201,4 +201,4 @@ def test_wide_codes_and_merges_keep_their_kernels(tmp_path):
     graph = Graph((x, sums, Node("y", Op.STEP, ("sums",), (2,), BIPOLAR, planes(1, 2))), ("y", "sums"))
     bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA))
     calls = re.findall(r"nnet::(\w+)<", (tmp_path / "prj/firmware/myproject.cpp").read_text())
-    assert calls == ["flow_positions", "flow_step"]
+    assert calls == ["flow_positions", "flow_all"]

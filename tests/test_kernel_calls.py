@@ -125,7 +125,7 @@ def test_types_and_pragmas_are_the_dialects():
     for strategy in ("Latency", "distributed_arithmetic"):
         for group in fusion_groups(GRAPHS, bf.BuildConfig(io_type="io_stream", strategy=strategy)):
             name = group.result.name
-            texts = {dialect: "\n".join([*(config_text(call, "config", name, dialect) for call in group.calls),
+            texts = {dialect: "\n".join([*(config_text(call, "config", dialect) for call in group.calls),
                                          rom_text(name, group.calls, dialect)]) for dialect in (AP_TYPES, other)}
             assert not re.search(r"\bap_|#pragma HLS", texts[other])
             assert not group.calls or re.search("#pragma hls_inline", texts[other])
