@@ -458,3 +458,16 @@ def test_random_graphs_in_c(first, options, tmp_path):
     layers = random_foldings(graph, options["io_type"], first)
     bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", layers=layers, **options))
     bf.simulate(tmp_path / "prj", [c for g in graphs.values() for c in random_codes(g, first)])
+
+
+@pytest.mark.hls
+def test_wide_nodes_as_functions_of_their_own(tmp_path, monkeypatch):
+    """What is unrolled and too much for one function computes the graph, too; here nearly nothing is too little."""
+    monkeypatch.setattr("bnnflow.backends.hls.folding.WHOLE", 8)
+    monkeypatch.setattr("bnnflow.backends.hls.folding.PART", 16)
+    graphs = {f"seed{seed}": random_graph(seed) for seed in range(300, 312)}
+    graph = union(graphs)
+    calls = [inner for group in fusion_groups(graph, bf.BuildConfig()) for call in group.calls for inner in call.calls]
+    assert sum(call.members.get("apart", 0) for call in calls) > 5
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj"))
+    bf.simulate(tmp_path / "prj", [codes for each in graphs.values() for codes in random_codes(each, 0)])
