@@ -141,7 +141,7 @@ def test_written_project(backend, tmp_path):
 
 
 # Of every function of a header: how far it is indented, its name, its parameters, its body.
-FUNCTIONS = re.compile(r"^( *)(?:static |inline |template <[^(]*> )*(?:void|int|unsigned(?: long long)?) (\w+)"
+FUNCTIONS = re.compile(r"^( *)(?:static |inline |template <[^(]*> )*(?:void|int|unsigned(?: long long)?|typename [\w:]+) (\w+)"
                        r"\(([^{]*?)\) {\n((?s:.*?)\n)\1}\n", re.M)
 
 
@@ -230,7 +230,8 @@ def test_popcounts_are_as_wide_as_the_taps(project, tmp_path):
     shutil.copytree(project, tmp_path / "prj")
     taps = [1, 2, 3, 31, 32, 33, 63, 64, 65, 100, 128, 150]
     declared = ["static const unsigned long long ones[3] = {~0ULL, ~0ULL, ~0ULL};", *(
-        settings(f"taps{n}", "window", n_chan=n, simd=n, packed=1) for n in taps)]
+        settings(f"of{n}", "window", n_chan=n, simd=n, packed=1) + f" struct taps{n} : of{n} {{ typedef int acc_t; }};"
+        for n in taps)]
     counted = [f"nnet::flow_agreeing<taps{n}>(ones, ones, ones)" for n in taps]
     for flags in ([], ["-DFLOW_SLOW"]):
         assert numbers(tmp_path / "prj", counted, "\n".join(declared), flags) == taps
