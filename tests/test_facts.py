@@ -288,7 +288,7 @@ def test_facts_are_saved_and_checked(tmp_path):
         (tmp_path / "bad.json").write_text(json.dumps(damaged))
         with pytest.raises(InputError, match="bad.json"):
             load_facts(tmp_path / "bad.json")
-    assert replace(facts, source=SOURCES[0]).source == "table estimate"
+    assert replace(facts, source=SOURCES[1]).source == "table estimate"
 
 
 def test_facts_of_the_first_format_are_read(tmp_path):

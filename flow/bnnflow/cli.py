@@ -23,7 +23,7 @@ from rich.table import Table
 import bnnflow as bf
 from bnnflow.backends.backend import BACKENDS, BuildConfig
 from bnnflow.errors import BnnflowError, InputError, Mismatch, ToolError, choice
-from bnnflow.facts.facts import Facts
+from bnnflow.facts.facts import CODE, Facts
 from bnnflow.files import existing, whole_file
 from bnnflow.ir import Graph, Weights
 from bnnflow.ir.evaluate import given_codes, per_input
@@ -464,6 +464,8 @@ def synth(context: typer.Context,
     if facts.modules:
         out.print(_parts(facts))
     out.print(_facts(facts))
+    for note in facts.notes:
+        out.print(f"note: {escape(note)}", highlight=False)
 
 
 def _parts(facts: Facts) -> Table:
@@ -471,7 +473,7 @@ def _parts(facts: Facts) -> Table:
     rows = (*facts.modules, facts)
     columns = [name for name in ("lut", "lut_packed", "lut_positions", "carry", "muxf", "ff", "dsp", "bram", "uram",
                                  "weight_bits", "buffer_bits", "depth", "pe", "simd", "cycles", "latency",
-                                 "latency_ns", "interval")
+                                 "latency_ns", "interval", *CODE)
                if any(getattr(row, name) for row in rows)]
     table = Table("", *columns, box=None, pad_edge=False)
     for row in rows:
@@ -484,7 +486,7 @@ def _parts(facts: Facts) -> Table:
 def _facts(facts: Facts) -> Table:
     table = Table("", "", title=f"{facts.name}: {facts.source}, {facts.tool} {facts.version}", box=None, pad_edge=False,
                   show_header=False)
-    said = ("modules", "available", "used", "source", "tool", "version")
+    said = ("modules", "notes", "available", "used", "source", "tool", "version")
     for name, value in facts.as_dict().items():
         if value not in (None, "", [], {}) and name not in said:
             share = facts.used.get(name)

@@ -14,12 +14,13 @@ from bnnflow.errors import InputError
 from bnnflow.files import existing, whole_file
 from bnnflow.tables import html_table
 
-__all__ = ["COUNTS", "SOURCES", "Facts", "load_facts", "save_facts"]
+__all__ = ["CODE", "COUNTS", "SOURCES", "Facts", "load_facts", "save_facts"]
 
 # From the least to the most certain of what the FPGA will need.
-SOURCES = ("table estimate", "netlist count", "kernel synthesis", "C synthesis", "co-simulation", "logic synthesis",
-           "placed", "routed")
+SOURCES = ("HLS front end", "table estimate", "netlist count", "kernel synthesis", "C synthesis", "co-simulation",
+           "logic synthesis", "placed", "routed")
 COUNTS = ("lut", "ff", "dsp", "bram", "uram")
+CODE = ("instructions", "loops", "divisions", "variable_reads")
 FORMATS = (1, 2)  # that are read; the last one is written
 FORMER_NAMES = {"lut_positions": "lut_sites"}  # of fields in files of format 1
 MAX_BYTES = 2**26
@@ -38,6 +39,8 @@ class Facts:
     `latency` and `interval` are (fewest, most) clock cycles from an input to its output, and from an input to the next.
     Clocks are periods in ns. `weight_bits` are bits of constants, `buffer_bits` bits of state between pixels. A kernel
     computes `pe` outputs and `simd` taps of a sum in a cycle; its loop takes so many `cycles` for an input.
+    `instructions` are what an HLS compiler is left with once it has inlined and unrolled, among them `divisions` and
+    `variable_reads` of arrays at an index that is known at run time only; `loops` are those that it has not unrolled.
     `available` has the device's totals under the names of COUNTS.
 
     `source` is one of SOURCES, or "" where a report does not say its stage; raises InputError for another.
@@ -67,6 +70,10 @@ class Facts:
     simd: int | None = None
     cycles: int | None = None
     lut_positions: int | None = None
+    instructions: int | None = None
+    loops: int | None = None
+    divisions: int | None = None
+    variable_reads: int | None = None
     available: Mapping[str, int] = field(default_factory=dict)
     modules: tuple[Facts, ...] = ()
     notes: tuple[str, ...] = ()
@@ -169,7 +176,7 @@ def _text(value: Any) -> bool:
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("name", "source", "tool", "version", "part"), _text),
     **dict.fromkeys((*COUNTS, "lut_packed", "lut_positions", "carry", "muxf", "depth", "weight_bits", "buffer_bits",
-                     "pe", "simd", "cycles"), _count),
+                     "pe", "simd", "cycles", *CODE), _count),
     **dict.fromkeys(("latency", "interval"), _pair),
     **dict.fromkeys(("clock_target", "clock_estimated"), _clock),
     "available": lambda value: isinstance(value, dict) and all(
