@@ -141,7 +141,8 @@ def test_written_project(backend, tmp_path):
 
 
 # Of every function of a header: how far it is indented, its name, its parameters, its body.
-FUNCTIONS = re.compile(r"^( *)(?:static |inline |template <[^(]*> )*(?:void|int|unsigned(?: long long)?|typename [\w:]+) (\w+)"
+FUNCTIONS = re.compile(r"^( *)(?:static |inline |template <[^(]*> )*"
+                       r"(?:void|int|unsigned(?: long long)?|typename [\w:]+) (\w+)"
                        r"\(([^{]*?)\) {\n((?s:.*?)\n)\1}\n", re.M)
 
 
