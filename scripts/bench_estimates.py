@@ -5,7 +5,7 @@
 
 Each row has the LUTs by the table and by yosys kernel for kernel (also packed), the ratio of the two, the least and the
 largest ratio of kernels of 100 LUTs or more, and how long yosys took. Weights are random, batch norms have both signs.
-Needs the extra `rtl`.
+Networks that are too large to be unrolled are balanced for some throughput. Needs the extra `rtl`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from typing import Any
 import numpy as np
 
 import bnnflow as bf
-from bnnflow.backends.hls.sums import passes
 from bnnflow.facts.facts import Facts
 from bnnflow.ir import Graph
 
 PART = "xcvu13p-flga2577-2-e"
-ROWS: dict[str, dict[str, dict[str, Any]]] = {  # network: {title: options}
+LOOPS, STREAM = {"strategy": "Resource"}, {"io_type": "io_stream"}
+ROWS: dict[str, dict[str, dict[str, Any]]] = {  # network: {title: options}, of a build and of a balance
     "digits": {
-        "unrolled": {}, "reuse 8": {"reuse_factor": 8},
+        "unrolled": {}, "8 cycles": {**LOOPS, "interval": 8}, "64 cycles": {**LOOPS, "interval": 64},
         "Verilog": {"backend": "Verilog", "clock_period": 2.0},
     },
-    "conv": {"io_stream": {"io_type": "io_stream"}, "reuse 64": {"reuse_factor": 64}},
-    "mnist": {"unrolled": {}, "reuse 16": {"reuse_factor": 16}},
-    "mnist ternary": {"unrolled": {}},
-    "cnv": {"io_stream": {"io_type": "io_stream"}},
-    "glt": {"io_stream": {"io_type": "io_stream"}},
+    "conv": {"io_stream": STREAM, "io_stream, 1,024 cycles": {**STREAM, "interval": 1024},
+             "arrays, 64 cycles": {**LOOPS, "interval": 64}},
+    "mnist": {"unrolled": {}, "16 cycles": {**LOOPS, "interval": 16}},
+    "mnist ternary": {"unrolled": {}, "16 cycles": {**LOOPS, "interval": 16}},
+    "cnv": {f"{n:,} a second": {**STREAM, "throughput": n} for n in (1000, 20000)},
+    "glt": {"1,000 a second": {**STREAM, "throughput": 1000}},
 }
+GOALS = ("interval", "throughput")
 
 
 def network(name: str) -> Graph:
@@ -72,7 +74,8 @@ def _conv() -> Any:
 
 def row(title: str, graph: Graph, options: dict[str, Any]) -> str:
     """The row of a network with some options."""
-    config = folded(graph, bf.BuildConfig(part=PART, **options))
+    config = bf.BuildConfig(part=PART, **{key: value for key, value in options.items() if key not in GOALS})
+    config = bf.balanced(graph, config, **{key: value for key, value in options.items() if key in GOALS})
     table, start = bf.estimate(graph, config), time.time()
     found = bf.estimate(graph, config, synthesize=True)
     seconds = time.time() - start
@@ -86,16 +89,6 @@ def row(title: str, graph: Graph, options: dict[str, Any]) -> str:
         whole = f"{facts.lut:,} ({facts.ff:,} FF, kernels {found.ff:,}, table {table.ff:,})"
     return (f"| {title} | {table.lut:,} | {found.lut:,} | {packed:,} | {table.lut / found.lut:.2f} | "
             f"{min(ratios):.2f} to {max(ratios):.2f} | {seconds:.0f} | {whole} |")
-
-
-def folded(graph: Graph, config: bf.BuildConfig) -> bf.BuildConfig:
-    """The options, with the largest reuse factor up to that of the options for every sum and maximum."""
-    if config.reuse_factor == 1:
-        return config
-    possible = {node.name: passes(node) for node in graph if passes(node)}
-    layers = {name: {"reuse_factor": max(n for n in factors if n <= config.reuse_factor)}
-              for name, factors in possible.items()}
-    return replace(config, strategy="Resource", layers=layers)
 
 
 def whole_design(graph: Graph, config: bf.BuildConfig) -> Facts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from bnnflow.backends.hls.cycles import Sizes, cycles_of
@@ -14,8 +14,11 @@ from bnnflow.estimates.costs import ram, rom
 __all__ = ["Buffer", "buffer_of", "stream_buffer"]
 
 MUX = 0.5  # LUTs of a choice of two bits: one LUT makes two of them
-COUNTER_BIT = 1.5  # LUTs of a bit of a counter that begins again, is compared, and moves others
+# LUTs of a bit of a counter that begins again, is compared, and moves others, where it is as narrow as its values:
+# flow_fold and flow_slide by hand in Verilog have .85 to 1.1 and .6 to .7 (yosys, UltraScale+).
+COUNTER_BIT = 1.0
 SHIFTED = 32  # pixels of a stream that one LUT holds a bit of (SRL32)
+MOST_SHIFTED = 1024  # bits of a stream in shift registers (config_storage of Vitis HLS)
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ def _fold(loop: KernelCall) -> Buffer:
     counted = _counters(s.rows.size, s.cols.size, s.parts, s.rows.span * line, s.rows.count, s.cols.count, s.rows.steps,
                         s.cols.steps, s.rows.span * line, line, s.rows.kernel, s.cols.kernel, s.parts, s.rows.steps,
                         s.rows.span * line, line, cycles_of(loop))
-    reading = Buffer(3 * (s.rows.span * line - 1).bit_length() + s.simd * s.field * MUX)  # the address; absent taps
-    return memory + pixel + _registers(_result(loop)) + counted + reading + _folded(s)
+    absent = Buffer(s.simd * s.field * MUX)
+    return memory + pixel + _registers(_result(loop)) + counted + absent + _folded(s)
 
 
 def _turns(loop: KernelCall) -> Buffer:
@@ -128,5 +131,7 @@ def buffer_of(loop: KernelCall) -> Buffer:
 
 
 def stream_buffer(bits: int, depth: int) -> Buffer:
-    """A stream of so many pixels of so many `bits`: shift registers of LUTs, and a register of what is read next."""
-    return Buffer(bits * ceil(depth / SHIFTED), bits) + _counters(depth)
+    """A stream of so many pixels of so many `bits`: shift registers or a memory, and a register of the next pixel."""
+    shifted = bits * depth <= MOST_SHIFTED
+    kept = Buffer(bits * ceil(depth / SHIFTED)) if shifted else replace(_memory(bits, depth), bits=0)
+    return kept + _registers(bits) + _counters(*[depth] * (1 if shifted else 2))
