@@ -96,6 +96,7 @@ def test_any_graph(config):
         for interval in (least, 2 * least + 3, 100 * least):
             options = balanced(graph, config, interval=interval)
             assert estimate(graph, options).interval[1] <= interval
+            options.target.check(graph, options)
             assert balanced(graph, options, interval=interval) == options  # what is said already stays
 
 
