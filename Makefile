@@ -18,7 +18,8 @@ quick: $(VENV)/.ready
 		-m "not long and not hls and not rtl and not training and not files and not fuzz and not browser" \
 		--ignore tests/test_convolutions.py --ignore tests/test_cli.py --ignore tests/test_imports.py \
 		--ignore tests/test_vendor.py --ignore tests/test_contracts.py --ignore tests/test_codebooks.py \
-		--ignore tests/test_optimizers.py --ignore tests/test_weight_sets.py
+		--ignore tests/test_optimizers.py --ignore tests/test_weight_sets.py --ignore tests/test_folding.py \
+		--ignore tests/test_balance.py
 
 # The long randomised runs, with their histograms, and the proofs that `make test` leaves out.
 fuzz: $(VENV)/.ready
