@@ -368,12 +368,12 @@ def test_trees_of_adders_count_as_the_machine(tmp_path):
 
 # --- contract rows, random networks ---------------------------------------------------------------------------------
 
-PARTS = 12
+PARTS = 14
 
 
 @cache
 def rows(part: int) -> tuple[dict[str, Graph], list[np.ndarray]]:
-    """Every twelfth row of the contracts: (graphs, a few inputs of each)."""
+    """Every fourteenth row of the contracts: (graphs, a few inputs of each)."""
     graphs, codes = {}, []
     for name in list(NETWORKS)[part::PARTS]:
         model = NETWORKS[name]()
@@ -434,7 +434,7 @@ def check_images(seeds: list[int], options: dict, folder: object) -> None:
 
 
 @pytest.mark.hls
-@pytest.mark.parametrize(("seeds", "options"), [([2, 13, 33], STREAM), ([3, 35], LOOPS)], ids=["stream", "loops"])
+@pytest.mark.parametrize(("seeds", "options"), [([2, 33], STREAM), ([3, 35], LOOPS)], ids=["stream", "loops"])
 def test_random_convolutional_networks_in_c(seeds, options, tmp_path):
     check_images(seeds, options, tmp_path / "prj")
 
