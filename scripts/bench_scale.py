@@ -40,11 +40,15 @@ COMPARED = 4  # images that Keras sees
 
 def network(name: str) -> Any:
     """A Keras model with random weights and batch norms of both signs."""
-    import tf_keras as keras
-
     from bnnflow.models import cnv, glt
 
-    model = {"cnv": cnv.build, "glt96": lambda: glt.build("stl10"), "conv": _layer}[name]()
+    return randomised({"cnv": cnv.build, "glt96": lambda: glt.build("stl10"), "conv": _layer}[name]())
+
+
+def randomised(model: Any) -> Any:
+    """The model, with batch norms of both signs."""
+    import tf_keras as keras
+
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
