@@ -160,8 +160,9 @@ def main() -> None:
         options = {"strategy": "Resource", "reuse_factor": args.reuse, **options}
     print(f"Limits: {LIMITS['function']:,} instructions a function, {LIMITS['design']:,} in all.\n")
     goal = {key: value for key in ("throughput", "interval") if (value := getattr(args, key))}
-    print("| design | instructions | largest function | loops | divisions | variable reads | stock hls4ml | ratio | s | "
-          "MB |", "|---" * 10 + "|", sep="\n", flush=True)
+    titles = ("design", "instructions", "largest function", "loops", "divisions", "variable reads", "stock hls4ml",
+              "ratio", "s", "MB")
+    print(f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", sep="\n", flush=True)
     for name in args.designs:
         print(*rows(name, options, goal, not args.ours, args.functions), sep="\n", flush=True)
 
