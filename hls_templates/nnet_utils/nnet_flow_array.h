@@ -190,7 +190,10 @@ Cycle:
             at.border = CONFIG_T::border(row + b / across, col + b % across);
             res_T lane[CONFIG_T::pe];
             #pragma HLS ARRAY_PARTITION variable=lane complete
-            CONFIG_T::cell(word[b], at, acc[b], lane);
+            // What is not folded is said to be at row 0, so that a compiler knows all constants at once.
+            const flow_at now = {sizes::folds == 1 ? 0 : at.fold, sizes::passes == 1 ? 0 : at.pass, at.border,
+                                 sizes::chunks == 1 || at.first};
+            CONFIG_T::cell(word[b], now, acc[b], lane);
             flow_rotate<CONFIG_T>(word[b]);
             if (last) {
                 flow_append<CONFIG_T::pe, CONFIG_T::n_out>(lane, out[b]);

@@ -227,7 +227,10 @@ Step:
             at.first = chunk == 0;
             typename res_T::value_type lane[lanes];
             #pragma HLS ARRAY_PARTITION variable=lane complete
-            CONFIG_T::cell(word, at, acc, lane);
+            // What is not folded is said to be at row 0, so that a compiler knows all constants at once.
+            const flow_at now = {sizes::folds == 1 ? 0 : at.fold, sizes::passes == 1 ? 0 : at.pass, at.border,
+                                 sizes::chunks == 1 || at.first};
+            CONFIG_T::cell(word, now, acc, lane);
             flow_rotate<CONFIG_T>(word);
             if (last) {
                 flow_append<lanes, res_T::size>(lane, out.data);
