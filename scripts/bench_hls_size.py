@@ -30,8 +30,9 @@ from typing import Any
 import bench_scale
 
 import bnnflow as bf
+from bnnflow.backends.hls.code_size import LIMITS
 from bnnflow.backends.project import Project
-from bnnflow.toolchains.clang import LIMITS, design_sizes
+from bnnflow.toolchains.clang import design_sizes
 from bnnflow.toolchains.code_size import CodeSize
 
 STREAM = {"io_type": "io_stream"}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
+from bnnflow.backends.hls import code_size
 from bnnflow.backends.project import Project
 from bnnflow.errors import Mismatch, ToolError
 from bnnflow.facts.kept import kept_facts
@@ -327,7 +328,7 @@ def test_synth_says_what_is_too_much(project, monkeypatch, cli):
     assert not any("more than" in note or "multiplexers" in note for note in facts.notes)
     said = cli("synth", project.path, "--tool", "clang")
     assert said.returncode == 0 and "nnet::flow_turns<config2_0>" in said.stdout and "lut" not in said.stdout
-    monkeypatch.setattr(clang, "LIMITS", {"function": 50, "design": 100})
+    monkeypatch.setattr(code_size, "LIMITS", {"function": 50, "design": 100})
     notes = bf.synthesize(project, "clang").notes
     assert any("instructions, more than 100: HLS compilers stop unrolling" in note for note in notes)
     assert any("flow_turns<config2_0> has" in note and "more than 50: " in note for note in notes)

@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 
 from bnnflow.backends.backend import CPP, BuildConfig
+from bnnflow.backends.hls.code_size import DesignSize, too_much
 from bnnflow.backends.hls.cycles import cycles_of, schedule_of
 from bnnflow.backends.hls.fifo import StreamKernel
 from bnnflow.backends.hls.fifo import depths as stream_depths
 from bnnflow.backends.hls.folding import Folding, folding_of
-from bnnflow.backends.hls.fusion import prepared
+from bnnflow.backends.hls.fusion import code_size, is_dataflow, prepared
 from bnnflow.backends.hls.kernel_call import KernelCall
 from bnnflow.backends.hls.loops import loop_of
 from bnnflow.devices.parts import UNKNOWN, VIRTEXUP, Family, Part, part_of
+from bnnflow.errors import InputError
 from bnnflow.estimates.buffers import Buffer, buffer_of, stream_buffer
 from bnnflow.estimates.costs import Cost, Costs, Work, follower
 from bnnflow.estimates.netlists import USABLE, counted_cost, timing
@@ -57,11 +59,38 @@ def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None
     if late and not config.target.one_netlist:  # it is pipelined for the clock that it can have
         config = replace(config, clock_period=shortest)
     modules, end = _Design(graph, config, cost or counted_cost(graph, config), family).modules(base)
+    size = _code_size(graph, config)
+    modules = [_with_size(module, size) for module in modules]
     interval = max([module.interval[1] for module in modules if module.interval], default=1)
     latency = _latency(graph, config, cycles) or end
     return replace(_summed(base, modules), latency=(latency, latency), interval=(interval, interval),
-                   available=part.available if part else {},
-                   notes=tuple(_notes(modules, config, part, f"{path} takes {shortest:g} ns" if late else "")))
+                   available=part.available if part else {}, instructions=size.instructions if size else None,
+                   notes=(*_notes(modules, config, part, f"{path} takes {shortest:g} ns" if late else ""),
+                          *(_said(size) if size else ())))
+
+
+def _code_size(graph: Graph, config: BuildConfig) -> DesignSize | None:
+    """The instructions that an HLS compiler is left with; None of Verilog, and of a graph that it would not take."""
+    if config.target.language != CPP:
+        return None
+    try:
+        return code_size(graph, config)
+    except InputError:
+        return None
+
+
+def _with_size(module: Facts, size: DesignSize | None) -> Facts:
+    """A kernel with its instructions."""
+    found = [kernel.instructions for kernel in size.kernels if kernel.node == module.name] if size else []
+    return replace(module, instructions=found[0] if found else None)
+
+
+def _said(size: DesignSize) -> Iterator[str]:
+    """The size of a design, and what of it is more than is known to do no harm."""
+    count, node = size.largest
+    where = f"the function of node {node!r}" if node else "the top function"
+    yield f"{size.instructions:,} instructions for an HLS compiler, {count:,} of them in {where}"
+    yield from too_much(size.instructions, [(where, count)])
 
 
 def period_of(config: BuildConfig) -> float:
@@ -156,7 +185,7 @@ class _Design:
     @property
     def dataflow(self) -> bool:
         """True where the top function is DATAFLOW, with a register behind every kernel, instead of one pipeline."""
-        return self.config.stream or any(self.config.strategy_of(node.name) == "resource" for node in self.graph)
+        return is_dataflow(self.graph, self.config)
 
     def _kernel(self, nodes: tuple[Node, ...], reads: Sequence[str]) -> _Kernel:
         head, config = nodes[0], self.config

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bnnflow.backends.backend import CPP
+from bnnflow.backends.hls.code_size import too_much
 from bnnflow.backends.project import Project
 from bnnflow.facts.facts import Facts
 from bnnflow.facts.kept import keep_facts
@@ -32,13 +33,7 @@ from bnnflow.toolchains.process import Program, Say
 from bnnflow.toolchains.toolchain import Toolchain
 from bnnflow.toolchains.unroll import as_asked
 
-__all__ = ["CLANG", "LIMITS", "TOOLCHAIN", "design_sizes", "synthesize_project"]
-
-# Instructions that HLS compilers take in reasonable time. Public logs of Vivado HLS and Vitis HLS warn at 166,825 that
-# they "may cause large runtime", and end with XFORM 203-504, "stop unrolling", beyond. A function is scheduled as a
-# whole, so that one alone should stay well below that; functions are scheduled one after the other.
-LIMITS = {"function": 60_000, "design": 400_000}
-REMEDY = "use strategy='Resource' with a larger reuse_factor, or io_stream"
+__all__ = ["CLANG", "TOOLCHAIN", "design_sizes", "synthesize_project"]
 
 
 def _start(path: str) -> list[str]:
@@ -154,12 +149,8 @@ def _facts(name: str, sizes: Sequence[CodeSize], version: str) -> Facts:
 def _findings(top: str, sizes: Sequence[CodeSize]) -> Iterator[str]:
     """What an HLS compiler will have trouble with."""
     total = sum(size.instructions for size in sizes)
-    if total > LIMITS["design"]:
-        yield f"{total:,} instructions, more than {LIMITS['design']:,}: HLS compilers stop unrolling; {REMEDY}"
+    yield from too_much(total, [(size.name, size.instructions) for size in sizes])
     for size in sizes:
-        if size.instructions > LIMITS["function"]:
-            yield (f"{size.name} has {size.instructions:,} instructions, more than {LIMITS['function']:,}: HLS "
-                   f"compilers take hours over it, or stop; {REMEDY}")
         if size.divisions:
             yield f"{size.name} divides {size.divisions:,} times: powers of two would be shifts"
         yield from (f"{size.name} has {count:,} multiplexers of all elements of {array}: it is divided into registers, "

@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from bnnflow.backends.backend import BuildConfig, Kernels
+from bnnflow.backends.hls.code_size import MOST, DesignSize, KernelSize, design_size, kernel_size
 from bnnflow.backends.hls.folding import Folding, folding_of, in_memory
 from bnnflow.backends.hls.kernel_call import FusedKernel, KernelCall
 from bnnflow.backends.hls.netlist_kernel import netlist_kernel
@@ -26,8 +28,8 @@ from bnnflow.errors import InputError
 from bnnflow.ir import Graph, Index, Node, Op, Weights, Window, clean_name
 from bnnflow.ir.nodes import Int
 
-__all__ = ["ASKED", "MAX_GIVEN", "FusionGroup", "check", "copied", "forked", "fusion_groups", "is_netlist", "kernels",
-           "prepared", "starts", "streamed_kernels", "two_by_two"]
+__all__ = ["ASKED", "MAX_GIVEN", "FusionGroup", "check", "code_size", "copied", "forked", "fusion_groups",
+           "is_dataflow", "is_netlist", "kernels", "prepared", "starts", "streamed_kernels", "two_by_two"]
 
 STREAMS = "nnet_flow_stream.h"
 ASKED = "distributed_arithmetic"  # the strategy, as hls4ml calls it
@@ -35,6 +37,7 @@ MAX_PARTITIONED = 4096  # elements of a completely partitioned array that the ve
 MAX_STREAM = 4096  # bits of a pixel in a stream
 MAX_CODE = 31  # bits of a code that the kernels hold,
 MAX_BITS = {Op.STEP: 15, Op.AFFINE: 62}  # and of other ones
+REUSES = tuple(4**k for k in range(9))  # that are tried where something is too large
 MAX_GIVEN = 24  # bits of a code that a graph, hence a netlist, can begin with
 
 
@@ -343,6 +346,28 @@ def fusion_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
     return (stream_groups if config.io_type == "io_stream" else array_groups)(graph, config)
 
 
+def is_dataflow(graph: Graph, config: BuildConfig) -> bool:
+    """True where the top function is DATAFLOW: kernels are functions of their own, and every tensor has one reader."""
+    return config.stream or any(config.is_loop(node.name) for node in graph)
+
+
+def code_size(graph: Graph, config: BuildConfig) -> DesignSize:
+    """The instructions that an HLS compiler is left with of the project, kernel by kernel.
+
+    A kernel has the name of its last node. Raises InputError where the graph cannot become a project.
+    """
+    groups, apart = fusion_groups(graph, config), is_dataflow(graph, config)
+    uses = Counter([*(name for group in groups for name in group.reads), *graph.outputs])
+    sizes: list[KernelSize] = []
+    for group in groups:
+        node = group.result
+        forks = [forked(node, config.stream)] * (uses[node.name] - 1) if apart else []
+        if group.calls or forks:
+            sizes.append(kernel_size(node.name, [*group.calls, *forks], not apart))
+    ends = [*graph.inputs, *(graph[name] for name in graph.outputs)]
+    return design_size(sizes, not apart, sum(node.size for node in ends))
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 Problems = Iterator[str]
@@ -352,6 +377,7 @@ def check(graph: Graph, config: BuildConfig) -> None:
     """Refuse what g++ would accept and the vendor tools would not: all nodes at once, with the remedy."""
     groups = [nodes for nodes, _ in kernels(graph, config)]
     problems = [problem for find in CHECKS for problem in find(graph, config, groups)]
+    problems = problems or list(_too_long(graph, config, groups))
     if problems:
         raise InputError("this graph cannot become an HLS project:\n  - " + "\n  - ".join(problems))
 
@@ -428,6 +454,63 @@ def _reused_netlists(graph: Graph, config: BuildConfig, groups: Sequence[tuple[N
             yield (f"node {head.name!r}: a netlist takes an input every cycle; reuse_factor "
                    f"{config.reuse_of(head.name)} has nothing to share: use layers={{{head.name!r}: "
                    "{'reuse_factor': 1}}, or 'Latency' or 'Resource'")
+
+
+def _too_long(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
+    """Functions, or designs, of which HLS compilers would not take the instructions, with a folding that they take."""
+    size = code_size(graph, config)
+    if not size.past(MOST):
+        return
+    remedy = _shorter(graph, config, groups, size)
+    large = [kernel for kernel in size.kernels if max(kernel.own, default=0) > MOST["function"]]
+    for kernel in large:
+        yield (f"node {kernel.node!r} becomes a function of {max(kernel.own):,} instructions; HLS compilers stop "
+               f"unrolling at {MOST['function']:,}: {remedy}")
+    if not large:
+        in_top = size.inside > MOST["function"]
+        most = max(size.kernels, key=lambda kernel: kernel.inside if in_top else kernel.instructions)
+        what, count = ("the top function", size.inside) if in_top else ("the design", size.instructions)
+        yield (f"{what} has {count:,} instructions, {most.inside if in_top else most.instructions:,} of them of node "
+               f"{most.node!r}; HLS compilers stop unrolling at {MOST['function' if in_top else 'design']:,}: {remedy}")
+
+
+def _shorter(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]], size: DesignSize) -> str:
+    """What makes the project small enough, found by trying: loops of the largest kernels, of all, or streams."""
+    heads = {nodes[-1].name: nodes[0] for nodes in groups}
+    large = [heads[kernel.node].name for kernel in sorted(size.kernels, key=lambda kernel: -kernel.instructions)
+             if heads[kernel.node].traits.taps]
+    for options, said in _foldings(config, large):
+        tried = replace(config, **options)
+        if _passes(graph, tried):
+            return said
+    return "use fewer inputs, planes or neurons"
+
+
+def _foldings(config: BuildConfig, large: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """(Options that fold more and more, how to give them)."""
+    strategy = {} if config.stream else {"strategy": "Resource"}
+    for count in (1, 2, 4):
+        for reuse in REUSES:
+            own = {name: {**config.layers.get(name, {}), **strategy, "reuse_factor": reuse} for name in large[:count]}
+            own = {name: {key: value for key, value in options.items() if key not in ("pe", "simd")}
+                   for name, options in own.items()}
+            if len(own) == count:
+                yield {"layers": {**config.layers, **own}}, f"use layers={ {**config.layers, **own} }"
+    for io_type in dict.fromkeys((config.io_type, "io_stream")):
+        for reuse in REUSES:
+            options: dict[str, Any] = {"strategy": "Resource", "reuse_factor": reuse, "layers": {}}
+            options |= {"io_type": io_type} if io_type != config.io_type else {}
+            yield options, "use " + ", ".join(f"{key}={value!r}" for key, value in options.items())
+
+
+def _passes(graph: Graph, config: BuildConfig) -> bool:
+    """True where nothing is refused."""
+    try:
+        groups = [nodes for nodes, _ in kernels(graph, config)]
+        return not any(problem for find in CHECKS for problem in find(graph, config, groups)) and not code_size(
+            graph, config).past(MOST)
+    except InputError:
+        return False
 
 
 CHECKS = (_too_large, _too_wide, _passed_on, _no_node, _no_kernel, _not_folded, _reused_netlists)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from bnnflow.backends.backend import BuildConfig
 from bnnflow.backends.hls.cpp import call_text, config_text, has_constants, rom_text
 from bnnflow.backends.hls.fifo import StreamKernel, check_depths, depths
-from bnnflow.backends.hls.fusion import FusionGroup, check, copied, forked, fusion_groups
+from bnnflow.backends.hls.fusion import FusionGroup, check, copied, forked, fusion_groups, is_dataflow
 from bnnflow.backends.hls.kernel_call import KernelCall
 from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.hls.types import DIALECTS, Dialect, code_type
@@ -224,7 +224,7 @@ def to_hls4ml(graph: Graph, config: BuildConfig, vectors: Sequence[NDArray[np.in
     check(graph, config)
     groups = fusion_groups(graph, config)
     _register()
-    folded = config.io_type == "io_stream" or any(config.strategy_of(node.name) == "resource" for node in graph)
+    folded = is_dataflow(graph, config)
     layers, outputs = _layers(graph, config, groups, forks=folded)
     model: FlowModelGraph = FlowModelGraph.from_layer_list(
         _settings(graph, config, folded), layers, inputs=[_hls_name(n) for n in graph.inputs], outputs=outputs)

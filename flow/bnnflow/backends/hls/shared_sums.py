@@ -32,18 +32,17 @@ class SharedSums:
     unshared: int = 0  # wires that are widened, and complements of wires, for one output each
     bits: list[int] = field(default_factory=list)  # of the sums
 
-    def leaves(self, wires: Int, sign: NDArray[np.bool_], mask: NDArray[np.bool_]) -> Int:
-        """Values (outputs, taps) of wires (taps,): complements without `sign`, nothing without `mask`."""
-        return np.where(mask, 2 * wires + np.where(sign, 1, 2), 0)
+    def count(self, wires: Int, sign: NDArray[np.bool_], mask: NDArray[np.bool_]) -> Int:
+        """The sums (outputs,) of wires (outputs, taps): complements without `sign`, nothing without `mask`."""
+        return self._tree(np.where(mask, 2 * wires + np.where(sign, 1, 2), 0))
 
-    def counts(self, values: Int) -> Int:
+    def _tree(self, values: Int) -> Int:
         """The sums (outputs,) of values (outputs, taps), as flow_tree adds them."""
         taps = values.shape[1]
         if taps == 1:
             return values[:, 0]
         low = (taps // 2 + 2) // 3 * 3 if taps > 3 else (taps + 1) // 2
-        left, right = self.counts(values[:, :low]), self.counts(values[:, low:])
-        return self._added(left, right, taps.bit_length())
+        return self._added(self._tree(values[:, :low]), self._tree(values[:, low:]), taps.bit_length())
 
     def _added(self, left: Int, right: Int, width: int) -> Int:
         pairs, place, times = np.unique(np.stack([left, right], 1), axis=0, return_inverse=True, return_counts=True)
