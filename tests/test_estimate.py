@@ -93,7 +93,8 @@ def test_no_clock_is_faster_than_a_lut():
         assert fastest.latency_ns == fast.latency_ns and fastest.throughput == fast.throughput < 1.5e9
         assert (fastest.clock_target, fastest.clock_estimated, slow.clock_estimated) == (0.1, least, None)
         assert f"{what} takes {least} ns, longer than the clock asked for" in fastest.notes
-        assert all(module.clock_estimated == least for module in fastest.modules) and len(slow.notes) == 1
+        assert all(module.clock_estimated == least for module in fastest.modules)
+        assert not any("longer than the clock" in note for note in slow.notes)
 
 
 def test_loops():
@@ -337,7 +338,7 @@ def test_parts_by_their_names(name, device):
 def test_parts():
     assert part_of("xc9z999") is None and part_of("xczu300") is None
     facts = estimate(dense(), bf.BuildConfig(part="xc9z999"))
-    assert facts.fits is None and "not in the table" in facts.notes[-1]
+    assert facts.fits is None and any("not in the table" in note for note in facts.notes)
     families = {part.family.name for part in PARTS.values()}
     assert len(families) == 8
     small = estimate(dense(512, 64), bf.BuildConfig(part="ice40hx1k"))

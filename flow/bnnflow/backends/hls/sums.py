@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -101,7 +102,7 @@ class _Taps:
     gain: int
     constant: Int
 
-    @property
+    @cached_property
     def gains(self) -> int:
         """Magnitudes of the levels that are not 0."""
         return int(np.unique(np.abs(self.levels[self.levels != 0])).size)
@@ -140,12 +141,12 @@ def _counted(taps: _Taps) -> KernelCall:
     or, where an output has many, for each of their binary digits. A codebook is taken if fewer bits enter adders then;
     where outputs share lanes, there is nothing that they could share.
     """
-    values, book = _values(taps.levels) or _digits(taps.levels), _codebook(taps)
-    plain = taps.gains <= 1
-    bits = np.count_nonzero(taps.levels) if plain else values.mask.sum() + taps.all_bits
+    values = None if taps.gains <= 1 else _values(taps.levels) or _digits(taps.levels)
+    bits = np.count_nonzero(taps.levels) if values is None else values.mask.sum() + taps.all_bits
+    book = _codebook(taps)
     if book is not None and book.bits < bits:
         return _shared(taps, book)
-    return _xnor(taps) if plain else _valued(taps, values)
+    return _xnor(taps) if values is None else _valued(taps, values)
 
 
 def _xnor(taps: _Taps) -> KernelCall:
@@ -242,9 +243,11 @@ def _codebook(taps: _Taps) -> _Codebook | None:
     that have the second value. With a codebook the taps of every pattern are counted once a channel; then each output
     adds, channel by channel, the count of its pattern.
     """
-    f, values = taps.folding, _values(taps.levels, lowest=True)
-    size = taps.members.get("k_rows", 1) * taps.members.get("k_cols", 1)
-    if values is None or values.mask.shape[1] > 1 or not 1 < size < WORD or f.passes * f.chunks > 1:
+    f, size = taps.folding, taps.members.get("k_rows", 1) * taps.members.get("k_cols", 1)
+    if not 1 < size < WORD or f.passes * f.chunks > 1:
+        return None
+    values = _values(taps.levels, lowest=True)
+    if values is None or values.mask.shape[1] > 1:
         return None
     outputs, fields = taps.levels.shape
     second = values.mask.reshape(outputs, size, fields // size).astype(np.int64)
