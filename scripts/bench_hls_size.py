@@ -5,7 +5,8 @@
     python scripts/bench_hls_size.py ternary-64x16 --option strategy=Resource --option reuse_factor=4
     python scripts/bench_hls_size.py cnv --throughput 1000 --functions
 
-Prints one row a design: LLVM instructions in all and of the largest function, loops that are left, divisions, reads at
+Prints one row a design: LLVM instructions in all, what `bf.estimate` says of them before anything is written, those of
+the largest function, loops that are left, divisions, reads at
 an index that is known at run time only, and the instructions of stock hls4ml's kernels (1.3.0, io_parallel, Latency)
 for the same Keras model, "-" where it cannot build that. Weights are random, batch norms have both signs. `--option` is
 any option of `bf.BuildConfig`, and replaces those of the design; `--throughput` and `--interval` are goals of
@@ -82,12 +83,13 @@ DESIGNS = {
 }
 
 
-def ours(name: str, options: dict[str, Any], goal: dict[str, Any], folder: Path) -> None:
-    """Write our project of a design."""
+def ours(name: str, options: dict[str, Any], goal: dict[str, Any], folder: Path) -> int:
+    """Write our project of a design; the instructions that are estimated of it."""
     design = DESIGNS[name]
     graph = bf.lower(design.model(), design.input_type)
     config = bf.BuildConfig(output_dir=folder, **(options or design.options))
     bf.build(graph, config, bench_scale.random_codes(graph, 1, seed=1), **goal)
+    return bf.estimate(folder).instructions or 0
 
 
 def stock(name: str, folder: Path) -> None:
@@ -117,17 +119,17 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 def rows(name: str, options: dict[str, Any], goal: dict[str, Any], with_stock: bool, functions: bool) -> Sequence[str]:
     """The row of a design, and with `functions` one of each that is left."""
     with tempfile.TemporaryDirectory() as scratch:
-        apart(ours, name, options, goal, Path(scratch) / "ours")
+        estimated = apart(ours, name, options, goal, Path(scratch) / "ours")
         sizes, seconds, peak = apart(count, Path(scratch) / "ours")
         theirs = None
         if with_stock and DESIGNS[name].stock:
             apart(stock, name, Path(scratch) / "stock")
             theirs = sum(size.instructions for size in apart(count, Path(scratch) / "stock")[0])
     total, largest = sum(size.instructions for size in sizes), max(sizes, key=lambda size: size.instructions)
-    cells = [name, f"{total:,}", f"{largest.instructions:,} ({largest.name})", *_hard(sizes),
+    cells = [name, f"{total:,}", f"{estimated:,} ({estimated / total - 1:+.1%})", f"{largest.instructions:,} ({largest.name})", *_hard(sizes),
              "-" if theirs is None else f"{theirs:,}", "-" if theirs is None else f"{total / theirs:.2f}",
              f"{seconds:.0f}", f"{peak:,.0f}"]
-    each = [["", "", f"{size.instructions:,} ({size.name})", *_hard([size]), "", "", "", ""] for size in sizes]
+    each = [["", "", "", f"{size.instructions:,} ({size.name})", *_hard([size]), "", "", "", ""] for size in sizes]
     return [f"| {' | '.join(row)} |" for row in (cells, *(each if functions else ()))]
 
 
@@ -161,7 +163,7 @@ def main() -> None:
         options = {"strategy": "Resource", "reuse_factor": args.reuse, **options}
     print(f"Limits: {LIMITS['function']:,} instructions a function, {LIMITS['design']:,} in all.\n")
     goal = {key: value for key in ("throughput", "interval") if (value := getattr(args, key))}
-    titles = ("design", "instructions", "largest function", "loops", "divisions", "variable reads", "stock hls4ml",
+    titles = ("design", "instructions", "estimated", "largest function", "loops", "divisions", "variable reads", "stock hls4ml",
               "ratio", "s", "MB")
     print(f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", sep="\n", flush=True)
     for name in args.designs:

@@ -35,7 +35,7 @@ LIMITS = {"function": 60_000, "design": 400_000}
 MOST = {"function": 166_825, "design": 1_668_250}
 REMEDY = "use strategy='Resource' with a larger reuse_factor, or io_stream"
 
-# Instructions of one of each that is counted: by least squares over the 421 designs of docs/reports.md, the first four
+# Instructions of one of each that is counted: by least squares over 421 designs (docs/reports.md), the first four
 # but by their definition.
 EACH = {
     # Arrays of codes: an address, and a load or a store.
