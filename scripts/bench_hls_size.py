@@ -6,9 +6,9 @@
     python scripts/bench_hls_size.py cnv --throughput 1000 --functions
 
 Prints one row a design: LLVM instructions in all, what `bf.estimate` says of them before anything is written, those of
-the largest function, loops that are left, divisions, reads at
-an index that is known at run time only, and the instructions of stock hls4ml's kernels (1.3.0, io_parallel, Latency)
-for the same Keras model, "-" where it cannot build that. Weights are random, batch norms have both signs. `--option` is
+the largest function, loops that are left, divisions, reads at an index that is known at run time only, and the
+instructions of stock hls4ml's kernels (1.3.0, io_parallel, Latency) for the same Keras model, "-" where it cannot build
+that. Weights are random, batch norms have both signs. `--option` is
 any option of `bf.BuildConfig`, and replaces those of the design; `--throughput` and `--interval` are goals of
 `bf.balanced`. Seconds and peak memory are those of clang.
 """
@@ -126,7 +126,8 @@ def rows(name: str, options: dict[str, Any], goal: dict[str, Any], with_stock: b
             apart(stock, name, Path(scratch) / "stock")
             theirs = sum(size.instructions for size in apart(count, Path(scratch) / "stock")[0])
     total, largest = sum(size.instructions for size in sizes), max(sizes, key=lambda size: size.instructions)
-    cells = [name, f"{total:,}", f"{estimated:,} ({estimated / total - 1:+.1%})", f"{largest.instructions:,} ({largest.name})", *_hard(sizes),
+    cells = [name, f"{total:,}", f"{estimated:,} ({estimated / total - 1:+.1%})",
+             f"{largest.instructions:,} ({largest.name})", *_hard(sizes),
              "-" if theirs is None else f"{theirs:,}", "-" if theirs is None else f"{total / theirs:.2f}",
              f"{seconds:.0f}", f"{peak:,.0f}"]
     each = [["", "", "", f"{size.instructions:,} ({size.name})", *_hard([size]), "", "", "", ""] for size in sizes]
@@ -163,8 +164,8 @@ def main() -> None:
         options = {"strategy": "Resource", "reuse_factor": args.reuse, **options}
     print(f"Limits: {LIMITS['function']:,} instructions a function, {LIMITS['design']:,} in all.\n")
     goal = {key: value for key in ("throughput", "interval") if (value := getattr(args, key))}
-    titles = ("design", "instructions", "estimated", "largest function", "loops", "divisions", "variable reads", "stock hls4ml",
-              "ratio", "s", "MB")
+    titles = ("design", "instructions", "estimated", "largest function", "loops", "divisions", "variable reads",
+              "stock hls4ml", "ratio", "s", "MB")
     print(f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", sep="\n", flush=True)
     for name in args.designs:
         print(*rows(name, options, goal, not args.ours, args.functions), sep="\n", flush=True)
