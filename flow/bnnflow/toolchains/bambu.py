@@ -1,154 +1,163 @@
 """Bambu, an HLS compiler of open source: Verilog of C++ projects, which is simulated and compared with the graph.
 
 Bambu gets what a vendor's front end makes of a project: LLVM's code, inlined and unrolled as the pragmas ask
-(`bnnflow.toolchains.clang.code_of`), with words of 64 bits at its ports (`bnnflow.toolchains.words`). Verilator runs its
-Verilog under a test bench of ours.
+(`bnnflow.toolchains.clang.code_of`). A design of arrays is one block with words at its ports
+(`bnnflow.toolchains.words`), a design of streams a block for every kernel (`bnnflow.toolchains.streams`). Verilator runs
+their Verilog under a test bench of ours.
 """
 
 from __future__ import annotations
 
 import re
-import string
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnnflow.backends.backend import CPP
 from bnnflow.backends.project import EXPECTED, INPUTS, RESULTS, Project, read_vectors
-from bnnflow.errors import InputError, Mismatch, ToolError
+from bnnflow.errors import InputError, Mismatch, ToolError, choice
 from bnnflow.facts.facts import Facts
 from bnnflow.facts.kept import keep_facts
 from bnnflow.files import remembered
-from bnnflow.ir import Graph
+from bnnflow.ir.nodes import Int
 from bnnflow.toolchains import process
-from bnnflow.toolchains.clang import CLANG, FIRMWARE, code_of
+from bnnflow.toolchains.clang import CLANG, code_of
 from bnnflow.toolchains.process import Program, Say
+from bnnflow.toolchains.streams import StreamPorts
 from bnnflow.toolchains.toolchain import Option, Toolchain
 from bnnflow.toolchains.verilator import VERILATOR, run_verilog
-from bnnflow.toolchains.words import Words
+from bnnflow.toolchains.words import GIVEN, STREAM, TAKEN, TOP, Block, WordPorts
+from bnnflow.toolchains.yosys import Size
+from bnnflow.toolchains.yosys import synthesize as logic_size
 
-__all__ = ["BAMBU", "DEVICES", "TOOLCHAIN", "closest_device", "simulate", "synthesize_project"]
+__all__ = ["BAMBU", "TOOLCHAIN", "closest_device", "simulate", "synthesize_project"]
 
-BAMBU = Program("bambu", ("bambu",), "BNNFLOW_BAMBU", "HLS of C++ projects to Verilog, simulated, without a vendor's tool",
+BAMBU = Program("bambu", ("bambu",), "BNNFLOW_BAMBU", "HLS of C++ projects to Verilog, without a vendor's tool",
                 "put bambu (PandA-Bambu 2024.10) on PATH, or set BNNFLOW_BAMBU", version_begins="Version: ")
-TOP = "flow_words_top"
 HOURS = 1.0
-CYCLES = 10_000_000  # of a sample, at most
-COMPILER = "I386_CLANG16"  # the version of LLVM whose code it reads, as ours is
-# Parts begin with ..., and Bambu's device of that family; the first that fits. It knows no other Xilinx families.
+# The code is clang 16's, with pointers of 64 bits; what was to be unrolled is, and nothing else may be.
+FRONT_END = ("--compiler=I386_CLANG16", "-m64", "-O1")
+# How parts begin, and the device of that family, or of one that is like it; a large UltraScale+ for all others.
 DEVICES = {
     "xc7a": "xc7a100t-1csg324-VVD", "xc7s": "xc7a100t-1csg324-VVD", "xc7z": "xc7z020-1clg484-VVD",
     "xc7k": "xc7vx690t-3ffg1930-VVD", "xc7v": "xc7vx690t-3ffg1930-VVD", "xcku0": "xcku060-3ffva1156-VVD",
-    "xcku1": "xcku060-3ffva1156-VVD", "xcu55": "xcu55c-2Lfsvh2892-VVD", "": "xcu280-2Lfsvh2892-VVD",
+    "xcku1": "xcku060-3ffva1156-VVD", "": "xcu280-2Lfsvh2892-VVD",
 }
+MODES = {GIVEN: ("default", "unsigned long long", 8), TAKEN: ("ptrdefault", "unsigned long long*", 8),
+         STREAM: ("fifo", "ac_channel&lt;unsigned long long&gt;&amp;", 1)}
+MODULE = re.compile(r"^module (\w+)\b.*?^endmodule", re.MULTILINE | re.DOTALL)
 
 
 def closest_device(part: str) -> str:
-    """The device of Bambu's that is closest to a part: of its family, or a large UltraScale+."""
+    """The device of Bambu's that is closest to a part."""
     return next(device for begins, device in DEVICES.items() if part.lower().startswith(begins))
 
 
 @dataclass(frozen=True)
-class _Design:
-    """What Bambu made of a project: its Verilog and the files that this reads, by name, and what it said."""
+class _Module:
+    """What Bambu made of a block: its Verilog and the memories that this reads, by the names of files, and its log."""
 
-    words: Words
+    block: Block
     files: Mapping[str, str]
     log: str
-    version: str
 
-    @classmethod
-    def of(cls, project: Project, graph: Graph, device: str, hours: float, say: Say | None) -> _Design:
-        """Run Bambu, or take what it made of the same code before; raises ToolError where it is missing or fails."""
-        process.need(BAMBU)
-        if project.config.io_type != "io_parallel":
-            raise InputError(f"{project.path} is an {project.config.io_type} project: Bambu is run on io_parallel ones")
-        words, version = Words(project, graph), process.version(BAMBU)
-        code = _unnamed(code_of(project, TOP, words.source(TOP, f"{FIRMWARE}/{project.top}.cpp")))
-        arguments = [f"--top-fname={TOP}", "--generate-interface=INFER", "--architecture-xml=ports.xml",
-                     f"--compiler={COMPILER}", "-m64", "-O1", f"--clock-period={project.config.clock_period}",
-                     f"--device-name={device}"]
-
-        def run() -> dict[str, Any]:
-            with tempfile.TemporaryDirectory(prefix="bnnflow-bambu-") as name:
-                folder = Path(name)
-                (folder / "design.ll").write_text(code)
-                (folder / "ports.xml").write_text(_ports(words))
-                log = folder / "bambu.log"
-                try:
-                    process.call([process.need(BAMBU), "design.ll", *arguments], folder, log, hours * 3600, say=say)
-                except ToolError as error:
-                    raise ToolError(f"{error}\n{_remedy(project, hours)}") from error
-                made = {file.name: file.read_text() for file in folder.iterdir() if file.suffix in (".v", ".mem")}
-                return {"files": made, "log": log.read_text(errors="replace")}
-
-        made = remembered("bambu", [version, code, _ports(words), arguments], run)
-        if f"{TOP}.v" not in made["files"]:
-            raise ToolError(f"bambu ended without {TOP}.v; {_remedy(project, hours)}")
-        return cls(words, made["files"], made["log"], version)
-
-    def run(self, folder: Path, given: list[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], tuple[int, int]]:
-        """(The codes of all outputs, (fewest, most) cycles of a sample) for the codes of all inputs, by Verilator.
-
-        Raises ToolError where a sample is not done after CYCLES.
-        """
-        samples = len(given[0])
-        packed = np.concatenate([port.packed(codes) for port, codes in zip(self.words.inputs, given)], axis=1)
-        for name, text in {**self.files, "bench.v": self._bench(samples)}.items():
-            (folder / name).write_text(text)
-        np.savetxt(folder / "words.txt", packed, fmt="%x")
-        said = run_verilog(folder, f"{TOP}_tb", ["bench.v", f"{TOP}.v"])
-        found = re.search(r"cycles (\d+) (\d+)", said)
-        if not found or int(found[2]) >= CYCLES:
-            raise ToolError(f"bambu: its Verilog is not done after {CYCLES:,} cycles of a sample:\n{said[-500:]}")
-        rows = [[int(word, 16) for word in line.split()] for line in (folder / "results.txt").read_text().splitlines()]
-        words = np.array(rows, np.uint64).reshape(samples, -1)
-        places = [slice(port.words.start - self.words.taken, port.words.stop - self.words.taken)
-                  for port in self.words.outputs]
-        codes = [port.codes(words[:, place]) for port, place in zip(self.words.outputs, places)]
-        return codes, (int(found[1]), int(found[2]))
-
-    def _bench(self, samples: int) -> str:
-        ins, outs = self.words.names[:self.words.taken], self.words.names[self.words.taken:]
-        pins = ["clock", "reset", "start_port", "done_port", *ins, *outs, *(f"{name}_vld" for name in outs)]
-        template = (files("bnnflow.hls_templates") / "flow_words_tb.v").read_text()
-        return _Text(template).substitute(
-            top=TOP, samples=samples, limit=CYCLES, pins=", ".join(f".{name}({name})" for name in pins),
-            declarations="\n".join([*(f"    reg [63:0] {name} = 0;" for name in ins), *(
-                f"    wire [63:0] {name};\n    wire {name}_vld;\n    reg [63:0] got_{name} [0:SAMPLES-1];\n"
-                f"    integer count_{name} = 0;" for name in outs)]),
-            gives="\n".join(f'            found = $fscanf(words, "%h", {name});' for name in ins),
-            takes="\n".join(f"        if ({name}_vld) begin\n            got_{name}[count_{name}] = {name};\n"
-                            f"            count_{name} = count_{name} + 1;\n        end" for name in outs),
-            says="\n".join(f'            $fwrite(results, "%h ", got_{name}[k]);' for name in outs))
-
-    def facts(self, name: str, device: str) -> Facts:
+    def facts(self, version: str, device: str) -> Facts:
         """What Bambu says of it; raises ToolError where it says nothing."""
-        area, ff, clock = (self._last(what) for what in (
-            "Total estimated area", r"Total number of flip-flops in function \w+", r"Estimated max frequency \(MHz\)"))
-        states = [int(found) for found in re.findall(r"Number of states: (\d+)", self.log)]
-        notes = (f"LUTs are Bambu's own estimate, of {device}; {sum(states)} states",)
-        return Facts(name, "C synthesis", BAMBU.name, self.version, device, lut=round(area), ff=round(ff),
-                     dsp=round(self._last("Estimated number of DSPs")), clock_estimated=round(1000 / clock, 3), notes=notes)
+        states = round(self._last("Number of states"))
+        clock = 1000 / self._last(r"Estimated max frequency \(MHz\)")
+        return Facts(self.block.name, "C synthesis", BAMBU.name, version, device,
+                     lut=round(self._last("Total estimated area")), dsp=round(self._last("Estimated number of DSPs")),
+                     ff=round(self._last(r"Total number of flip-flops in function \w+")),
+                     clock_estimated=round(clock, 3), notes=(f"{self.block.name} has {states} states",))
 
     def _last(self, what: str) -> float:
-        """The number that is said last of something, which is that of the whole design."""
+        """The number that is said last of something, which is that of the whole block."""
         found = re.findall(rf"{what}:? *([\d.e+]+)", self.log)
         if not found:
-            raise ToolError(f"bambu said nothing of {what!r}; this version was run with {TOOLCHAIN.versions[0]}")
+            raise ToolError(f"bambu says nothing of {what!r}; {choice(TOOLCHAIN.versions)} is what this version was run "
+                            "with")
         return float(found[-1])
 
 
-class _Text(string.Template):
-    """A template whose fields are @{name}: in Verilog `$` begins the names of system tasks."""
+class _Design:
+    """The modules that Bambu makes of a project's blocks; made before, of the same code, they cost nothing.
 
-    delimiter = "@"
+    Raises ToolError where Bambu or clang is missing or fails.
+    """
+
+    def __init__(self, project: Project, device: str, hours: float, say: Say | None):
+        self.project, self.device, self.hours, self.say = project, device or closest_device(project.config.part), hours, say
+        process.need(BAMBU)
+        version = re.search(r"PandA ([\w.]+)", process.version(BAMBU))
+        self.version = version[1] if version else ""
+        graph = project.graph()
+        self.ports = StreamPorts(project, graph) if project.config.io_type == "io_stream" else WordPorts(project, graph)
+        self.modules = [self._module(block) for block in self.ports.blocks]
+
+    def _module(self, block: Block) -> _Module:
+        code, ports = _unnamed(code_of(self.project, block.name, block.source)), _ports(block)
+        arguments = [f"--top-fname={block.name}", "--generate-interface=INFER", "--architecture-xml=ports.xml", *FRONT_END,
+                     f"--clock-period={self.project.config.clock_period}", f"--device-name={self.device}"]
+
+        def run() -> dict[str, Any]:
+            with tempfile.TemporaryDirectory(prefix="bnnflow-bambu-") as name:
+                folder, log = Path(name), Path(name) / "bambu.log"
+                (folder / "design.ll").write_text(code)
+                (folder / "ports.xml").write_text(ports)
+                try:
+                    process.call([*process.command(BAMBU), "design.ll", *arguments], folder, log, self.hours * 3600,
+                                 say=self.say)
+                except ToolError as error:
+                    raise ToolError(f"{error}\n({block.name} of {self.project.path}; a longer time: "
+                                    f"hours={2 * self.hours:g}; strategy='Resource' with a larger reuse_factor makes less "
+                                    "of it)") from error
+                made = {file.name: file.read_text() for file in folder.iterdir() if file.suffix in (".v", ".mem")}
+                return {"files": made, "log": log.read_text(errors="replace")}
+
+        made = remembered("bambu", [process.version(BAMBU), code, ports, arguments], run)
+        if f"{block.name}.v" not in made["files"]:
+            raise ToolError(f"bambu ended without {block.name}.v:\n{made['log'][-1000:]}")
+        return _Module(block, made["files"], made["log"])
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The Verilog of all modules in one file, and the memories that it reads, by name."""
+        memories, modules = {}, {}
+        for module in self.modules:
+            text = module.files[f"{module.block.name}.v"]
+            for name, memory in module.files.items():
+                if name.endswith(".mem"):  # two blocks may number theirs alike
+                    memories[f"{module.block.name}_{name}"] = memory
+                    text = text.replace(name, f"{module.block.name}_{name}")
+            for found in MODULE.finditer(text):  # of Bambu's library each has its own copy
+                if modules.setdefault(found[1], found[0]) != found[0]:
+                    raise ToolError(f"bambu: two blocks of {self.project.path} have each another module {found[1]}; build "
+                                    "it with io_type='io_parallel'")
+        return {"design.v": "`timescale 1ns / 1ps\n" + "\n".join(modules.values()) + "\n", **memories}
+
+    def run(self, codes: Sequence[Int]) -> tuple[list[Int], tuple[int, int], tuple[int, int]]:
+        """(The codes of all outputs, (fewest, most) cycles of a sample, and to the next) for the codes of all inputs.
+
+        Raises ToolError where Verilator is missing or fails, or the design stands still.
+        """
+        with tempfile.TemporaryDirectory(prefix="bnnflow-bambu-") as name:
+            folder = Path(name)
+            texts = {**self.files, **self.ports.bench(codes)}
+            for file, text in texts.items():
+                (folder / file).write_text(text)
+            said = run_verilog(folder, f"{TOP}_tb", [file for file in texts if file.endswith(".v")])
+            return self.ports.results(folder, said)
+
+    def logic(self, family: str) -> Size:
+        """What yosys makes of it, module by module of a block; raises ToolError where yosys is missing or fails."""
+        sizes = [logic_size(self.files, module.block.name, family) for module in self.modules]
+        luts = {k: sum(size.luts.get(k, 0) for size in sizes) for k in {k for size in sizes for k in size.luts}}
+        return replace(sizes[0], luts=luts, carry=sum(size.carry for size in sizes), muxf=sum(size.muxf for size in sizes),
+                       ff=sum(size.ff for size in sizes))
 
 
 def _unnamed(code: str) -> str:
@@ -158,31 +167,20 @@ def _unnamed(code: str) -> str:
     return re.sub(r"%P(\d+)(?![\w.$-])", r"%\1", code)
 
 
-def _ports(words: Words) -> str:
-    """The ports in Bambu's words: what is given, and registers with a bit that says when they are written."""
-    kinds = [("default", "unsigned long long")] * words.taken
-    kinds += [("ptrdefault", "unsigned long long*")] * (words.count - words.taken)
-    ports = list(zip(words.names, kinds))
-    bundles = "".join(f'<bundle mode="{mode}" name="{name}"/>' for name, (mode, _) in ports)
+def _ports(block: Block) -> str:
+    """The ports of a block in Bambu's words."""
+    modes = [MODES[port] for port in block.ports]
+    bundles = "".join(f'<bundle mode="{mode}" name="P{k}"/>' for k, (mode, _, _) in enumerate(modes))
     parameters = "".join(
-        f'<parameter bundle="{name}" includes="" index="{k}" original_typename="{kind}" port="{name}" size_in_bytes="8" '
-        f'typename="{kind}"/>' for k, (name, (_, kind)) in enumerate(ports))
-    return (f'<?xml version="1.0"?>\n<module><function name="{TOP}" symbol="{TOP}"><bundles>{bundles}</bundles>'
-            f"<parameters>{parameters}</parameters></function></module>\n")
-
-
-def _remedy(project: Project, hours: float) -> str:
-    return (f"Bambu takes {project.path} in smaller pieces only: fold it (strategy='Resource' with a larger reuse_factor), "
-            f"or give it more time (hours={2 * hours:g})")
+        f'<parameter bundle="P{k}" includes="" index="{k}" original_typename="{kind}" port="P{k}" size_in_bytes="{size}" '
+        f'typename="{kind}"/>' for k, (_, kind, size) in enumerate(modes))
+    return (f'<?xml version="1.0"?>\n<module><function name="{block.name}" symbol="{block.name}"><bundles>{bundles}'
+            f"</bundles><parameters>{parameters}</parameters></function></module>\n")
 
 
 def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Path, bool]:
     """Run Bambu's Verilog on the vectors in the folder `run`."""
-    graph = project.graph()
-    design = _Design.of(project, graph, closest_device(project.config.part), HOURS, say)
-    folder = run / "bambu"
-    folder.mkdir()
-    codes, _ = design.run(folder, read_vectors(run / INPUTS, graph.inputs))
+    codes, _, _ = _Design(project, "", HOURS, say).run(read_vectors(run / INPUTS, project.graph().inputs))
     outputs = run / "tb_data" / RESULTS
     np.savetxt(outputs, np.concatenate([array.reshape(len(array), -1) for array in codes], axis=1), fmt="%d")
     return outputs, False
@@ -191,28 +189,32 @@ def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Pa
 def synthesize_project(project: Project, device: str = "", hours: float = HOURS, say: Say | None = None) -> Facts:
     """What Bambu says of a project's design, and the cycles that its Verilog takes for the project's vectors.
 
-    `device` is one of Bambu's, by default the closest to the project's part; `hours` is how long a run may take.
+    `device` is one of Bambu's, by default the closest to the project's part; `hours` is how long a block may take.
 
     Raises ToolError where Bambu, clang or Verilator is missing or fails, Mismatch where the Verilog computes something
-    else than the graph.
+    else than the graph, InputError for hours that are none.
     """
-    graph, device = project.graph(), device or closest_device(project.config.part)
-    design = _Design.of(project, graph, device, hours, say)
+    if not hours > 0:
+        raise InputError(f"hours={hours!r}: a number above 0")
+    design, graph = _Design(project, device, hours, say), project.graph()
+    modules = tuple(module.facts(design.version, design.device) for module in design.modules)
     expected = read_vectors(project.path / EXPECTED, [graph[name] for name in graph.outputs])
-    with tempfile.TemporaryDirectory(prefix="bnnflow-bambu-") as name:
-        got, cycles = design.run(Path(name), read_vectors(project.path / INPUTS, graph.inputs))
+    got, latency, interval = design.run(read_vectors(project.path / INPUTS, graph.inputs))
     differ = sum(int((ours != theirs).sum()) for ours, theirs in zip(expected, got))
     if differ:
         raise Mismatch(f"{project.path}: Bambu's Verilog and the graph differ in {differ} of "
                        f"{sum(array.size for array in got)} outputs; `bnnflow sim --tool bambu` says where")
-    notes = (f"cycles are those of its Verilog in simulation, {len(got[0]):,} samples, all outputs those of the graph",)
-    facts = design.facts(project.top, device)
-    facts = replace(facts, latency=cycles, interval=cycles, clock_target=project.config.clock_period,
-                    notes=(*facts.notes, *notes))
-    return keep_facts(project, BAMBU.name, device, facts)
+    notes = (f"LUTs and clock are Bambu's own estimates, of {design.device}",
+             f"cycles are those of its Verilog in simulation: {len(got[0]):,} samples, all outputs those of the graph")
+    totals = {name: sum(cast(int, getattr(module, name)) for module in modules) for name in ("lut", "ff", "dsp")}
+    facts = Facts(project.top, "C synthesis", BAMBU.name, design.version, design.device, **totals, latency=latency,
+                  interval=interval, clock_target=project.config.clock_period,
+                  clock_estimated=max(module.clock_estimated or 0 for module in modules), modules=modules,
+                  notes=(*notes, *(note for module in modules for note in module.notes)))
+    return keep_facts(project, BAMBU.name, design.device, facts)
 
 
 TOOLCHAIN = Toolchain(
-    BAMBU, CPP, ("PandA 2024.10 (with clang 16.0.6, Verilator 5.048)",), simulate=simulate, synthesize=synthesize_project,
+    BAMBU, CPP, ("PandA 2024.10, with clang 16.0.6",), simulate=simulate, synthesize=synthesize_project,
     options=(Option("device", "", "a device of Bambu's; by default the closest to the part"),
-             Option("hours", HOURS, "most hours of a run")), helpers=(CLANG, VERILATOR))
+             Option("hours", HOURS, "most hours of a block")), helpers=(CLANG, VERILATOR))

@@ -66,7 +66,8 @@ def _plain_integers(lines: Sequence[str]) -> list[str]:
         integers |= more
 
     def plain(line: str) -> str:
-        declares = " = alloca " in line or (" = type " in line and line.split()[0] not in integers)
+        declared = TYPE.match(line)
+        declares = " = alloca " in line or (declared is not None and declared[1] not in integers)
         return VALUE.sub(lambda found: integers.get(found[0], found[0]), line) if declares else line
 
     return [plain(line) for line in lines]

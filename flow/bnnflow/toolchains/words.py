@@ -1,10 +1,13 @@
-"""A C++ design behind ports of words: the function that calls it, and codes as such words."""
+"""A C++ design behind ports of words: the function around it, its test bench, and codes as such words."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import string
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +17,17 @@ from bnnflow.backends.project import Project
 from bnnflow.errors import ToolError
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.nodes import Int
+from bnnflow.toolchains.clang import FIRMWARE
 
-__all__ = ["Port", "Words"]
+__all__ = ["GIVEN", "STREAM", "TAKEN", "TOP", "Block", "Packing", "WordPorts", "cycles_said", "rows_of", "verilog"]
 
 WORD = 64
+TOP = "flow_top"  # the module that a test bench drives
+LIMIT = 1_000_000  # cycles in which a design must do something
+# Kinds of ports, words of 64 bits: a value, a register with a bit that says when it is written, and an end of a FIFO.
+GIVEN, TAKEN, STREAM = "given", "taken", "stream"
 CALL = """#include "flow_words.h"
-#include "{source}"
+#include "{design}"
 
 extern "C" void {name}({arguments}) {{
 {before}
@@ -29,98 +37,146 @@ extern "C" void {name}({arguments}) {{
 """
 
 
+class _Text(string.Template):
+    """A template whose fields are @{name}: in Verilog `$` begins the names of system tasks."""
+
+    delimiter = "@"
+
+
+def verilog(template: str, **values: str | int | Iterable[str]) -> str:
+    """The Verilog of a template; of several texts each is a line."""
+    text = (files("bnnflow.hls_templates") / template).read_text()
+    return _Text(text).substitute({key: value if isinstance(value, (str, int)) else "\n".join(value)
+                                   for key, value in values.items()})
+
+
 @dataclass(frozen=True)
-class Port:
-    """A tensor at the ports: its elements of `bits`, in words of which the first is number `first` of all."""
+class Block:
+    """A C++ function `name` that becomes a module; `ports` has the kind of each of its arguments P0, P1, ..."""
 
-    node: Node
-    first: int
+    name: str
+    source: str
+    ports: tuple[str, ...]
 
-    @property
-    def bits(self) -> int:
-        return self.node.domain.bits
+
+@dataclass(frozen=True)
+class Packing:
+    """`size` codes of `bits` in words: the first in the lowest bits of the first word, none across a word's end."""
+
+    bits: int
+    size: int
 
     @property
     def fields(self) -> int:
-        """Elements in a word."""
+        """Codes in a word."""
         return WORD // self.bits
 
     @property
-    def words(self) -> range:
-        """The numbers of its words."""
-        return range(self.first, self.first + -(-self.node.size // self.fields))
-
-    def packed(self, codes: Int) -> NDArray[np.uint64]:
-        """Codes (n, *shape) in words (n, words)."""
-        flat = codes.reshape(len(codes), -1).astype(np.uint64) & np.uint64((1 << self.bits) - 1)
-        room = np.zeros((len(codes), len(self.words) * self.fields), np.uint64)
-        room[:, :flat.shape[1]] = flat
-        shifted = room.reshape(len(codes), -1, self.fields) << (np.arange(self.fields, dtype=np.uint64)
-                                                                * np.uint64(self.bits))
-        packed: NDArray[np.uint64] = np.bitwise_or.reduce(shifted, axis=2)
-        return packed
-
-    def codes(self, words: NDArray[np.uint64]) -> Int:
-        """The codes (n, *shape) in words (n, words)."""
-        shifts = np.arange(self.fields, dtype=np.uint64) * np.uint64(self.bits)
-        flat = (words[:, :, None] >> shifts) & np.uint64((1 << self.bits) - 1)
-        flat = flat.reshape(len(words), -1)[:, :self.node.size].astype(np.int64)
-        if self.node.domain.signed:
-            flat = np.where(flat >> (self.bits - 1), flat - (1 << self.bits), flat)
-        return flat.reshape(len(words), *self.node.shape)
-
-
-class Words:
-    """The ports of a project's design: `inputs`, `outputs`, and the names P0, P1, ... of all words, inputs first."""
-
-    def __init__(self, project: Project, graph: Graph):
-        self.project = project
-        self.inputs = _ports(graph.inputs, 0)
-        self.taken = self.inputs[-1].words.stop
-        self.outputs = _ports([graph[name] for name in graph.outputs], self.taken)
-        self.count = self.outputs[-1].words.stop
+    def words(self) -> int:
+        return -(-self.size // self.fields)
 
     @property
-    def names(self) -> list[str]:
-        return [f"P{k}" for k in range(self.count)]
+    def shifts(self) -> NDArray[np.uint64]:
+        """Where the fields of a word begin."""
+        return np.arange(self.fields, dtype=np.uint64) * np.uint64(self.bits)
 
-    def source(self, name: str, design: str) -> str:
-        """C++ of a function that is called `name`, around the design in the file `design`.
+    def packed(self, codes: Int) -> NDArray[np.uint64]:
+        """Codes (n, size) in words (n, words)."""
+        room = np.zeros((len(codes), self.words * self.fields), np.uint64)
+        room[:, :self.size] = codes.astype(np.uint64) & np.uint64((1 << self.bits) - 1)
+        words: NDArray[np.uint64] = np.bitwise_or.reduce(room.reshape(-1, self.words, self.fields) << self.shifts, axis=2)
+        return words
 
-        Raises ToolError where the design's top function is not that of the graph.
-        """
-        tensors = _arguments(self.project)
-        ports = [*self.inputs, *self.outputs]
-        if len(tensors) != len(ports):
-            raise ToolError(f"{self.project.path}: the top function has {len(tensors)} tensors, the graph "
-                            f"{len(ports)}; build the project again")
-        before, after = [], []
-        for port, (kind, tensor) in zip(ports, tensors):
-            given = ", ".join(f"P{k}" for k in port.words)
-            before.append(f"    {kind} {tensor}[{port.node.size}];")
-            if port in self.inputs:
-                before += [f"    const unsigned long long words_{tensor}[] = {{{given}}};",
-                           f"    flow_from_words<{port.bits}>(words_{tensor}, {tensor});"]
-            else:
-                after += [f"    unsigned long long words_{tensor}[{len(port.words)}];",
-                          f"    flow_to_words<{port.bits}>({tensor}, words_{tensor});",
-                          *(f"    *P{k} = words_{tensor}[{i}];" for i, k in enumerate(port.words))]
-        arguments = [f"unsigned long long {'' if k < self.taken else '*'}{p}" for k, p in enumerate(self.names)]
-        return CALL.format(source=design, name=name, arguments=", ".join(arguments), before="\n".join(before),
-                           top=self.project.top, tensors=", ".join(t for _, t in tensors), after="\n".join(after))
+    def codes(self, words: NDArray[np.uint64], signed: bool) -> Int:
+        """The codes (n, size) in words (n, words)."""
+        fields = (words[:, :, None] >> self.shifts) & np.uint64((1 << self.bits) - 1)
+        codes = fields.reshape(len(words), -1)[:, :self.size].astype(np.int64)
+        return codes - ((codes >> (self.bits - 1)) << self.bits) if signed else codes
 
 
-def _ports(nodes: Sequence[Node], first: int) -> list[Port]:
-    ports: list[Port] = []
-    for node in nodes:
-        ports.append(Port(node, ports[-1].words.stop if ports else first))
-    return ports
+def rows_of(file: Path) -> NDArray[np.uint64]:
+    """The words in the lines of a file, in hexadecimal."""
+    return np.array([[int(word, 16) for word in line.split()] for line in file.read_text().splitlines()], np.uint64)
 
 
-def _arguments(project: Project) -> list[tuple[str, str]]:
-    """(Type of an element, name) of every array that the design's top function takes."""
-    text = (project.path / "firmware" / f"{project.top}.h").read_text(errors="replace")
-    found = re.search(rf"void {project.top}\((.*?)\);", text, re.DOTALL)
+def cycles_said(said: str) -> list[int]:
+    """The numbers that a test bench prints behind "cycles"; raises ToolError where it has given up."""
+    found = re.search(r"^cycles ([\d ]+)$", said, re.MULTILINE)
     if not found:
-        raise ToolError(f"{project.path}: firmware/{project.top}.h declares no {project.top}; build the project again")
-    return re.findall(r"(\w+) (\w+)\[", found[1])
+        raise ToolError(f"the Verilog does nothing in {LIMIT:,} cycles, or cannot be run:\n{said[-500:]}")
+    return [int(number) for number in found[1].split()]
+
+
+class WordPorts:
+    """A design of arrays as one block that takes and gives all its tensors at once, in words P0, P1, ...
+
+    Raises ToolError where the design's top function is not that of the graph.
+    """
+
+    def __init__(self, project: Project, graph: Graph):
+        self.project, self.inputs = project, graph.inputs
+        self.outputs = [graph[name] for name in graph.outputs]
+        self.packings = [Packing(node.domain.bits, node.size) for node in (*self.inputs, *self.outputs)]
+        ends = list(accumulate(packing.words for packing in self.packings))
+        self.words = [range(end - packing.words, end) for packing, end in zip(self.packings, ends)]  # of every tensor
+        self.given = ends[len(self.inputs) - 1]
+        self.names = [f"P{k}" for k in range(ends[-1])]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The one block."""
+        tensors = self._tensors()
+        before, after = [], []
+        for place, ((kind, name), packing, words) in enumerate(zip(tensors, self.packings, self.words)):
+            before.append(f"    {kind} {name}[{packing.size}];")
+            if place < len(self.inputs):
+                before += [f"    const unsigned long long {name}_words[] = {{{', '.join(self.names[k] for k in words)}}};",
+                           f"    flow_from_words<{packing.bits}>({name}_words, {name});"]
+            else:
+                after += [f"    unsigned long long {name}_words[{packing.words}];",
+                          f"    flow_to_words<{packing.bits}>({name}, {name}_words);",
+                          *(f"    *{self.names[k]} = {name}_words[{i}];" for i, k in enumerate(words))]
+        pointers = ["" if k < self.given else "*" for k in range(len(self.names))]
+        source = CALL.format(
+            design=f"{FIRMWARE}/{self.project.top}.cpp", name=TOP, top=self.project.top, before="\n".join(before),
+            arguments=", ".join(f"unsigned long long {pointer}{name}" for pointer, name in zip(pointers, self.names)),
+            tensors=", ".join(name for _, name in tensors), after="\n".join(after))
+        return [Block(TOP, source, (GIVEN,) * self.given + (TAKEN,) * (len(self.names) - self.given))]
+
+    def _tensors(self) -> list[tuple[str, str]]:
+        """(Type of an element, name) of every array that the design's top function takes."""
+        header = self.project.path / FIRMWARE / f"{self.project.top}.h"
+        found = re.search(rf"void {self.project.top}\((.*?)\);", header.read_text(errors="replace"), re.DOTALL)
+        tensors: list[tuple[str, str]] = re.findall(r"(\w+) (\w+)\[", found[1]) if found else []
+        if len(tensors) != len(self.packings):
+            raise ToolError(f"{header} declares {len(tensors)} tensors, the graph has {len(self.packings)}; build the "
+                            "project again")
+        return tensors
+
+    def bench(self, codes: Sequence[Int]) -> Mapping[str, str]:
+        """The test bench, and the words that it gives for the codes of all inputs: texts of files, by name."""
+        words = np.concatenate([packing.packed(array.reshape(len(array), -1))
+                                for packing, array in zip(self.packings, codes)], axis=1)
+        given, taken = self.names[:self.given], self.names[self.given:]
+        pins = ["clock", "reset", "start_port", "done_port", *self.names, *(f"{name}_vld" for name in taken)]
+        return {
+            "words.txt": "\n".join(" ".join(f"{word:x}" for word in row) for row in words.tolist()) + "\n",
+            "bench.v": verilog(
+                "flow_words_tb.v", top=TOP, samples=len(words), limit=LIMIT, pins=", ".join(f".{p}({p})" for p in pins),
+                declarations=[*(f"    reg [63:0] {name} = 0;" for name in given), *(
+                    f"    wire [63:0] {name};\n    wire {name}_vld;\n    reg [63:0] got_{name} [0:SAMPLES-1];\n"
+                    f"    integer count_{name} = 0;" for name in taken)],
+                gives=(f'            found = $fscanf(words, "%h", {name});' for name in given),
+                takes=(f"        if ({name}_vld) begin\n            got_{name}[count_{name}] = {name};\n"
+                       f"            count_{name} = count_{name} + 1;\n        end" for name in taken),
+                says=(f'            $fwrite(results, "%h ", got_{name}[k]);' for name in taken))}
+
+    def results(self, folder: Path, said: str) -> tuple[list[Int], tuple[int, int], tuple[int, int]]:
+        """(Codes (n, *shape) of every output, (fewest, most) cycles of a sample, and to the next one) after a run."""
+        least, most = cycles_said(said)
+        rows = rows_of(folder / "results.txt")
+        codes = []
+        for node, packing, words in zip(self.outputs, self.packings[len(self.inputs):], self.words[len(self.inputs):]):
+            found = packing.codes(rows[:, words.start - self.given:words.stop - self.given], node.domain.signed)
+            codes.append(found.reshape(-1, *node.shape))
+        return codes, (least, most), (least, most)
