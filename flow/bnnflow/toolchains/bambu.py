@@ -13,25 +13,26 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from bnnflow.backends.backend import CPP
 from bnnflow.backends.project import EXPECTED, INPUTS, RESULTS, Project, read_vectors
-from bnnflow.errors import InputError, Mismatch, ToolError, choice
+from bnnflow.errors import InputError, Mismatch, ToolError
 from bnnflow.facts.facts import Facts
 from bnnflow.facts.kept import keep_facts
 from bnnflow.files import remembered
 from bnnflow.ir.nodes import Int
 from bnnflow.toolchains import process
 from bnnflow.toolchains.clang import CLANG, code_of
+from bnnflow.toolchains.code_size import code_sizes
 from bnnflow.toolchains.process import Program, Say
 from bnnflow.toolchains.streams import StreamPorts
 from bnnflow.toolchains.toolchain import Option, Toolchain
 from bnnflow.toolchains.verilator import VERILATOR, run_verilog
-from bnnflow.toolchains.words import GIVEN, STREAM, TAKEN, TOP, Block, WordPorts
-from bnnflow.toolchains.yosys import Size
+from bnnflow.toolchains.words import GIVEN, STREAM, TAKEN, TOP, Block, Range, WordPorts, cycles_said
+from bnnflow.toolchains.yosys import YOSYS, Size
 from bnnflow.toolchains.yosys import synthesize as logic_size
 
 __all__ = ["BAMBU", "TOOLCHAIN", "closest_device", "simulate", "synthesize_project"]
@@ -49,6 +50,8 @@ DEVICES = {
 }
 MODES = {GIVEN: ("default", "unsigned long long", 8), TAKEN: ("ptrdefault", "unsigned long long*", 8),
          STREAM: ("fifo", "ac_channel&lt;unsigned long long&gt;&amp;", 1)}
+# The bit is that of the start, in a pipeline: what the last stage gives when the block is done is taken instead.
+PIPELINED_TAKEN = ("none", "unsigned long long*", 8)
 MODULE = re.compile(r"^module (\w+)\b.*?^endmodule", re.MULTILINE | re.DOTALL)
 
 
@@ -59,28 +62,33 @@ def closest_device(part: str) -> str:
 
 @dataclass(frozen=True)
 class _Module:
-    """What Bambu made of a block: its Verilog and the memories that this reads, by the names of files, and its log."""
+    """What Bambu made of a block: its Verilog and the memories that this reads, by the names of files, and its log.
+
+    A `pipelined` one takes new words in every cycle.
+    """
 
     block: Block
+    pipelined: bool
     files: Mapping[str, str]
     log: str
 
     def facts(self, version: str, device: str) -> Facts:
-        """What Bambu says of it; raises ToolError where it says nothing."""
-        states = round(self._last("Number of states"))
-        clock = 1000 / self._last(r"Estimated max frequency \(MHz\)")
-        return Facts(self.block.name, "C synthesis", BAMBU.name, version, device,
-                     lut=round(self._last("Total estimated area")), dsp=round(self._last("Estimated number of DSPs")),
-                     ff=round(self._last(r"Total number of flip-flops in function \w+")),
-                     clock_estimated=round(clock, 3), notes=(f"{self.block.name} has {states} states",))
+        """What Bambu says of it: of a pipelined one no LUTs."""
+        area, dsp, ff, clock, states = (self._last(what) for what in (
+            "Total estimated area", "Estimated number of DSPs", r"Total number of flip-flops in function \w+",
+            r"Estimated max frequency \(MHz\)", "Number of states"))
+        return Facts(self.block.name, "C synthesis", BAMBU.name, version, device, lut=_rounded(area), ff=_rounded(ff),
+                     dsp=_rounded(dsp), clock_estimated=round(1000 / clock, 3) if clock else None,
+                     notes=(f"{self.block.name} has {_rounded(states)} states",))
 
-    def _last(self, what: str) -> float:
+    def _last(self, what: str) -> float | None:
         """The number that is said last of something, which is that of the whole block."""
         found = re.findall(rf"{what}:? *([\d.e+]+)", self.log)
-        if not found:
-            raise ToolError(f"bambu says nothing of {what!r}; {choice(TOOLCHAIN.versions)} is what this version was run "
-                            "with")
-        return float(found[-1])
+        return float(found[-1]) if found else None
+
+
+def _rounded(number: float | None) -> int | None:
+    return None if number is None else round(number)
 
 
 class _Design:
@@ -99,7 +107,12 @@ class _Design:
         self.modules = [self._module(block) for block in self.ports.blocks]
 
     def _module(self, block: Block) -> _Module:
-        code, ports = _unnamed(code_of(self.project, block.name, block.source)), _ports(block)
+        code = code_of(self.project, block.name, block.source)
+        # Bambu pipelines functions, no loops. One that waits for a FIFO would hold up what is behind it; and of several
+        # words that are taken each leaves the pipeline in a stage of its own, which nothing says.
+        pipelined = (STREAM not in block.ports and block.ports.count(TAKEN) == 1
+                     and not any(size.loops for size in code_sizes(code, block.name)))
+        code, ports = _unnamed(code), _ports(block, pipelined)
         arguments = [f"--top-fname={block.name}", "--generate-interface=INFER", "--architecture-xml=ports.xml", *FRONT_END,
                      f"--clock-period={self.project.config.clock_period}", f"--device-name={self.device}"]
 
@@ -121,43 +134,43 @@ class _Design:
         made = remembered("bambu", [process.version(BAMBU), code, ports, arguments], run)
         if f"{block.name}.v" not in made["files"]:
             raise ToolError(f"bambu ended without {block.name}.v:\n{made['log'][-1000:]}")
-        return _Module(block, made["files"], made["log"])
+        return _Module(block, pipelined, made["files"], made["log"])
 
     @property
     def files(self) -> dict[str, str]:
         """The Verilog of all modules in one file, and the memories that it reads, by name."""
-        memories, modules = {}, {}
+        memories: dict[str, str] = {}
+        modules: dict[str, str] = {}
         for module in self.modules:
             text = module.files[f"{module.block.name}.v"]
             for name, memory in module.files.items():
                 if name.endswith(".mem"):  # two blocks may number theirs alike
                     memories[f"{module.block.name}_{name}"] = memory
-                    text = text.replace(name, f"{module.block.name}_{name}")
+                    text = text.replace(f'"{name}"', f'"{module.block.name}_{name}"')
             for found in MODULE.finditer(text):  # of Bambu's library each has its own copy
                 if modules.setdefault(found[1], found[0]) != found[0]:
                     raise ToolError(f"bambu: two blocks of {self.project.path} have each another module {found[1]}; build "
                                     "it with io_type='io_parallel'")
         return {"design.v": "`timescale 1ns / 1ps\n" + "\n".join(modules.values()) + "\n", **memories}
 
-    def run(self, codes: Sequence[Int]) -> tuple[list[Int], tuple[int, int], tuple[int, int]]:
-        """(The codes of all outputs, (fewest, most) cycles of a sample, and to the next) for the codes of all inputs.
+    def run(self, codes: Sequence[Int]) -> tuple[list[Int], Range, Range]:
+        """(The codes of all outputs, cycles of a sample, and to the next one) for the codes of all inputs.
 
         Raises ToolError where Verilator is missing or fails, or the design stands still.
         """
         with tempfile.TemporaryDirectory(prefix="bnnflow-bambu-") as name:
             folder = Path(name)
-            texts = {**self.files, **self.ports.bench(codes)}
+            pipelined = all(module.pipelined for module in self.modules)
+            texts = {**self.files, **self.ports.bench(codes, pipelined)}
             for file, text in texts.items():
                 (folder / file).write_text(text)
             said = run_verilog(folder, f"{TOP}_tb", [file for file in texts if file.endswith(".v")])
-            return self.ports.results(folder, said)
+            return self.ports.results(folder), *cycles_said(said)
 
-    def logic(self, family: str) -> Size:
-        """What yosys makes of it, module by module of a block; raises ToolError where yosys is missing or fails."""
-        sizes = [logic_size(self.files, module.block.name, family) for module in self.modules]
-        luts = {k: sum(size.luts.get(k, 0) for size in sizes) for k in {k for size in sizes for k in size.luts}}
-        return replace(sizes[0], luts=luts, carry=sum(size.carry for size in sizes), muxf=sum(size.muxf for size in sizes),
-                       ff=sum(size.ff for size in sizes))
+    def logic(self) -> list[Size]:
+        """What yosys makes of every module; raises ToolError where yosys is missing or fails."""
+        family = "xc7" if self.device.startswith("xc7") else "xcup"
+        return [logic_size(self.files, module.block.name, family) for module in self.modules]
 
 
 def _unnamed(code: str) -> str:
@@ -167,14 +180,15 @@ def _unnamed(code: str) -> str:
     return re.sub(r"%P(\d+)(?![\w.$-])", r"%\1", code)
 
 
-def _ports(block: Block) -> str:
-    """The ports of a block in Bambu's words."""
-    modes = [MODES[port] for port in block.ports]
+def _ports(block: Block, pipelined: bool) -> str:
+    """The ports of a block in Bambu's words, and whether it is pipelined."""
+    modes = [PIPELINED_TAKEN if pipelined and port == TAKEN else MODES[port] for port in block.ports]
     bundles = "".join(f'<bundle mode="{mode}" name="P{k}"/>' for k, (mode, _, _) in enumerate(modes))
     parameters = "".join(
         f'<parameter bundle="P{k}" includes="" index="{k}" original_typename="{kind}" port="P{k}" size_in_bytes="{size}" '
         f'typename="{kind}"/>' for k, (_, kind, size) in enumerate(modes))
-    return (f'<?xml version="1.0"?>\n<module><function name="{block.name}" symbol="{block.name}"><bundles>{bundles}'
+    style = ' pipeline_style="frp" pipeline_ii="1"' if pipelined else ""
+    return (f'<?xml version="1.0"?>\n<module><function name="{block.name}" symbol="{block.name}"{style}><bundles>{bundles}'
             f"</bundles><parameters>{parameters}</parameters></function></module>\n")
 
 
@@ -186,35 +200,49 @@ def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Pa
     return outputs, False
 
 
-def synthesize_project(project: Project, device: str = "", hours: float = HOURS, say: Say | None = None) -> Facts:
+def synthesize_project(project: Project, device: str = "", logic: bool = False, hours: float = HOURS,
+                       say: Say | None = None) -> Facts:
     """What Bambu says of a project's design, and the cycles that its Verilog takes for the project's vectors.
 
-    `device` is one of Bambu's, by default the closest to the project's part; `hours` is how long a block may take.
+    `device` is one of Bambu's, by default the closest to the project's part; `hours` is how long a block may take. With
+    `logic` LUTs and registers are those that yosys counts in the Verilog.
 
-    Raises ToolError where Bambu, clang or Verilator is missing or fails, Mismatch where the Verilog computes something
-    else than the graph, InputError for hours that are none.
+    Raises ToolError where Bambu, clang, Verilator or yosys is missing or fails, Mismatch where the Verilog computes
+    something else than the graph, InputError for hours that are none.
     """
     if not hours > 0:
         raise InputError(f"hours={hours!r}: a number above 0")
     design, graph = _Design(project, device, hours, say), project.graph()
-    modules = tuple(module.facts(design.version, design.device) for module in design.modules)
     expected = read_vectors(project.path / EXPECTED, [graph[name] for name in graph.outputs])
     got, latency, interval = design.run(read_vectors(project.path / INPUTS, graph.inputs))
     differ = sum(int((ours != theirs).sum()) for ours, theirs in zip(expected, got))
     if differ:
         raise Mismatch(f"{project.path}: Bambu's Verilog and the graph differ in {differ} of "
                        f"{sum(array.size for array in got)} outputs; `bnnflow sim --tool bambu` says where")
-    notes = (f"LUTs and clock are Bambu's own estimates, of {design.device}",
-             f"cycles are those of its Verilog in simulation: {len(got[0]):,} samples, all outputs those of the graph")
-    totals = {name: sum(cast(int, getattr(module, name)) for module in modules) for name in ("lut", "ff", "dsp")}
-    facts = Facts(project.top, "C synthesis", BAMBU.name, design.version, design.device, **totals, latency=latency,
-                  interval=interval, clock_target=project.config.clock_period,
-                  clock_estimated=max(module.clock_estimated or 0 for module in modules), modules=modules,
-                  notes=(*notes, *(note for module in modules for note in module.notes)))
-    return keep_facts(project, BAMBU.name, design.device, facts)
+    modules = [module.facts(design.version, design.device) for module in design.modules]
+    source, by = "C synthesis", "Bambu's own estimates"
+    if logic:
+        modules = [replace(module, lut=size.raw, ff=size.ff, carry=size.carry, muxf=size.muxf, source="logic synthesis")
+                   for module, size in zip(modules, design.logic())]
+        source, by = "logic synthesis", "what yosys counts in its Verilog"
+    totals = {name: _total([getattr(module, name) for module in modules]) for name in ("lut", "ff", "dsp", "carry", "muxf")}
+    clocks = [module.clock_estimated for module in modules if module.clock_estimated]
+    facts = Facts(project.top, source, BAMBU.name, design.version, design.device, latency=latency, interval=interval,
+                  clock_target=project.config.clock_period, clock_estimated=max(clocks, default=None),
+                  modules=tuple(modules), notes=(
+                      f"LUTs and registers are {by}, the clock is Bambu's estimate of {design.device}",
+                      f"cycles are those of its Verilog: {len(got[0]):,} samples simulated, all outputs those of the graph",
+                      *(note for module in modules for note in module.notes)))
+    return keep_facts(project, BAMBU.name, "logic" if logic else "csynth", replace(facts, **totals))
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    """The sum of what all modules say; None where one does not."""
+    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 TOOLCHAIN = Toolchain(
     BAMBU, CPP, ("PandA 2024.10, with clang 16.0.6",), simulate=simulate, synthesize=synthesize_project,
     options=(Option("device", "", "a device of Bambu's; by default the closest to the part"),
-             Option("hours", HOURS, "most hours of a block")), helpers=(CLANG, VERILATOR))
+             Option("logic", False, "LUTs and registers by yosys"), Option("hours", HOURS, "most hours of a block")),
+    helpers=(CLANG, VERILATOR, YOSYS))

@@ -14,7 +14,7 @@ from bnnflow.errors import ToolError
 from bnnflow.ir import Graph
 from bnnflow.ir.nodes import Int
 from bnnflow.toolchains.clang import FIRMWARE
-from bnnflow.toolchains.words import LIMIT, STREAM, TOP, Block, Packing, cycles_said, rows_of, verilog
+from bnnflow.toolchains.words import LIMIT, STREAM, TOP, Block, Packing, rows_of, verilog
 
 __all__ = ["StreamPorts"]
 
@@ -110,15 +110,18 @@ class StreamPorts:
             blocks.append(Block(_block(number), source, (STREAM,) * ports))
         return blocks
 
-    def bench(self, codes: Sequence[Int]) -> Mapping[str, str]:
-        """What connects the blocks, the test bench, and the words that it gives: texts of files, by name."""
+    def bench(self, codes: Sequence[Int], pipelined: bool = False) -> Mapping[str, str]:
+        """What connects the blocks, the test bench, and the words that it gives: texts of files, by name.
+
+        A block that was `pipelined` would not wait for its FIFOs.
+        """
         lines = [f"{k:x}" for stream, array in zip(self.first, codes)
                  for k in stream.packing.packed(array.reshape(-1, stream.packing.size)).T.ravel().tolist()]
         pixels = [array[0].size // stream.packing.size for stream, array in zip(self.first, codes)]
         made = [node.size // stream.packing.size for stream, node in zip(self.last, self.outputs)]
-        ins = [(f"{stream.fifo(k)}", count) for stream, count in zip(self.first, pixels)
+        ins = [(stream.fifo(k), count) for stream, count in zip(self.first, pixels)
                for k in range(stream.packing.words)]
-        outs = [(f"{stream.fifo(k)}", count) for stream, count in zip(self.last, made)
+        outs = [(stream.fifo(k), count) for stream, count in zip(self.last, made)
                 for k in range(stream.packing.words)]
         samples = len(codes[0])
         begins = list(accumulate((count * samples for _, count in ins), initial=0))
@@ -158,16 +161,15 @@ class StreamPorts:
                       f".start_port(reset && !busy_{number}), .done_port(done_{number}), {', '.join(pins)});"]
         return lines
 
-    def results(self, folder: Path, said: str) -> tuple[list[Int], tuple[int, int], tuple[int, int]]:
-        """As those of words; the cycles of a sample are those of the first one."""
-        latency, least, most = cycles_said(said)
+    def results(self, folder: Path) -> list[Int]:
+        """The codes (n, *shape) of every output, after the test bench has run."""
         rows, codes, place = rows_of(folder / "results.txt"), [], 0
         for stream, node in zip(self.last, self.outputs):
             words = node.size // stream.packing.size * stream.packing.words
             pixels = rows[:, place:place + words].reshape(-1, stream.packing.words)
             codes.append(stream.packing.codes(pixels, node.domain.signed).reshape(-1, *node.shape))
             place += words
-        return codes, (latency, latency), (least, most)
+        return codes
 
 
 def _block(number: int) -> str:

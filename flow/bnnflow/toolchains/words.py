@@ -19,7 +19,7 @@ from bnnflow.ir import Graph, Node
 from bnnflow.ir.nodes import Int
 from bnnflow.toolchains.clang import FIRMWARE
 
-__all__ = ["GIVEN", "STREAM", "TAKEN", "TOP", "Block", "Packing", "WordPorts", "cycles_said", "rows_of", "verilog"]
+__all__ = ["GIVEN", "STREAM", "TAKEN", "TOP", "Block", "Packing", "Range", "WordPorts", "cycles_said", "rows_of", "verilog"]
 
 WORD = 64
 TOP = "flow_top"  # the module that a test bench drives
@@ -35,6 +35,9 @@ extern "C" void {name}({arguments}) {{
 {after}
 }}
 """
+
+
+Range = tuple[int, int]  # (fewest, most) cycles
 
 
 class _Text(string.Template):
@@ -99,12 +102,12 @@ def rows_of(file: Path) -> NDArray[np.uint64]:
     return np.array([[int(word, 16) for word in line.split()] for line in file.read_text().splitlines()], np.uint64)
 
 
-def cycles_said(said: str) -> list[int]:
-    """The numbers that a test bench prints behind "cycles"; raises ToolError where it has given up."""
-    found = re.search(r"^cycles ([\d ]+)$", said, re.MULTILINE)
+def cycles_said(said: str) -> tuple[Range, Range]:
+    """Cycles of a sample, and to the next one, as a test bench prints them; raises ToolError where it has given up."""
+    found = re.search(r"^cycles (\d+) (\d+) (\d+) (\d+)$", said, re.MULTILINE)
     if not found:
-        raise ToolError(f"the Verilog does nothing in {LIMIT:,} cycles, or cannot be run:\n{said[-500:]}")
-    return [int(number) for number in found[1].split()]
+        raise ToolError(f"the Verilog has not answered in {LIMIT:,} cycles:\n{said[-500:]}")
+    return (int(found[1]), int(found[2])), (int(found[3]), int(found[4]))
 
 
 class WordPorts:
@@ -130,7 +133,8 @@ class WordPorts:
         for place, ((kind, name), packing, words) in enumerate(zip(tensors, self.packings, self.words)):
             before.append(f"    {kind} {name}[{packing.size}];")
             if place < len(self.inputs):
-                before += [f"    const unsigned long long {name}_words[] = {{{', '.join(self.names[k] for k in words)}}};",
+                given = ", ".join(self.names[k] for k in words)
+                before += [f"    const unsigned long long {name}_words[] = {{{given}}};",
                            f"    flow_from_words<{packing.bits}>({name}_words, {name});"]
             else:
                 after += [f"    unsigned long long {name}_words[{packing.words}];",
@@ -153,30 +157,34 @@ class WordPorts:
                             "project again")
         return tensors
 
-    def bench(self, codes: Sequence[Int]) -> Mapping[str, str]:
-        """The test bench, and the words that it gives for the codes of all inputs: texts of files, by name."""
+    def bench(self, codes: Sequence[Int], pipelined: bool) -> Mapping[str, str]:
+        """The test bench, and the words that it gives for the codes of all inputs: texts of files, by name.
+
+        It gives a sample in every cycle where the block is `pipelined`, else when the one before is done.
+        """
         words = np.concatenate([packing.packed(array.reshape(len(array), -1))
                                 for packing, array in zip(self.packings, codes)], axis=1)
         given, taken = self.names[:self.given], self.names[self.given:]
-        pins = ["clock", "reset", "start_port", "done_port", *self.names, *(f"{name}_vld" for name in taken)]
+        pins = ["clock", "reset", "start_port", "done_port", *self.names]
+        pins += [] if pipelined else [f"{name}_vld" for name in taken]
         return {
             "words.txt": "\n".join(" ".join(f"{word:x}" for word in row) for row in words.tolist()) + "\n",
             "bench.v": verilog(
-                "flow_words_tb.v", top=TOP, samples=len(words), limit=LIMIT, pins=", ".join(f".{p}({p})" for p in pins),
+                "flow_words_tb.v", top=TOP, samples=len(words), limit=LIMIT,
+                every_cycle=int(pipelined), pins=", ".join(f".{p}({p})" for p in pins),
                 declarations=[*(f"    reg [63:0] {name} = 0;" for name in given), *(
-                    f"    wire [63:0] {name};\n    wire {name}_vld;\n    reg [63:0] got_{name} [0:SAMPLES-1];\n"
+                    f"    wire [63:0] {name};\n    wire {name}_vld{' = done_port' if pipelined else ''};\n    reg [63:0] got_{name} [0:SAMPLES-1];\n"
                     f"    integer count_{name} = 0;" for name in taken)],
                 gives=(f'            found = $fscanf(words, "%h", {name});' for name in given),
                 takes=(f"        if ({name}_vld) begin\n            got_{name}[count_{name}] = {name};\n"
                        f"            count_{name} = count_{name} + 1;\n        end" for name in taken),
                 says=(f'            $fwrite(results, "%h ", got_{name}[k]);' for name in taken))}
 
-    def results(self, folder: Path, said: str) -> tuple[list[Int], tuple[int, int], tuple[int, int]]:
-        """(Codes (n, *shape) of every output, (fewest, most) cycles of a sample, and to the next one) after a run."""
-        least, most = cycles_said(said)
+    def results(self, folder: Path) -> list[Int]:
+        """The codes (n, *shape) of every output, after the test bench has run."""
         rows = rows_of(folder / "results.txt")
         codes = []
         for node, packing, words in zip(self.outputs, self.packings[len(self.inputs):], self.words[len(self.inputs):]):
             found = packing.codes(rows[:, words.start - self.given:words.stop - self.given], node.domain.signed)
             codes.append(found.reshape(-1, *node.shape))
-        return codes, (least, most), (least, most)
+        return codes
