@@ -5,8 +5,8 @@
     python scripts/bench_bambu.py --samples 100
 
 Prints one row a design as it comes: outputs that were compared, seconds, states of Bambu's controllers, cycles of its
-Verilog in simulation (of a sample, and to the next one) beside those that `bf.estimate` says for a vendor's tool, LUTs and
-registers by Bambu, by yosys (synth_xilinx) and by the estimate. What Bambu does not take is a row with its message.
+Verilog in simulation (of a sample, and to the next one) beside those that `bf.estimate` says for a vendor's tool, LUTs
+and registers by Bambu, by yosys (synth_xilinx) and by the estimate. What Bambu does not take is a row with its message.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def image_network() -> Graph:
         nodes.append(Node(name, Op.WINDOW, (nodes[-1].name,), shape, nodes[-1].domain, window))
 
     def step(name: str, channels: int) -> None:
-        add(name, Op.STEP, Steps(np.zeros(channels, int), np.ones(channels, int), rng.integers(-3, 4, (channels, 1))), BIPOLAR)
+        steps = Steps(np.zeros(channels, int), np.ones(channels, int), rng.integers(-3, 4, (channels, 1)))
+        add(name, Op.STEP, steps, BIPOLAR)
 
     look("w1", image(8))
     add("sum1", Op.DOT, weights([-1, 1], (18, 4)), BIPOLAR)
@@ -152,7 +153,8 @@ KERNELS: dict[str, Callable[[], Graph]] = {
     "codebook": lambda: kernel(Op.DOT, BIPOLAR, (3, 3, 4), codebook(4, 16), window=image(3, pad=0)),
     "multiply-add": lambda: kernel(Op.DOT, Domain(-8, 7), (16,), weights([-4, -1, 0, 3], (16, 16))),
     "convolution": lambda: kernel(Op.DOT, BIPOLAR, (5, 5, 4), weights([-1, 1], (36, 8)), window=image(5), steps=1),
-    "convolution/2": lambda: kernel(Op.DOT, BIT, (6, 6, 4), weights([-1, 0, 1], (36, 8)), window=image(6, stride=2), steps=2),
+    "convolution/2": lambda: kernel(Op.DOT, BIT, (6, 6, 4), weights([-1, 0, 1], (36, 8)), window=image(6, stride=2),
+                                    steps=2),
     "pool": lambda: kernel(Op.MAX, BIT, (6, 6, 8), window=image(6, 2, 2, 0, 8)),
     "dense network": dense_network,
     "image network": image_network,
@@ -162,17 +164,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "Latency": LATENCY, "Resource 2": RESOURCE | {"reuse_factor": 2}, "Resource 4": RESOURCE | {"reuse_factor": 4},
     "Resource 16": RESOURCE | {"reuse_factor": 16}, "Resource 18": RESOURCE | {"reuse_factor": 18},
     "Resource pe 4 simd 16": RESOURCE | {"layers": {"y": {"pe": 4, "simd": 16}}},
-    "netlist": NETLIST, "stream": STREAM, "stream 4": STREAM | {"reuse_factor": 4}, "stream 8": STREAM | {"reuse_factor": 8},
+    "netlist": NETLIST, "stream": STREAM, "stream 4": STREAM | {"reuse_factor": 4},
+    "stream 8": STREAM | {"reuse_factor": 8},
     "stream pe 2 simd 4": STREAM | {"layers": {"y": {"pe": 2, "simd": 4}}},
 }
 DESIGNS = [
     *((name, "Latency") for name in KERNELS if name not in ("image network",)),
     ("binary", "Resource 4"), ("binary", "Resource 16"), ("binary", "Resource pe 4 simd 16"), ("binary", "netlist"),
-    ("ternary", "Resource 4"), ("two-valued", "Resource 4"), ("multiply-add", "Resource 4"), ("multiply-add", "netlist"),
-    ("ternary", "netlist"), ("convolution", "Resource 18"), ("pool", "Resource 18"), ("convolution", "stream"),
-    ("convolution", "stream 4"), ("convolution", "stream pe 2 simd 4"), ("convolution/2", "stream"), ("pool", "stream"),
-    ("binary", "stream"), ("binary", "stream 4"), ("codebook", "stream"), ("dense network", "Resource 4"),
-    ("dense network", "stream"), ("image network", "stream"), ("image network", "stream 8"), ("dense network", "netlist"),
+    ("ternary", "Resource 4"), ("two-valued", "Resource 4"), ("multiply-add", "Resource 4"),
+    ("multiply-add", "netlist"), ("ternary", "netlist"), ("convolution", "Resource 18"), ("pool", "Resource 18"),
+    ("convolution", "stream"),
+    ("convolution", "stream 4"), ("convolution", "stream pe 2 simd 4"), ("convolution/2", "stream"),
+    ("pool", "stream"), ("binary", "stream"), ("binary", "stream 4"), ("codebook", "stream"),
+    ("dense network", "Resource 4"), ("dense network", "stream"), ("image network", "stream"),
+    ("image network", "stream 8"), ("dense network", "netlist"),
 ]
 TITLES = ("design", "outputs", "s", "states", "cycles", "to the next", "estimated", "to the next", "LUT, FF by Bambu",
           "LUT, FF by yosys", "LUT, FF estimated", "LUT, yosys / estimated")
@@ -184,7 +189,8 @@ def row(name: str, option: str, samples: int, logic: bool) -> list[str]:
         graph, folder, start = KERNELS[name](), Path(scratch) / "prj", time.time()
         title, vectors = f"{name}, {option}", default_vectors(graph, samples)
         try:
-            bf.build(graph, bf.BuildConfig(output_dir=folder, **OPTIONS[option]), vectors if len(vectors) > 1 else vectors[0])
+            config = bf.BuildConfig(output_dir=folder, **OPTIONS[option])
+            bf.build(graph, config, vectors if len(vectors) > 1 else vectors[0])
             facts = bf.synthesize(folder, "bambu")
             seconds = time.time() - start
             counted = _counted(folder) if logic else None
@@ -195,8 +201,8 @@ def row(name: str, option: str, samples: int, logic: bool) -> list[str]:
         outputs = samples * sum(graph[output].size for output in graph.outputs)
         ratio = f"{counted.lut / estimate.lut:.2f}" if counted and counted.lut and estimate.lut else "-"
         return [title, f"{outputs:,} equal", f"{seconds:.0f}", "+".join(states), _range(facts.latency),
-                _range(facts.interval), _range(estimate.latency), _range(estimate.interval), _size(facts), _size(counted),
-                _size(estimate), ratio]
+                _range(facts.interval), _range(estimate.latency), _range(estimate.interval), _size(facts),
+                _size(counted), _size(estimate), ratio]
 
 
 def _counted(folder: Path) -> Facts | None:
@@ -212,7 +218,8 @@ def _range(cycles: tuple[int, int] | None) -> str:
 
 
 def _size(facts: Facts | None) -> str:
-    return "-" if facts is None else ", ".join("-" if count is None else f"{count:,}" for count in (facts.lut, facts.ff))
+    counts = () if facts is None else (facts.lut, facts.ff)
+    return ", ".join("-" if count is None else f"{count:,}" for count in counts) or "-"
 
 
 def main() -> None:

@@ -3,5 +3,6 @@
 from bnnflow.toolchains import bambu, clang, gxx, nextpnr, verilator, vitis, yosys
 from bnnflow.toolchains.toolchain import register
 
-for row in (gxx.TOOLCHAIN, verilator.TOOLCHAIN, yosys.TOOLCHAIN, nextpnr.TOOLCHAIN, clang.TOOLCHAIN, bambu.TOOLCHAIN, *vitis.VENDORS):
+for row in (gxx.TOOLCHAIN, verilator.TOOLCHAIN, yosys.TOOLCHAIN, nextpnr.TOOLCHAIN, clang.TOOLCHAIN, bambu.TOOLCHAIN,
+            *vitis.VENDORS):
     register(row)

@@ -2,8 +2,8 @@
 
 Bambu gets what a vendor's front end makes of a project: LLVM's code, inlined and unrolled as the pragmas ask
 (`bnnflow.toolchains.clang.code_of`). A design of arrays is one block with words at its ports
-(`bnnflow.toolchains.words`), a design of streams a block for every kernel (`bnnflow.toolchains.streams`). Verilator runs
-their Verilog under a test bench of ours.
+(`bnnflow.toolchains.words`), a design of streams a block for every kernel (`bnnflow.toolchains.streams`). Verilator
+runs their Verilog under a test bench of ours.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["BAMBU", "TOOLCHAIN", "closest_device", "simulate", "synthesize_proje
 
 BAMBU = Program("bambu", ("bambu",), "BNNFLOW_BAMBU", "HLS of C++ projects to Verilog, without a vendor's tool",
                 "put bambu (PandA-Bambu 2024.10) on PATH, or set BNNFLOW_BAMBU", version_begins="Version: ")
-HOURS = 1.0
+HOURS = 4.0
 # The code is clang 16's, with pointers of 64 bits; what was to be unrolled is, and nothing else may be.
 FRONT_END = ("--compiler=I386_CLANG16", "-m64", "-O1")
 # How parts begin, and the device of that family, or of one that is like it; a large UltraScale+ for all others.
@@ -98,7 +98,8 @@ class _Design:
     """
 
     def __init__(self, project: Project, device: str, hours: float, say: Say | None):
-        self.project, self.device, self.hours, self.say = project, device or closest_device(project.config.part), hours, say
+        self.project, self.hours, self.say = project, hours, say
+        self.device = device or closest_device(project.config.part)
         process.need(BAMBU)
         version = re.search(r"PandA ([\w.]+)", process.version(BAMBU))
         self.version = version[1] if version else ""
@@ -113,8 +114,8 @@ class _Design:
         pipelined = (STREAM not in block.ports and block.ports.count(TAKEN) == 1
                      and not any(size.loops for size in code_sizes(code, block.name)))
         code, ports = _unnamed(code), _ports(block, pipelined)
-        arguments = [f"--top-fname={block.name}", "--generate-interface=INFER", "--architecture-xml=ports.xml", *FRONT_END,
-                     f"--clock-period={self.project.config.clock_period}", f"--device-name={self.device}"]
+        arguments = [f"--top-fname={block.name}", "--generate-interface=INFER", "--architecture-xml=ports.xml",
+                     *FRONT_END, f"--clock-period={self.project.config.clock_period}", f"--device-name={self.device}"]
 
         def run() -> dict[str, Any]:
             with tempfile.TemporaryDirectory(prefix="bnnflow-bambu-") as name:
@@ -125,9 +126,9 @@ class _Design:
                     process.call([*process.command(BAMBU), "design.ll", *arguments], folder, log, self.hours * 3600,
                                  say=self.say)
                 except ToolError as error:
-                    raise ToolError(f"{error}\n({block.name} of {self.project.path}; a longer time: "
-                                    f"hours={2 * self.hours:g}; strategy='Resource' with a larger reuse_factor makes less "
-                                    "of it)") from error
+                    raise ToolError(f"{error}\n({block.name} of {self.project.path}; strategy='Resource' with a larger "
+                                    "reuse_factor makes less and other code of it; a longer time: "
+                                    f"hours={2 * self.hours:g})") from error
                 made = {file.name: file.read_text() for file in folder.iterdir() if file.suffix in (".v", ".mem")}
                 return {"files": made, "log": log.read_text(errors="replace")}
 
@@ -149,8 +150,8 @@ class _Design:
                     text = text.replace(f'"{name}"', f'"{module.block.name}_{name}"')
             for found in MODULE.finditer(text):  # of Bambu's library each has its own copy
                 if modules.setdefault(found[1], found[0]) != found[0]:
-                    raise ToolError(f"bambu: two blocks of {self.project.path} have each another module {found[1]}; build "
-                                    "it with io_type='io_parallel'")
+                    raise ToolError(f"bambu: two blocks of {self.project.path} have each another module {found[1]}; "
+                                    "build it with io_type='io_parallel'")
         return {"design.v": "`timescale 1ns / 1ps\n" + "\n".join(modules.values()) + "\n", **memories}
 
     def run(self, codes: Sequence[Int]) -> tuple[list[Int], Range, Range]:
@@ -185,11 +186,11 @@ def _ports(block: Block, pipelined: bool) -> str:
     modes = [PIPELINED_TAKEN if pipelined and port == TAKEN else MODES[port] for port in block.ports]
     bundles = "".join(f'<bundle mode="{mode}" name="P{k}"/>' for k, (mode, _, _) in enumerate(modes))
     parameters = "".join(
-        f'<parameter bundle="P{k}" includes="" index="{k}" original_typename="{kind}" port="P{k}" size_in_bytes="{size}" '
-        f'typename="{kind}"/>' for k, (_, kind, size) in enumerate(modes))
+        f'<parameter bundle="P{k}" includes="" index="{k}" original_typename="{kind}" port="P{k}" '
+        f'size_in_bytes="{size}" typename="{kind}"/>' for k, (_, kind, size) in enumerate(modes))
     style = ' pipeline_style="frp" pipeline_ii="1"' if pipelined else ""
-    return (f'<?xml version="1.0"?>\n<module><function name="{block.name}" symbol="{block.name}"{style}><bundles>{bundles}'
-            f"</bundles><parameters>{parameters}</parameters></function></module>\n")
+    return (f'<?xml version="1.0"?>\n<module><function name="{block.name}" symbol="{block.name}"{style}>'
+            f"<bundles>{bundles}</bundles><parameters>{parameters}</parameters></function></module>\n")
 
 
 def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Path, bool]:
@@ -200,19 +201,19 @@ def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Pa
     return outputs, False
 
 
-def synthesize_project(project: Project, device: str = "", logic: bool = False, hours: float = HOURS,
+def synthesize_project(project: Project, target: str = "", logic: bool = False, hours: float = HOURS,
                        say: Say | None = None) -> Facts:
     """What Bambu says of a project's design, and the cycles that its Verilog takes for the project's vectors.
 
-    `device` is one of Bambu's, by default the closest to the project's part; `hours` is how long a block may take. With
-    `logic` LUTs and registers are those that yosys counts in the Verilog.
+    `target` is a device of Bambu's, by default the closest to the project's part; `hours` is how long a block may take.
+    With `logic` LUTs and registers are those that yosys counts in the Verilog.
 
     Raises ToolError where Bambu, clang, Verilator or yosys is missing or fails, Mismatch where the Verilog computes
     something else than the graph, InputError for hours that are none.
     """
     if not hours > 0:
         raise InputError(f"hours={hours!r}: a number above 0")
-    design, graph = _Design(project, device, hours, say), project.graph()
+    design, graph = _Design(project, target, hours, say), project.graph()
     expected = read_vectors(project.path / EXPECTED, [graph[name] for name in graph.outputs])
     got, latency, interval = design.run(read_vectors(project.path / INPUTS, graph.inputs))
     differ = sum(int((ours != theirs).sum()) for ours, theirs in zip(expected, got))
@@ -225,15 +226,16 @@ def synthesize_project(project: Project, device: str = "", logic: bool = False, 
         modules = [replace(module, lut=size.raw, ff=size.ff, carry=size.carry, muxf=size.muxf, source="logic synthesis")
                    for module, size in zip(modules, design.logic())]
         source, by = "logic synthesis", "what yosys counts in its Verilog"
-    totals = {name: _total([getattr(module, name) for module in modules]) for name in ("lut", "ff", "dsp", "carry", "muxf")}
+    lut, ff, dsp, carry, muxf = (_total([getattr(module, name) for module in modules])
+                                 for name in ("lut", "ff", "dsp", "carry", "muxf"))
     clocks = [module.clock_estimated for module in modules if module.clock_estimated]
-    facts = Facts(project.top, source, BAMBU.name, design.version, design.device, latency=latency, interval=interval,
-                  clock_target=project.config.clock_period, clock_estimated=max(clocks, default=None),
-                  modules=tuple(modules), notes=(
-                      f"LUTs and registers are {by}, the clock is Bambu's estimate of {design.device}",
-                      f"cycles are those of its Verilog: {len(got[0]):,} samples simulated, all outputs those of the graph",
-                      *(note for module in modules for note in module.notes)))
-    return keep_facts(project, BAMBU.name, "logic" if logic else "csynth", replace(facts, **totals))
+    notes = (f"LUTs and registers are {by}, the clock is Bambu's estimate of {design.device}",
+             f"cycles are those of its Verilog: {len(got[0]):,} samples simulated, all outputs those of the graph")
+    facts = Facts(project.top, source, BAMBU.name, design.version, design.device, lut=lut, ff=ff, dsp=dsp, carry=carry,
+                  muxf=muxf, latency=latency, interval=interval, clock_target=project.config.clock_period,
+                  clock_estimated=max(clocks, default=None), modules=tuple(modules),
+                  notes=(*notes, *(note for module in modules for note in module.notes)))
+    return keep_facts(project, BAMBU.name, "logic" if logic else "csynth", facts)
 
 
 def _total(counts: Sequence[int | None]) -> int | None:
@@ -243,6 +245,6 @@ def _total(counts: Sequence[int | None]) -> int | None:
 
 TOOLCHAIN = Toolchain(
     BAMBU, CPP, ("PandA 2024.10, with clang 16.0.6",), simulate=simulate, synthesize=synthesize_project,
-    options=(Option("device", "", "a device of Bambu's; by default the closest to the part"),
+    options=(Option("target", "", "its device, by default the one closest to the part"),
              Option("logic", False, "LUTs and registers by yosys"), Option("hours", HOURS, "most hours of a block")),
     helpers=(CLANG, VERILATOR, YOSYS))

@@ -83,7 +83,7 @@ class _Compiler:
 def _asked(project: Project, folder: Path, clang: _Compiler, around: tuple[str, str] | None = None) -> str:
     """The code of a project's design before LLVM optimises it; also asked.ll in the folder.
 
-    `around` is the name of another function, which is all one with the design that it calls, and C++ that includes both.
+    `around` is the name of another function, all one with the design that it calls, and C++ that includes both.
     """
     shutil.copytree(project.path / FIRMWARE, folder / FIRMWARE, ignore=shutil.ignore_patterns("ap_types", "*.txt"))
     for file in (folder / FIRMWARE).rglob("*"):

@@ -1,4 +1,4 @@
-"""A C++ design of streams as blocks behind FIFOs: a block for every kernel, what connects them, and their test bench."""
+"""A C++ design of streams as blocks behind FIFOs, one for every kernel; what connects them, and their test bench."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Kernel:
 
 
 class StreamPorts:
-    """The kernels of a project's top function, in the order of their calls; raises ToolError where it is another one."""
+    """The kernels of a project's top function, in the order of their calls; raises ToolError for another function."""
 
     def __init__(self, project: Project, graph: Graph):
         self.project, self.outputs = project, [graph[name] for name in graph.outputs]
@@ -90,7 +90,8 @@ class StreamPorts:
             written |= set(writes)
             kernels.append(_Kernel(call, given, reads, writes))
         if not set(self.last) <= written:
-            raise ToolError(f"{self.project.path}: the top function does not write all outputs; build the project again")
+            raise ToolError(f"{self.project.path}: the top function does not write all outputs; build the project "
+                            "again")
         return kernels
 
     @property
@@ -130,19 +131,23 @@ class StreamPorts:
             "flow_fifo.v": (files("bnnflow.hls_templates") / "flow_fifo.v").read_text(),
             "bench.v": verilog(
                 "flow_streams_tb.v", top=TOP, samples=samples, limit=LIMIT, words=begins[-1],
-                declarations=[*(f"    integer at_{n} = 0;\n    wire {n}_read;\n    wire {n}_empty_n = at_{n} < {k * samples};\n"
-                                f"    wire [63:0] {n}_dout = words[{begin} + at_{n}];" for (n, k), begin in zip(ins, begins)),
-                              *(f"    integer at_{n} = 0;\n    wire {n}_write;\n    wire [63:0] {n}_din;\n"
-                                f"    reg [63:0] got_{n} [0:{k * samples}];" for n, k in outs)],
+                declarations=[
+                    *(f"    integer at_{n} = 0;\n    wire {n}_read;\n    wire {n}_empty_n = at_{n} < {k * samples};\n"
+                      f"    wire [63:0] {n}_dout = words[{first} + at_{n}];" for (n, k), first in zip(ins, begins)),
+                    *(f"    integer at_{n} = 0;\n    wire {n}_write;\n    wire [63:0] {n}_din;\n"
+                      f"    reg [63:0] got_{n} [0:{k * samples}];" for n, k in outs)],
                 connections=self._connections(),
                 gives=(f"            if ({n}_read && {n}_empty_n) begin\n                at_{n} <= at_{n} + 1;\n"
-                       f"                idle = 0;\n                if (begun < 0) begun = cycle;\n            end" for n, _ in ins),
+                       f"                idle = 0;\n                if (begun < 0) begun = cycle;\n            end"
+                       for n, _ in ins),
                 takes=(f"            if ({n}_write) begin\n                got_{n}[at_{n}] = {n}_din;\n"
-                       f"                at_{n} = at_{n} + 1;\n                idle = 0;\n            end" for n, _ in outs),
+                       f"                at_{n} = at_{n} + 1;\n                idle = 0;\n            end"
+                       for n, _ in outs),
                 whole=" && ".join(f"at_{n} >= (done + 1) * {k}" for n, k in outs),
                 says=(f'            for (k = 0; k < {count}; k = k + 1) begin\n' + "".join(
                     f'                $fwrite(results, "%h ", got_{stream.fifo(w)}[sample * {count} + k]);\n'
-                    for w in range(stream.packing.words)) + "            end" for stream, count in zip(self.last, made)))}
+                    for w in range(stream.packing.words)) + "            end"
+                    for stream, count in zip(self.last, made)))}
 
     def _connections(self) -> list[str]:
         """FIFOs of all inner streams, and the blocks, each of which starts again when it is done."""

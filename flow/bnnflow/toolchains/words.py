@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from bnnflow.backends.project import Project
 from bnnflow.errors import ToolError
-from bnnflow.ir import Graph, Node
+from bnnflow.ir import Graph
 from bnnflow.ir.nodes import Int
 from bnnflow.toolchains.clang import FIRMWARE
 
-__all__ = ["GIVEN", "STREAM", "TAKEN", "TOP", "Block", "Packing", "Range", "WordPorts", "cycles_said", "rows_of", "verilog"]
+__all__ = ["GIVEN", "LIMIT", "STREAM", "TAKEN", "TOP", "Block", "Packing", "Range", "WordPorts", "cycles_said",
+           "rows_of", "verilog"]
 
 WORD = 64
 TOP = "flow_top"  # the module that a test bench drives
@@ -76,6 +77,7 @@ class Packing:
 
     @property
     def words(self) -> int:
+        """Words of all codes."""
         return -(-self.size // self.fields)
 
     @property
@@ -87,7 +89,8 @@ class Packing:
         """Codes (n, size) in words (n, words)."""
         room = np.zeros((len(codes), self.words * self.fields), np.uint64)
         room[:, :self.size] = codes.astype(np.uint64) & np.uint64((1 << self.bits) - 1)
-        words: NDArray[np.uint64] = np.bitwise_or.reduce(room.reshape(-1, self.words, self.fields) << self.shifts, axis=2)
+        fields = room.reshape(-1, self.words, self.fields) << self.shifts
+        words: NDArray[np.uint64] = np.bitwise_or.reduce(fields, axis=2)
         return words
 
     def codes(self, words: NDArray[np.uint64], signed: bool) -> Int:
@@ -172,9 +175,10 @@ class WordPorts:
             "bench.v": verilog(
                 "flow_words_tb.v", top=TOP, samples=len(words), limit=LIMIT,
                 every_cycle=int(pipelined), pins=", ".join(f".{p}({p})" for p in pins),
-                declarations=[*(f"    reg [63:0] {name} = 0;" for name in given), *(
-                    f"    wire [63:0] {name};\n    wire {name}_vld{' = done_port' if pipelined else ''};\n    reg [63:0] got_{name} [0:SAMPLES-1];\n"
-                    f"    integer count_{name} = 0;" for name in taken)],
+                declarations=[
+                    *(f"    reg [63:0] {name} = 0;" for name in given),
+                    *(f"    wire [63:0] {name};\n    wire {name}_vld{' = done_port' if pipelined else ''};\n"
+                      f"    reg [63:0] got_{name} [0:SAMPLES-1];\n    integer count_{name} = 0;" for name in taken)],
                 gives=(f'            found = $fscanf(words, "%h", {name});' for name in given),
                 takes=(f"        if ({name}_vld) begin\n            got_{name}[count_{name}] = {name};\n"
                        f"            count_{name} = count_{name} + 1;\n        end" for name in taken),

@@ -95,8 +95,9 @@ class Size:
 
 def synthesize(files: Mapping[str, str], top: str, family: str = "xcup", layers: Sequence[str] = (),
                carry: bool = True, seconds: float = SECONDS) -> Size:
-    """Synthesize Verilog `files` (name: text), and memories that it reads, with the top module `top`; results are kept by
-    the digest of all of it.
+    """Synthesize Verilog `files` (name: text), and memories that these read, with the top module `top`.
+
+    Results are kept by the digest of all of it.
 
     `layers` are modules to be synthesized alone as well; without `carry` no carry chains are used (xilinx only).
     `seconds` is how long a run may take.
