@@ -234,6 +234,7 @@ def test_what_bambu_says(count, options, latency, interval, tmp_path, install):
     assert (facts.latency, facts.interval) == ((latency, latency), (interval, interval))
     assert facts.part == "xc7z020-1clg484-VVD" and facts.notes[-1].endswith("has 3 states")
     assert f"{len(codes[0]):,} samples simulated, all outputs those of the graph" in facts.notes[1]
+    assert "module flow_" in (project.runs / "bambu/design.v").read_text() and str(project.runs) in facts.notes[2]
     assert kept_facts(project) == [facts] and lines[0] == "Reading design.ll"
     assert np.array_equal(bf.simulate(project, codes[0][:5], tool="bambu"), signs(count)(codes[0][:5]))
     assert len(calls.read_text().splitlines()) == 1  # the same code again

@@ -154,17 +154,18 @@ class _Design:
                                     "build it with io_type='io_parallel'")
         return {"design.v": "`timescale 1ns / 1ps\n" + "\n".join(modules.values()) + "\n", **memories}
 
+    def bench(self, codes: Sequence[Int]) -> dict[str, str]:
+        """The design with a test bench that gives it the codes of all inputs: texts of files, by name."""
+        return {**self.files, **self.ports.bench(codes, all(module.pipelined for module in self.modules))}
+
     def run(self, codes: Sequence[Int]) -> tuple[list[Int], Range, Range]:
         """(The codes of all outputs, cycles of a sample, and to the next one) for the codes of all inputs.
 
         Raises ToolError where Verilator is missing or fails, or the design stands still.
         """
         with tempfile.TemporaryDirectory(prefix="bnnflow-bambu-") as name:
-            folder = Path(name)
-            pipelined = all(module.pipelined for module in self.modules)
-            texts = {**self.files, **self.ports.bench(codes, pipelined)}
-            for file, text in texts.items():
-                (folder / file).write_text(text)
+            folder, texts = Path(name), self.bench(codes)
+            _write(folder, texts)
             said = run_verilog(folder, f"{TOP}_tb", [file for file in texts if file.endswith(".v")])
             return self.ports.results(folder), *cycles_said(said)
 
@@ -172,6 +173,21 @@ class _Design:
         """What yosys makes of every module; raises ToolError where yosys is missing or fails."""
         family = "xc7" if self.device.startswith("xc7") else "xcup"
         return [logic_size(self.files, module.block.name, family) for module in self.modules]
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+
+
+def _kept(folder: Path, texts: Mapping[str, str]) -> str:
+    """Write files for the user; says where they are, or why they are not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, texts)
+    except OSError as error:
+        return f"its Verilog is not kept: {error}"
+    return f"its Verilog, and the test bench: {folder}"
 
 
 def _unnamed(code: str) -> str:
@@ -215,7 +231,8 @@ def synthesize_project(project: Project, target: str = "", logic: bool = False, 
         raise InputError(f"hours={hours!r}: a number above 0")
     design, graph = _Design(project, target, hours, say), project.graph()
     expected = read_vectors(project.path / EXPECTED, [graph[name] for name in graph.outputs])
-    got, latency, interval = design.run(read_vectors(project.path / INPUTS, graph.inputs))
+    codes = read_vectors(project.path / INPUTS, graph.inputs)
+    got, latency, interval = design.run(codes)
     differ = sum(int((ours != theirs).sum()) for ours, theirs in zip(expected, got))
     if differ:
         raise Mismatch(f"{project.path}: Bambu's Verilog and the graph differ in {differ} of "
@@ -230,7 +247,8 @@ def synthesize_project(project: Project, target: str = "", logic: bool = False, 
                                  for name in ("lut", "ff", "dsp", "carry", "muxf"))
     clocks = [module.clock_estimated for module in modules if module.clock_estimated]
     notes = (f"LUTs and registers are {by}, the clock is Bambu's estimate of {design.device}",
-             f"cycles are those of its Verilog: {len(got[0]):,} samples simulated, all outputs those of the graph")
+             f"cycles are those of its Verilog: {len(got[0]):,} samples simulated, all outputs those of the graph",
+             _kept(project.runs / BAMBU.name, design.bench(codes)))
     facts = Facts(project.top, source, BAMBU.name, design.version, design.device, lut=lut, ff=ff, dsp=dsp, carry=carry,
                   muxf=muxf, latency=latency, interval=interval, clock_target=project.config.clock_period,
                   clock_estimated=max(clocks, default=None), modules=tuple(modules),
