@@ -128,8 +128,8 @@ def test_messages_and_options_know_them(registered, tmp_path):
     python = bf.build(GRAPH, BuildConfig(output_dir=tmp_path / "prj", backend="Python"))
     verilog = bf.build(GRAPH, BuildConfig(output_dir=tmp_path / "rtl", backend="Verilog"))
     for call, message in (
-            (lambda: bf.simulate(python, tool="ghdl"), "use one of gxx, verilator, clang, vitis, vivado, python3"),
-            (lambda: bf.synthesize(python, "ghdl"), "use one of yosys, nextpnr, clang, vitis, vivado, python3"),
+            (lambda: bf.simulate(python, tool="ghdl"), "use one of gxx, verilator, clang, bambu, vitis, vivado, python3"),
+            (lambda: bf.synthesize(python, "ghdl"), "use one of yosys, nextpnr, clang, bambu, vitis, vivado, python3"),
             (lambda: bf.simulate(python, tool="gxx"),
              "is a Python project; build it with backend='Vitis' or 'Vivado', or use tool='python3'"),
             (lambda: bf.synthesize(verilog, "python3"),

@@ -267,7 +267,7 @@ def test_cosimulation_that_differs_is_a_mismatch(project, install):
 def test_missing_tools_and_bad_options(project, install, monkeypatch, tmp_path):
     with pytest.raises(ToolError, match=r"vitis-run or vitis_hls not found .*source settings64\.sh"):
         bf.synthesize(project)
-    with pytest.raises(InputError, match="tool 'quartus': use one of yosys, nextpnr, clang, vitis, vivado"):
+    with pytest.raises(InputError, match="tool 'quartus': use one of yosys, nextpnr, clang, bambu, vitis, vivado"):
         bf.synthesize(project, "quartus")
     with pytest.raises(InputError, match="steps place: use some of csynth, cosim, export, logic"):
         bf.synthesize(project, steps=["place"])

@@ -33,7 +33,7 @@ from bnnflow.toolchains.process import Program, Say
 from bnnflow.toolchains.toolchain import Toolchain
 from bnnflow.toolchains.unroll import as_asked
 
-__all__ = ["CLANG", "TOOLCHAIN", "design_sizes", "synthesize_project"]
+__all__ = ["CLANG", "FIRMWARE", "TOOLCHAIN", "code_of", "design_sizes", "synthesize_project"]
 
 
 def _start(path: str) -> list[str]:
@@ -80,16 +80,34 @@ class _Compiler:
         process.call([*self.command, *arguments, "-o", result], folder, folder / f"{result}.log", COMPILE_SECONDS)
 
 
-def _asked(project: Project, folder: Path, clang: _Compiler) -> str:
-    """The code of a project's design before LLVM optimises it; also asked.ll in the folder."""
+def _asked(project: Project, folder: Path, clang: _Compiler, around: tuple[str, str] | None = None) -> str:
+    """The code of a project's design before LLVM optimises it; also asked.ll in the folder.
+
+    `around` is the name of another function, all one with the design that it calls, and C++ that includes both.
+    """
     shutil.copytree(project.path / FIRMWARE, folder / FIRMWARE, ignore=shutil.ignore_patterns("ap_types", "*.txt"))
     for file in (folder / FIRMWARE).rglob("*"):
         if file.suffix in (".h", ".cpp"):
             file.write_text(marked(file.read_text(errors="replace")))
-    clang(folder, "marked.ll", *SOURCE, *NO_PASS, *CODE, f"-I{clang.headers}", f"{FIRMWARE}/{project.top}.cpp")
-    asked = as_asked((folder / "marked.ll").read_text(), project.top)
+    top, source = project.top, f"{FIRMWARE}/{project.top}.cpp"
+    if around:
+        top, source = around[0], f"{around[0]}.cpp"
+        (folder / source).write_text(around[1])
+    clang(folder, "marked.ll", *SOURCE, *NO_PASS, *CODE, f"-I{clang.headers}", "-I.", source)
+    asked = as_asked((folder / "marked.ll").read_text(), top, apart=not around)
     (folder / "asked.ll").write_text(asked)
     return asked
+
+
+def code_of(project: Project, name: str, source: str) -> str:
+    """LLVM's code of one function, unrolled as the pragmas ask, in C++ that includes a project's design and calls it.
+
+    Raises ToolError where clang is missing or refuses the sources.
+    """
+    with tempfile.TemporaryDirectory(prefix="bnnflow-clang-") as folder, _Compiler.found() as clang:
+        _asked(project, Path(folder), clang, (name, source))
+        clang(Path(folder), "design.ll", *UNROLL, *CODE, "asked.ll")
+        return (Path(folder) / "design.ll").read_text()
 
 
 def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Path, bool]:

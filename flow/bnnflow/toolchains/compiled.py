@@ -12,7 +12,7 @@ from bnnflow.errors import ToolError
 from bnnflow.files import cache_folder
 from bnnflow.toolchains import process
 
-__all__ = ["COMPILE_SECONDS", "kept_program", "run_bench"]
+__all__ = ["COMPILE_SECONDS", "RUN_SECONDS", "kept_program", "run_bench"]
 
 COMPILE_SECONDS, RUN_SECONDS = 1800.0, 3600.0
 KEPT = 50  # of each kind of program

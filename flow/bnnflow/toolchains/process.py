@@ -37,8 +37,8 @@ class Program:
 
     `override` is an environment variable that may hold a path instead, `package` a file in an installed Python package
     that carries the program and is preferred to the commands. `enables` and `remedy` say, in messages, what it is
-    needed for and how to get it; `version_flag` makes it print its version. `start` gives the arguments that start the
-    file that was found.
+    needed for and how to get it; `version_flag` makes it print its version, in the first line that begins with
+    `version_begins`. `start` gives the arguments that start the file that was found.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Program:
     enables: str
     remedy: str
     version_flag: str = "--version"
+    version_begins: str = ""
     package: str = ""
     start: Callable[[str], list[str]] = _itself
 
@@ -132,7 +133,7 @@ def command(program: Program) -> list[str]:
 
 
 def version(program: Program) -> str:
-    """First line of what a program says of its version; empty where it is absent or silent."""
+    """The line of what a program says of its version; empty where it is absent or silent."""
     if find(program) is None:
         return ""
     try:
@@ -141,6 +142,7 @@ def version(program: Program) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
+    lines = [line for line in lines if line.startswith(program.version_begins)]
     return next((line for line in lines if line and not line.endswith("...")), "")  # "Preparing to run ..." of yowasp
 
 

@@ -37,18 +37,18 @@ VARIABLE = re.compile(rf"^(@(?!llvm\.){NAME} = )(?:dso_local )?(?=(?:local_unnam
 LINKAGE = re.compile(r"define (?:(?:linkonce_odr|weak_odr|internal|dso_local) )*")
 
 
-def as_asked(text: str, top: str) -> str:
+def as_asked(text: str, top: str, apart: bool = True) -> str:
     """Code that LLVM inlines and unrolls as the marks in it ask (native/flow_marks.h), without the marks.
 
     `text` is what clang makes of a source of `hls_pragmas.marked`, no pass having run; `top` is the name of the top
     function in the source. As an HLS compiler does: every function is inlined but those of INLINE off, and those that a
     DATAFLOW calls, its processes; a loop is unrolled where UNROLL asks for it, and everywhere below a PIPELINE, in the
     functions that are called there, too. What nothing writes to is a constant. Arrays that are divided into their
-    elements get REGISTERS into their names.
+    elements get REGISTERS into their names. Unless `apart`, every function is inlined.
 
     Raises ToolError where there is no top function.
     """
-    module = _Module(_plain_integers(text.split("\n")))
+    module = _Module(_plain_integers(text.split("\n")), apart)
     found = [name for name in module.functions if source_name(name) == top]
     if len(found) != 1:
         raise ToolError(f"the design has {len(found)} functions {top!r}; build the project again")
@@ -66,7 +66,8 @@ def _plain_integers(lines: Sequence[str]) -> list[str]:
         integers |= more
 
     def plain(line: str) -> str:
-        declares = " = alloca " in line or (" = type " in line and line.split()[0] not in integers)
+        declared = TYPE.match(line)
+        declares = " = alloca " in line or (declared is not None and declared[1] not in integers)
         return VALUE.sub(lambda found: integers.get(found[0], found[0]), line) if declares else line
 
     return [plain(line) for line in lines]
@@ -94,8 +95,8 @@ def _marks(function: Function) -> Iterator[_Mark]:
 class _Module:
     """A module in which no pass has run."""
 
-    def __init__(self, lines: Sequence[str]):
-        self.lines, self.functions = lines, functions(lines)
+    def __init__(self, lines: Sequence[str], apart: bool):
+        self.lines, self.functions, self.apart = lines, functions(lines), apart
         inside = {place for function in self.functions.values() for place in range(function.start, function.end + 1)}
         self.outside = [line for place, line in enumerate(lines) if place not in inside]
         self.marks = {name: list(_marks(function)) for name, function in self.functions.items()}
@@ -181,7 +182,8 @@ class _Copy:
         if self.below:
             line = LINKAGE.sub("define internal ", line).replace(f"{name}(", f"{name}{BELOW}(")
             line = re.sub(r" comdat(\(.*?\))?", "", line)
-        inline = "noinline" if any(mark.kind == "apart" for mark in self.marks) else "alwaysinline"
+        apart = self.module.apart and any(mark.kind == "apart" for mark in self.marks)
+        inline = "noinline" if apart else "alwaysinline"
         return line if top or self.module.said(name) else re.sub(r"( #\d+)(?=[^#]*$)", rf" {inline}\1", line)
 
     def _asked_of(self, loop: Loop) -> int:
@@ -206,7 +208,8 @@ class _Copy:
                 below = bool(call and call[0] == name) and self._is_below(block)
                 self.reached[name, below] = None
                 line = line.replace(f"{name}(", f"{name}{BELOW}(") if below else line
-        is_process = call and call[0] in self.module.functions and self._is_process(call[0], block)
+        is_process = (self.module.apart and call and call[0] in self.module.functions
+                      and self._is_process(call[0], block))
         return re.sub(r"^(.*\))", r"\1 noinline", line) if is_process else line
 
     def _is_process(self, name: str, block: str) -> bool:

