@@ -76,7 +76,8 @@ class Stage:
 
     `input_ulps` and `output_ulps` are units in the last place by which what the stage reads or yields may be off,
     because its last bits depend on the element's place in the tensor (a sigmoid in the body and in the remainder of a
-    vector). A quantiser that computes such a function before it rounds has `input_ulps`.
+    vector). A quantiser that computes such a function before it rounds has `input_ulps`. `steady` names a function
+    that could stand there instead and whose bits are sure.
     """
 
     layer: str
@@ -93,6 +94,7 @@ class Stage:
     mixes: bool = False
     input_ulps: int = 0
     output_ulps: int = 0
+    steady: str = ""
 
     @property
     def ulps(self) -> int:
@@ -177,7 +179,7 @@ class Epilogue:
         for stage in self.value.epilogue:
             if stage.mixes:
                 raise Refusal(f"layer {stage.layer!r}: {stage.head} mixes the elements of a tensor and can only end a "
-                              f"model; remove it or quantise before it (it stands before {self.layer!r})")
+                              f"model; remove it (it stands before {self.layer!r})")
 
     @property
     def lo(self) -> int:
@@ -283,9 +285,11 @@ class Epilogue:
         return list(product(*((-u, u) if u else (0,) for u in ulps))) if moving else []
 
     def _refuse_last_bits(self) -> NoReturn:
+        unsure = [stage for stage in self.value.epilogue if stage.ulps]
+        instead = dict.fromkeys(f"{stage.steady} in {stage.layer!r}" for stage in unsure if stage.steady)
         raise Refusal(f"layer {self.layer!r}: a code of it depends on the last bits of "
-                      f"{', '.join(repr(s.layer) for s in self.value.epilogue if s.ulps)}, which are computed "
-                      "differently in the body and the remainder of a vector; use the hard_ form of the activation")
+                      f"{', '.join(repr(s.layer) for s in unsure)}, which are computed differently in the body and the "
+                      f"remainder of a vector; use {' and '.join(instead) or 'relu, hard_sigmoid or hard_tanh there'}")
 
     def _from_table(self, start: Int, sign: Int, count: int) -> Int:
         """thresholds[i, k]: the first sum at which |code - start| exceeds k; hi + 1 where it never does."""

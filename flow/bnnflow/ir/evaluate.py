@@ -288,5 +288,5 @@ def _in_margin(p: Steps, x: Int) -> NDArray[np.bool_]:
     # It is in as many margins as have begun and not ended.
     begun, ended = (Steps(p.start, p.sign, np.sort(ends, axis=1)).reached(x) for ends in (
         p.thresholds - p.margin[..., 0], p.thresholds + p.margin[..., 1]))
-    near: NDArray[np.bool_] = (begun > ended).reshape(len(x), -1).any(axis=1)
-    return near
+    near = np.asarray(begun > ended).reshape(len(x), -1)
+    return np.asarray(near.any(axis=1))

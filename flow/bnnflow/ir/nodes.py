@@ -226,7 +226,8 @@ class Steps:
         if channels * span <= max(TABULATED, places.size):
             counts: Int = np.cumsum(np.bincount(rows_in_one, minlength=channels * span))[places] - before
             return counts
-        return np.searchsorted(rows_in_one, places, side="right") - before
+        found: Int = np.searchsorted(rows_in_one, places, side="right") - before
+        return found
 
 
 @dataclass(frozen=True, eq=False)
