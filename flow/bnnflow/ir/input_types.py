@@ -40,10 +40,11 @@ def checked_text(text: Any) -> str:
 def no_type(what: str, data: str = "x") -> InputError:
     """The error for a model, called `what`, that does not say its inputs' type; `data` is called so where data are."""
     found = in_words_of(f"input_type=bnnflow.narrowest_type({data})", "--input-type from:inputs.npy")
-    return InputError(f"{what} does not say of which type its inputs are. Give it in hls4ml's notation, such as "
-                      f"{as_given(input_type='ufixed<8,0>')} for pixels/256 (8 bits, none before the point) or "
-                      f"{as_given(input_type='fixed<16,6>')}; or let the narrowest be found that holds "
-                      f"your data: {found}")
+    error: InputError = InputError(
+        f"{what} does not say of which type its inputs are. Give it in hls4ml's notation, such as "
+        f"{as_given(input_type='ufixed<8,0>')} for pixels/256 (8 bits, none before the point) or "
+        f"{as_given(input_type='fixed<16,6>')}; or let the narrowest be found that holds your data: {found}")
+    return error
 
 
 def kept_type(path: str | os.PathLike[str]) -> InputType | None:
@@ -99,7 +100,7 @@ def _narrowest(x: NDArray[Any], what: str) -> str:
     fraction = 0 if x.dtype.kind != "f" else _fraction_bits(real)
     if fraction is not None:
         kind, low_code, high_code = ("" if low < 0 else "u"), int(low * 2.0**fraction), int(high * 2.0**fraction)
-        width = max(high_code.bit_length(), (-low_code - 1).bit_length() if low < 0 else 1) + (low < 0)
+        width = max(max(high_code, 0).bit_length(), (-low_code - 1).bit_length() if low < 0 else 1) + (low < 0)
         if width <= WIDEST:
             return f"{kind}fixed<{width},{width - fraction}>"
     raise InputError(f"{what}: {_not_on_a_grid(real, low, high)}")
