@@ -14,6 +14,7 @@ from qkeras import QActivation, QConv2D, QDense, binary, quantized_bits, ternary
 from bnnflow.errors import InputError
 from bnnflow.models.images import INPUT_TYPE, images
 from bnnflow.train.fit import Arrays
+from bnnflow.train.saving import with_input_type
 
 __all__ = ["INPUT_TYPE", "KINDS", "TRAINING", "build", "data"]
 
@@ -58,4 +59,4 @@ def build(kind: str = "w1a1", classes: int = 10, width: int = 64, seed: int = 0)
         dense = QDense(8 * width, kernel_quantizer=kernel(), use_bias=False, name=f"dense{k}")
         h = QActivation(activation, name=f"act_dense{k}")(normed(h, dense, f"dense{k}"))
     logits = QDense(classes, kernel_quantizer=kernel(), use_bias=False, name="logits")
-    return keras.Model(x, normed(h, logits, "logits"), name=f"cnv_{kind}")
+    return with_input_type(keras.Model(x, normed(h, logits, "logits"), name=f"cnv_{kind}"), INPUT_TYPE)

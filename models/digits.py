@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from bnnflow.train import LearnedThermometer, Masked
 from bnnflow.train.fit import Arrays
+from bnnflow.train.saving import with_input_type
 
 __all__ = ["INPUT_TYPE", "TRAINING", "build", "data"]
 
@@ -41,4 +42,4 @@ def build(planes: int = 3, width: int = 64, keep: float = 0.5, seed: int = 0) ->
         h = QActivation("binary(alpha=1)", name=f"act_{name}")(h)
     h = QDense(10, kernel_quantizer=binary(alpha=1), use_bias=False, name="dense3")(h)
     h = keras.layers.BatchNormalization(momentum=0.9, name="norm_dense3")(h)
-    return keras.Model(x, h, name="digits")
+    return with_input_type(keras.Model(x, h, name="digits"), INPUT_TYPE)

@@ -18,6 +18,7 @@ from bnnflow.errors import InputError
 from bnnflow.models.images import DATASETS, INPUT_TYPE, dataset_of, images
 from bnnflow.train import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
 from bnnflow.train.fit import Arrays
+from bnnflow.train.saving import with_input_type
 
 __all__ = ["DATASETS", "INPUT_TYPE", "MERGES", "TRAINING", "build", "data", "weight_bits"]
 
@@ -54,7 +55,7 @@ def build(dataset: str = "cifar10", planes: int = 8, width: int = 128, groups: i
     h = keras.layers.GlobalAveragePooling2D(name="average")(h)
     h = QDense(images_of.classes, kernel_quantizer=binary(alpha=1), use_bias=False, name="logits")(h)
     h = keras.layers.BatchNormalization(momentum=0.9, name="norm_logits")(h)
-    return keras.Model(x, h, name=f"glt_{dataset}")
+    return with_input_type(keras.Model(x, h, name=f"glt_{dataset}"), INPUT_TYPE)
 
 
 def weight_bits(model: keras.Model) -> int:

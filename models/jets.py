@@ -9,6 +9,7 @@ import tf_keras as keras
 
 from bnnflow.models.common import KINDS, arrays, dense_layers
 from bnnflow.train.fit import Arrays
+from bnnflow.train.saving import with_input_type
 
 __all__ = ["INPUT_TYPE", "KINDS", "TRAINING", "build", "data"]
 
@@ -43,4 +44,4 @@ def build(kind: str = "ternary", widths: tuple[int, ...] = (64, 32, 32), seed: i
     """16 - widths - 5 of a kind (KINDS), with batch norms; logits."""
     keras.utils.set_random_seed(seed)
     x = keras.Input((16,), name="features")
-    return keras.Model(x, dense_layers(x, kind, widths, 5), name="jets")
+    return with_input_type(keras.Model(x, dense_layers(x, kind, widths, 5), name="jets"), INPUT_TYPE)

@@ -11,6 +11,7 @@ import tf_keras as keras
 from bnnflow.models.common import KINDS, arrays, dense_layers
 from bnnflow.train import LearnedThermometer
 from bnnflow.train.fit import Arrays
+from bnnflow.train.saving import with_input_type
 
 __all__ = ["INPUT_TYPE", "KINDS", "TRAINING", "build", "data"]
 
@@ -37,4 +38,4 @@ def build(kind: str = "binary", planes: int = 0, width: int = 128, layers: int =
     h = x = keras.Input((784,), name="pixels")
     if planes:
         h = LearnedThermometer(planes, name="thermometer")(h)
-    return keras.Model(x, dense_layers(h, kind, layers * [width], 10), name="mnist")
+    return with_input_type(keras.Model(x, dense_layers(h, kind, layers * [width], 10), name="mnist"), INPUT_TYPE)

@@ -15,6 +15,7 @@ from qkeras import QDense, binary
 
 from bnnflow.models.mnist import INPUT_TYPE, data
 from bnnflow.train import Binarize, LearnedThermometer, Masked, MultiBranch
+from bnnflow.train.saving import with_input_type
 
 __all__ = ["INPUT_TYPE", "TRAINING", "build", "data"]
 
@@ -37,4 +38,4 @@ def build(widths: Sequence[int] = (2000, 1000), planes: int = 1, seed: int = 0) 
     groups.set_mask(np.arange(widths[-1])[:, None] % 10 == np.arange(10))
     h = QDense(10, kernel_quantizer=groups, kernel_initializer="ones", use_bias=False, trainable=False,
                name="scores")(h)
-    return keras.Model(x, h, name="mnist_lut")
+    return with_input_type(keras.Model(x, h, name="mnist_lut"), INPUT_TYPE)

@@ -11,6 +11,7 @@ from qkeras import QDense
 
 from bnnflow.models.mnist import INPUT_TYPE, data
 from bnnflow.train import AlphaBeta, Binarize, LearnedThermometer
+from bnnflow.train.saving import with_input_type
 
 __all__ = ["INPUT_TYPE", "TRAINING", "build", "data"]
 
@@ -27,4 +28,4 @@ def build(width: int = 256, layers: int = 2, planes: int = 1, seed: int = 0) -> 
         h = keras.layers.BatchNormalization(momentum=0.9, name=f"norm{k}")(h)
         h = Binarize("ste", name=f"act{k}")(h)
     h = QDense(10, kernel_quantizer=AlphaBeta(tau=0.125), use_bias=False, name="scores")(h)
-    return keras.Model(x, h, name="mnist_sbnn")
+    return with_input_type(keras.Model(x, h, name="mnist_sbnn"), INPUT_TYPE)

@@ -1,9 +1,10 @@
 """Time and memory of big networks: lowering, writing, g++, and images through the C simulation.
 
-    python scripts/bench_scale.py [--networks cnv glt96 conv] [--images 100] [--vectors 0] [--out FOLDER]
+    python scripts/bench_scale.py [--networks cnv glt96 conv residual16 ...] [--images 100] [--vectors 0] [--out FOLDER]
 
 Prints one row a network, all with random weights and batch norms of both signs: CNV w1a1 at 32x32x3 and the thermometer
-network at 96x96x3 in io_stream, a binary 3x3x64x64 convolution on 8x8 in io_parallel.
+network at 96x96x3 in io_stream, a binary 3x3x64x64 convolution on 8x8 in io_parallel, residual networks and a DeepSets
+network with 8-bit activations.
 
 "write" includes the vectors of the test bench, the default ones, or random ones with --vectors N. The time for the
 images is that of the compiled program, and in brackets that of `bnnflow.simulate`, which runs the graph, too. Every
@@ -30,10 +31,15 @@ import numpy as np
 import bnnflow as bf
 from bnnflow.toolchains import process as tools
 
-NETWORKS = {  # name: (title, input type, io_type)
-    "cnv": ("CNV w1a1, 32x32x3", "ufixed<8,0>", "io_stream"),
-    "glt96": ("thermometer network, 96x96x3", "ufixed<8,0>", "io_stream"),
-    "conv": ("one 3x3x64x64 layer on 8x8", "fixed<2,2>", "io_parallel"),
+NETWORKS = {  # name: (title, input type, io_type, options of nodes)
+    "cnv": ("CNV w1a1, 32x32x3", "ufixed<8,0>", "io_stream", {}),
+    "glt96": ("thermometer network, 96x96x3", "ufixed<8,0>", "io_stream", {}),
+    "conv": ("one 3x3x64x64 layer on 8x8", "fixed<2,2>", "io_parallel", {}),
+    "residual16": ("8-bit residual, 16x35x1", "fixed<8,3>", "io_stream", {}),
+    "residual32": ("8-bit residual, 32x32x3", "fixed<8,3>", "io_stream", {}),
+    "residual96": ("8-bit residual, 96x96x3", "fixed<8,3>", "io_stream",
+                   {"pool0": {"reuse_factor": 64}, "pool1": {"reuse_factor": 64}}),
+    "deepsets": ("8-bit DeepSets, 30 particles of 16, 10,277 weights", "fixed<8,3>", "io_parallel", {}),
 }
 COMPARED = 4  # images that Keras sees
 
@@ -42,7 +48,10 @@ def network(name: str) -> Any:
     """A Keras model with random weights and batch norms of both signs."""
     from bnnflow.models import cnv, glt
 
-    return randomised({"cnv": cnv.build, "glt96": lambda: glt.build("stl10"), "conv": _layer}[name]())
+    build = {"cnv": cnv.build, "glt96": lambda: glt.build("stl10"), "conv": _layer, "deepsets": _deepsets,
+             "residual16": lambda: _residual((16, 35, 1)), "residual32": lambda: _residual((32, 32, 3)),
+             "residual96": lambda: _residual((96, 96, 3))}
+    return randomised(build[name]())
 
 
 def randomised(model: Any) -> Any:
@@ -68,18 +77,57 @@ def _layer() -> Any:
     return keras.Model(x, QActivation("binary(alpha=1)")(keras.layers.BatchNormalization()(h)))
 
 
+def _bits() -> dict[str, Any]:
+    """6-bit weights and biases."""
+    from qkeras import quantized_bits
+
+    return {"kernel_quantizer": quantized_bits(6, 0, alpha=1), "bias_quantizer": quantized_bits(6, 0, alpha=1)}
+
+
+def _residual(shape: tuple[int, int, int]) -> Any:
+    """A convolution, a depthwise one, their sum, averages of both, and a dense layer; 8-bit activations."""
+    import tf_keras as keras
+    from qkeras import QActivation, QConv2D, QDense, QDepthwiseConv2D
+
+    def relu(name: str) -> Any:
+        return QActivation("quantized_relu(8,2)", name=name)
+
+    x = keras.Input(shape)
+    bits = _bits()
+    h = relu("relu0")(QConv2D(8, 3, padding="same", **bits)(x))
+    depthwise = QDepthwiseConv2D(3, padding="same", depthwise_quantizer=bits["kernel_quantizer"], use_bias=False)
+    both = relu("relu2")(keras.layers.Add()([h, relu("relu1")(depthwise(h))]))
+    means = [QActivation("quantized_bits(8,2,alpha=1)")(keras.layers.GlobalAveragePooling2D(name=f"pool{k}")(y))
+             for k, y in enumerate((h, both))]
+    return keras.Model(x, QDense(4, **bits)(keras.layers.Concatenate()(means)))
+
+
+def _deepsets() -> Any:
+    """Dense layers for each particle, their mean, and dense layers behind batch norms; 8-bit activations."""
+    import tf_keras as keras
+    from qkeras import QActivation, QDense
+
+    h = x = keras.Input((30, 16))
+    for n in (64, 32):
+        h = QActivation("quantized_relu(8,2)")(QDense(n, **_bits())(h))
+    h = keras.layers.GlobalAveragePooling1D()(h)
+    for n in (64, 64):
+        h = QActivation("quantized_relu(8,2)")(keras.layers.BatchNormalization()(QDense(n, **_bits())(h)))
+    return keras.Model(x, QDense(5, **_bits())(h))
+
+
 def write(name: str, project: Path, vectors: int) -> tuple[float, float, int]:
     """(seconds to lower, seconds to write, codes compared with Keras) of a network that is written to `project`."""
     import bnnflow.train  # noqa: F401  # isort: skip
     from bnnflow.frontends.keras.reference import check_equal
 
-    _, input_type, io_type = NETWORKS[name]
+    _, input_type, io_type, layers = NETWORKS[name]
     model = network(name)
     start = time.time()
     graph = bf.lower(model, input_type)
     lowered = time.time()
     given = random_codes(graph, vectors, seed=1) if vectors else None
-    bf.build(graph, bf.BuildConfig(output_dir=project, io_type=io_type), given)
+    bf.build(graph, bf.BuildConfig(output_dir=project, io_type=io_type, layers=layers), given)
     written = time.time()
     x = random_codes(graph, COMPARED, seed=2) * float(graph.input.domain.scale)
     return lowered - start, written - lowered, sum(check_equal(graph, model, x).values())
@@ -121,7 +169,7 @@ def row(name: str, images: int, vectors: int, out: Path) -> str:
     project = out / name
     lowered, written, compared = apart(write, name, project, vectors)
     compiled, peak, run, whole, outputs = apart(simulate, project, images)
-    title, _, io_type = NETWORKS[name]
+    title, _, io_type, _ = NETWORKS[name]
     cells = [f"{title}, {io_type}", f"{lowered:.1f}", f"{written:.1f}", f"{compiled:.1f}", f"{peak:.0f}",
              f"{run:.1f} ({whole:.1f})", f"{outputs:,} outputs, 0 differ; {compared:,} codes as Keras, 0 differ"]
     return f"| {' | '.join(cells)} |"

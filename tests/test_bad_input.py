@@ -223,7 +223,7 @@ def test_unsupported_layers_are_listed_all_at_once(tmp_path):
     h = keras.layers.Flatten()(h)
     model = keras.Model(x, dense(2, name="d1")(h))
     messages = ("2 problems", "layer 'c1' (Conv2DTranspose): not supported", "layer 'p1' (LayerNormalization)",
-                "Supported: ", "QDense")
+                "Supported layers: ", "QDense")
     refused(model, *messages)
     model.save(tmp_path / "net.keras")
     refused(tmp_path / "net.keras", *messages)

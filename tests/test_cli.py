@@ -39,12 +39,12 @@ def test_usage_errors_are_2(cli):
     (["build", "net.npz", "-o", "net.npz"], "is a file; name a folder"),
     (["build", "net.npz", "--vectors", "no.npy"], "no.npy: not a readable .npy array"),
     (["build", "net.npz", "--vectors", "bad.npy"], "value 999999999.0 at index"),
-    (["build", "net.npz", "--combinational"], "only backend='Verilog' can be combinational"),
+    (["build", "net.npz", "--combinational"], "--combinational: only backend Verilog can be"),
     (["build", "net.npz", "--backend", "Verilog", "--reuse-factor", "2"], "Verilog is fully unrolled"),
     (["synth", "."], "is not a bnnflow project"),
     (["build", "net.npz", "--layer", "d1"], "--layer 'd1': write NODE:reuse_factor=4"),
-    (["build", "net.npz", "--layer", "d1:reuse_factor=x"], "layers['d1']: reuse_factor='x': a whole number"),
-    (["build", "net.npz", "--layer", "nope:strategy=Resource"], "layers names 'nope', which is no node"),
+    (["build", "net.npz", "--layer", "d1:reuse_factor=x"], "--layer d1: reuse_factor='x': a whole number"),
+    (["build", "net.npz", "--layer", "nope:strategy=Resource"], "--layer nope:... names 'nope', which is no node"),
 ])
 def test_bad_input_is_2_with_one_message(arguments, message, cli, tmp_path):
     graph = GRAPH
@@ -172,6 +172,6 @@ def test_demo_and_a_model_file(cli, tmp_path):
     from bnnflow.models import digits
 
     digits.build().save(tmp_path / "digits.h5")
-    done = cli("lower", "digits.h5", "--input-type", "ufixed<5,1>", "-o", "d.npz")
+    done = cli("lower", "digits.h5", "-o", "d.npz")  # the file says its inputs' type
     assert done.returncode == 0 and "act_dense2" in done.stdout, done.stderr
-    assert cli("build", "digits.h5", "--input-type", "ufixed<5,1>", "-o", "prj2").returncode == 0
+    assert cli("build", "digits.h5", "-o", "prj2").returncode == 0

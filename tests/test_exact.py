@@ -58,6 +58,26 @@ def test_thresholds_of_float_functions():
     assert np.array_equal(Graph(tuple(graph.nodes), (node.name,))(x), expected)
 
 
+@pytest.mark.parametrize("reach", [2**15 - 1, 2**20])
+def test_many_thresholds_are_found_together(reach):
+    """Functions of a framework are called as often for 255 thresholds as for 15: the call is what costs."""
+    calls = {}
+    for levels in (16, 256):
+        def act(x, levels=levels):
+            calls[levels] = calls.get(levels, 0) + 1
+            return np.clip(np.floor(x), 0, levels - 1).astype(np.float32)
+
+        scale = np.float32(levels / reach)
+        _, node = closed(Stage("norm", lambda x: x * scale, alike=True), channels=8,  # noqa: B023
+                         last=Stage("act", act, alike=True), domain=Domain(-reach, reach))
+        found = calls[levels]
+        assert node.params.thresholds.shape == (8, levels - 1)
+        sums = np.arange(-reach, reach + 1, 97)
+        assert np.array_equal(node.params.reached(sums[:, None])[:, 0], act(sums.astype(np.float32) * scale))
+        calls[levels] = found
+    assert calls[256] < 2 * calls[16] and calls[256] < 80
+
+
 def test_a_real_scale_has_exact_thresholds_and_a_margin():
     third, tenth = Fraction(float(np.float32(1 / 3))), Fraction(float(np.float32(0.1)))
     rounding = Rounding(of_result=UNIT_ROUNDOFF)

@@ -21,6 +21,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "tables": (set(), set()),
     "files": ({"errors"}, set()),
     "ir": ({"errors", "files", "tables"}, {"numpy"}),
+    "ir.input_types": ({"ir", "errors"}, {"numpy", "h5py"}),
     "devices": ({"errors"}, set()),
     "exact": ({"ir", "errors"}, {"numpy"}),
     "train": ({"ir", "errors", "files", "tables"}, {"numpy", "scipy", "tensorflow", "tf_keras", "qkeras", "yaml"}),

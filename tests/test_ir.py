@@ -30,7 +30,7 @@ from bnnflow.ir import (
     passes,
     verify,
 )
-from bnnflow.ir.vectors import default_vectors
+from bnnflow.ir.vectors import default_vectors, near_thresholds
 from tests.conftest import ROOT
 from tests.random_graphs import outputs, plain_run, random_codes, random_graph
 
@@ -472,3 +472,35 @@ def test_several_inputs_and_outputs():
                          ([a], "give a list"), ([a, b[:, :1]], "input 'y': codes have shape")):
         with pytest.raises(InputError, match=message):
             g(bad)
+
+
+@pytest.mark.parametrize(("channels", "count", "span"), [(1, 3, 9), (5, 40, 60), (5, 40, 2**40), (3, 300, 2**61)])
+def test_thresholds_reached_are_counted_as_one_by_one(channels, count, span):
+    """Few are compared, others counted in a table, in a binary search of all rows, or of each."""
+    rng = np.random.default_rng(0)
+    thresholds = np.sort(rng.integers(-span, span, (channels, count)), axis=1)
+    steps = Steps(np.zeros(channels, np.int64), np.ones(channels, np.int64), thresholds)
+    ends = np.array([[-2 * span] * channels, [2 * span] * channels])
+    x = np.concatenate([rng.integers(-span, span, (50, channels)), (thresholds + rng.integers(-1, 2)).T, ends])
+    slow = (x[..., None] >= thresholds).sum(axis=-1)
+    assert np.array_equal(steps.reached(x), slow)
+    assert np.array_equal(steps.reached(x[:, :1]), (x[:, :1, None] >= thresholds).sum(axis=-1))
+
+
+def test_near_thresholds_are_those_within_one():
+    thresholds = np.sort(np.random.default_rng(0).integers(-200, 200, (3, 30)), axis=1)
+    x, steps = Node("x", Op.INPUT, (), (3,), Domain(-256, 255)), Steps(np.zeros(3, int), np.ones(3, int), thresholds)
+    graph = Graph((x, Node("s", Op.STEP, ("x",), (3,), Domain(0, 30), steps)), ("s",))
+    codes = np.random.default_rng(1).integers(-256, 256, (500, 3))
+    want = (abs(codes[..., None] - thresholds) <= 1).any(axis=-1)
+    assert np.array_equal(near_thresholds(graph, codes)["s"], want)
+
+
+def test_a_very_large_graph_gets_less_vectors(monkeypatch):
+    """Their time is bounded: a graph of n elements is evaluated for the outputs of at most EVALUATED / n samples."""
+    g = Graph((Node("x", Op.INPUT, (), (1000,), Domain(0, 3)),), ("x",))
+    assert default_vectors(g)[0].shape == (256, 1000)
+    monkeypatch.setattr("bnnflow.ir.vectors.EVALUATED", 100_000)
+    assert default_vectors(g)[0].shape == (100, 1000)
+    monkeypatch.setattr("bnnflow.ir.vectors.EVALUATED", 1000)
+    assert default_vectors(g)[0].shape == (32, 1000)

@@ -217,7 +217,7 @@ def test_a_rebuilt_project_keeps_its_runs(project, install):
      r"Part 'xc9' is not installed\.\nthis tool does not know the part: install its device family, or build"),
     ("print('ERROR: [Coretcl 2-106] Specified part could not be found.'); raise SystemExit(1)", "not know the part"),
     ("print('ERROR: write failed: No space left on device'); raise SystemExit(2)", "the disk is full: free some"),
-    ("print('std::bad_alloc'); raise SystemExit(134)", "not enough memory: strategy='Resource'"),
+    ("print('std::bad_alloc'); raise SystemExit(134)", "not enough memory: strategy Resource"),
     ("print('ERROR: [XFORM 203-504] Stop unrolling loop Fold'); raise SystemExit(1)", "too much to unroll: use"),
     ("print('ERROR: [HLS 200-70] Compilation errors found'); raise SystemExit(1)", "Compilation errors found"),
     ("print('quiet end'); raise SystemExit(7)", "exit code 7:\n.*\nquiet end"),

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from bnnflow.comparison import Comparison
     from bnnflow.facts.facts import Facts
     from bnnflow.ir import Graph
+    from bnnflow.ir.input_types import InputType
 
 __all__ = [
     "__version__",
     "BuildConfig", "BnnflowError", "InputError", "LoweringError", "Mismatch", "ToolError", "argmax", "balanced",
-    "build", "compare", "estimate", "load", "lower", "report", "run", "save", "simulate", "split_encoder", "synthesize",
-    "to_hls4ml", "trace",
+    "build", "compare", "estimate", "load", "lower", "narrowest_type", "report", "run", "save", "simulate",
+    "split_encoder", "synthesize", "to_hls4ml", "trace",
 ]
 
 
@@ -37,11 +38,18 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'bnnflow' has no attribute {name!r}")
 
 
-def lower(model: Any, input_type: str = "fixed<16,6>", output_type: str | None = None) -> Graph:
+def lower(model: Any, input_type: InputType | None = None, output_type: str | None = None) -> Graph:
     """Keras model or path -> integer graph that computes the same codes; see `bnnflow.frontends.keras.lower.lower`."""
     from bnnflow.frontends.keras.lower import lower
 
     return lower(model, input_type, output_type)
+
+
+def narrowest_type(x: Any) -> Any:
+    """The narrowest type of inputs that holds an array exactly, for `lower`; see `bnnflow.ir.input_types`."""
+    from bnnflow.ir.input_types import narrowest_type
+
+    return narrowest_type(x)
 
 
 def report(projects: Any, output: str | os.PathLike[str] | None = None, data: Any = None, labels: Any = None) -> Any:

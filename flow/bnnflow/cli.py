@@ -22,11 +22,12 @@ from rich.table import Table
 
 import bnnflow as bf
 from bnnflow.backends.backend import BACKENDS, BuildConfig
-from bnnflow.errors import BnnflowError, InputError, Mismatch, ToolError, choice
+from bnnflow.errors import BnnflowError, InputError, Mismatch, ToolError, as_given, choice, on_command_line
 from bnnflow.facts.facts import CODE, Facts
 from bnnflow.files import existing, whole_file
-from bnnflow.ir import Graph, Weights
+from bnnflow.ir import Graph, Weights, fixed
 from bnnflow.ir.evaluate import given_codes, per_input
+from bnnflow.ir.input_types import InputType, checked_type, model_file, narrowest_type
 from bnnflow.toolchains import process
 from bnnflow.toolchains.toolchain import TOOLCHAINS, VIA, Option, Toolchain, programs, simulators, synthesizers
 
@@ -38,8 +39,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 err = Console(stderr=True)
 
-Model = Annotated[Path, typer.Argument(help="a Keras model (.keras, .h5) or a graph (.npz of `bnnflow lower`)")]
-InputType = Annotated[str, typer.Option(help="type of the inputs, hls4ml's notation; ufixed<8,0> for pixels/256")]
+Model = Annotated[Path, typer.Argument(help="a Keras model (.keras, .h5), the folder of a training run, or a graph "
+                                            "(.npz of `bnnflow lower`)")]
+InType = Annotated[str | None, typer.Option("--input-type", help="type of the inputs, hls4ml's notation; ufixed<8,0> "
+                                                                 "for pixels/256. from:inputs.npy: the narrowest that "
+                                                                 "holds these. By default that in the model's file")]
 OutputType = Annotated[str | None, typer.Option(help="type of logits that need rounding; 24 bits by default")]
 Argmax = Annotated[bool, typer.Option("--argmax", help="outputs are classes, the place of the largest logit")]
 Backend = Annotated[str, typer.Option(help=choice(BACKENDS))]
@@ -118,16 +122,34 @@ def _import_keras() -> None:
             os.close(saved)
 
 
-def _graph(model: Path, input_type: str, output_type: str | None, argmax: bool = False) -> Graph:
-    """A graph from either kind of file."""
+def _graph(model: Path, input_type: str | None, output_type: str | None, argmax: bool = False) -> Graph:
+    """A graph from either kind of file. What can be refused without TensorFlow is refused before it is loaded."""
     if model.suffix == ".npz":
+        types = {name: value for name, value in (("input_type", input_type), ("output_type", output_type)) if value}
+        if types:
+            raise InputError(f"{as_given(**types)}: {model} is a graph, which has its types; leave it out, or lower "
+                             "the Keras model again")
         graph = bf.load(model)
     else:
-        existing(model, "model")
+        existing(model_file(model), "model")
+        known = None if input_type is None else _input_type(input_type)
+        if output_type is not None:
+            fixed(output_type)
         _import_keras()
         with doing(f"lowering {model.name}"):
-            graph = bf.lower(model, input_type, output_type)
+            graph = bf.lower(model, known, output_type)
     return bf.argmax(graph) if argmax else graph
+
+
+def _input_type(text: str) -> InputType:
+    """What --input-type says: a type, or the file of the inputs that it is to hold."""
+    kind, colon, file = text.partition("from:")
+    if kind or not colon:
+        return checked_type(text)
+    found: InputType = narrowest_type(_arrays(Path(file)))
+    said = found if isinstance(found, str) else ", ".join(f"{name} {one}" for name, one in found.items())
+    err.print(f"input type {said}: the narrowest that holds {file}", markup=False, highlight=False, soft_wrap=True)
+    return found
 
 
 def _arrays(path: Path | None) -> Any:
@@ -183,8 +205,6 @@ def _network(name: str) -> Any:
 
     if name in NETWORKS:
         return Network.of(import_module(f"bnnflow.models.{name}"), name, "")
-    if not name.endswith(".py"):
-        raise InputError(f"network {name!r}; use one of {', '.join(NETWORKS)}, or the path of a Python file (.py)")
     return network_of_file(name)
 
 
@@ -197,8 +217,13 @@ def train(network: Annotated[str, typer.Argument(help=f"{', '.join(NETWORKS)}, o
                                                                 "or start one where there is none")] = False,
           checkpoint_seconds: Annotated[float, typer.Option(help="most seconds between checkpoints")] = 60.0) -> None:
     """Train a network; resumable, with the accuracy of what ships."""
-    if network not in NETWORKS and network.endswith(".py"):
+    if network not in NETWORKS:
+        if not network.endswith(".py"):
+            raise InputError(f"network {network!r}; use one of {', '.join(NETWORKS)}, or the path of a Python file "
+                             "(.py)")
         existing(network, "Python")
+    if config is not None:
+        existing(config, "config")
     _import_keras()
     from bnnflow.frontends.keras.reading import read_model
     from bnnflow.train.run import config_of
@@ -228,14 +253,14 @@ def train(network: Annotated[str, typer.Argument(help=f"{', '.join(NETWORKS)}, o
             raise
     out.print(f"test accuracy, hard-quantised: {result.accuracy:.4f} (weights of epoch {result.epoch} of "
               f"{checked.recipe.epochs})", highlight=False)
-    out.print(f"next: bnnflow build {escape(str(result.model))} --input-type \"{found.input_type}\" -o prj",
-              highlight=False, soft_wrap=True)
+    unknown = "" if found.input_type else " --input-type from:inputs.npy"
+    out.print(f"next: bnnflow build {escape(str(result.model))}{unknown} -o prj", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def lower(model: Model,
           output: Annotated[Path, typer.Option("--output", "-o", help="graph file to write")] = Path("net.npz"),
-          input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False) -> None:
+          input_type: InType = None, output_type: OutputType = None, argmax: Argmax = False) -> None:
     """Turn a Keras model into the integer graph that computes the same codes."""
     graph = _graph(model, input_type, output_type, argmax)
     bf.save(graph, output)
@@ -263,6 +288,7 @@ def quantize(model: Annotated[Path, typer.Argument(help="a trained Keras model (
     _import_keras()
     from bnnflow.frontends.keras.reading import read_model
     from bnnflow.train.alphabeta import two_valued
+    from bnnflow.train.saving import input_type_of
 
     with doing(f"quantizing {model.name}"):
         source = read_model(model)
@@ -275,13 +301,14 @@ def quantize(model: Annotated[Path, typer.Argument(help="a trained Keras model (
         table.add_row(escape(name), f"{values.ones.size:,}", f"{values.ones.mean():.2%}", f"{values.alpha:.6g}",
                       f"{values.beta:.6g}", f"{values.error / power:.4f}")
     out.print(table)
-    out.print(f"{output}: train it on, or `bnnflow build {output}`", highlight=False)
+    unknown = " --input-type from:inputs.npy" if input_type_of(copy) is None else ""
+    out.print(f"{output}: train it on, or `bnnflow build {output}{unknown}`", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def build(model: Model,
           output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="project folder")] = Path("prj"),
-          input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
+          input_type: InType = None, output_type: OutputType = None, argmax: Argmax = False,
           backend: Backend = BuildConfig.backend, part: Part = BuildConfig.part,
           clock_period: Clock = BuildConfig.clock_period, reuse_factor: Reuse = BuildConfig.reuse_factor,
           io_type: IoType = BuildConfig.io_type, strategy: Strategy = BuildConfig.strategy, layer: Layers = None,
@@ -290,11 +317,15 @@ def build(model: Model,
           vectors: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers) for the test "
                                                             "bench")] = None) -> None:
     """Write the HLS or Verilog project of a model or graph."""
+    from bnnflow.estimates.balance import check_goal
+
     config = BuildConfig(output_dir=output_dir, backend=backend, part=part, clock_period=clock_period,
                          io_type=io_type, reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
                          pipelined=not combinational, layers=_layers(layer or []))
+    check_goal(interval, throughput, fit)
+    arrays = _arrays(vectors)
     graph = _graph(model, input_type, output_type, argmax)
-    codes = _codes(graph, vectors)
+    codes = None if arrays is None else given_codes(graph, arrays)
     with doing(f"writing {output_dir}"):
         project = bf.build(graph, config, codes, interval=interval, throughput=throughput, fit=fit)
     for note in graph.notes:
@@ -354,7 +385,7 @@ def _refuse_all_but(context: typer.Context, allowed: Iterable[str], why: str) ->
 @app.command()
 def estimate(context: typer.Context,
              design: Annotated[Path, typer.Argument(help="a project folder, a graph (.npz) or a Keras model")],
-             input_type: InputType = "fixed<16,6>", output_type: OutputType = None, argmax: Argmax = False,
+             input_type: InType = None, output_type: OutputType = None, argmax: Argmax = False,
              backend: Backend = BuildConfig.backend, part: Part = BuildConfig.part,
              clock_period: Clock = BuildConfig.clock_period, reuse_factor: Reuse = BuildConfig.reuse_factor,
              io_type: IoType = BuildConfig.io_type, strategy: Strategy = BuildConfig.strategy, layer: Layers = None,
@@ -365,7 +396,7 @@ def estimate(context: typer.Context,
                               ] = False) -> None:
     """Estimate resources and latency, without any vendor's tool. A project has its own options."""
     from bnnflow.backends.project import GRAPH, Project
-    from bnnflow.estimates.balance import fitting
+    from bnnflow.estimates.balance import check_goal, fitting
     from bnnflow.estimates.estimate import estimate as table_estimate
 
     if design.is_dir():
@@ -376,10 +407,11 @@ def estimate(context: typer.Context,
         with doing("estimating"):
             facts = bf.estimate(design, synthesize=synth)
     else:
-        graph = _graph(design, input_type, output_type, argmax)
         config = BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
                              reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
                              pipelined=not combinational, layers=_layers(layer or []))
+        check_goal(interval, throughput, fit)
+        graph = _graph(design, input_type, output_type, argmax)
         with doing("estimating"):
             facts = bf.estimate(graph, config, synthesize=synth, interval=interval, throughput=throughput, fit=fit)
         graph = bf.split_encoder(graph)[1] if encoder == "outside" else graph
@@ -502,9 +534,10 @@ def compare(model: Annotated[Path, typer.Argument(help="the Keras model (.keras,
     """Compare Keras, graph and C simulation layer by layer: the first divergence, or "equal"."""
     from bnnflow.backends.project import Project
 
-    x = _arrays(data)
+    x, graph = _arrays(data), Project.open(project).graph()
     if isinstance(x, dict):
-        x = per_input(Project.open(project).graph(), x)
+        x = per_input(graph, x)
+    existing(model_file(model), "model")
     _import_keras()
     with doing("comparing"):
         result = bf.compare(model, project, x)
@@ -542,7 +575,7 @@ def demo(output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="pr
         start = time.monotonic()
         keras_accuracy = fit(model, arrays, report=report, **digits.TRAINING)
     err.print(f"training digits: {time.monotonic() - start:.1f} s", highlight=False)
-    graph = bf.lower(model, digits.INPUT_TYPE)
+    graph = bf.lower(model)
     codes = graph.encode(arrays[2])
     compared = check_equal(graph, model, arrays[2])
     with doing(f"writing {output_dir}"):
@@ -626,7 +659,8 @@ def _package(name: str) -> tuple[str, str]:
 def main() -> None:
     """Entry point: errors as one message on stderr and the exit code of the error."""
     try:
-        app()
+        with on_command_line():
+            app()
     except BnnflowError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(error.exit_code) from None

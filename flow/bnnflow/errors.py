@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
-__all__ = ["BnnflowError", "InputError", "LoweringError", "Mismatch", "ToolError", "choice"]
+__all__ = ["BnnflowError", "InputError", "LoweringError", "Mismatch", "Problem", "ToolError", "as_given", "choice",
+           "in_words_of", "on_command_line"]
 
 
 class BnnflowError(Exception):
@@ -19,13 +23,26 @@ class InputError(BnnflowError, ValueError):
     __init__ = Exception.__init__  # TensorFlow makes errors that pass through a layer anew, by this constructor only
 
 
+class Problem(str):
+    """What is wrong with one layer; `common` is what is to be said once of all such problems together."""
+
+    common: str
+
+    def __new__(cls, text: str, common: str = "") -> Problem:
+        """A text with what is common to others."""
+        problem = super().__new__(cls, text)
+        problem.common = common
+        return problem
+
+
 class LoweringError(InputError):
     """A model that has no exact hardware meaning; carries all problems found, one line each."""
 
     def __init__(self, problems: Sequence[str]):
         self.problems = tuple(problems)
         head = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''} in this model:"
-        super().__init__("\n  - ".join([head, *self.problems]))
+        common = dict.fromkeys(problem.common for problem in self.problems if isinstance(problem, Problem))
+        super().__init__("\n".join(["\n  - ".join([head, *self.problems]), *filter(None, common)]))
 
 
 class Mismatch(BnnflowError):
@@ -44,3 +61,43 @@ def choice(names: Iterable[str]) -> str:
     """What there is to choose from, in words: "a, b or c"; "none" where there is nothing."""
     *others, last = [*names] or ["none"]
     return f"{', '.join(others)} or {last}" if others else last
+
+
+_ON_COMMAND_LINE = ContextVar("bnnflow_on_command_line", default=False)
+
+
+@contextmanager
+def on_command_line() -> Iterator[None]:
+    """Within it, messages name options as one gives them to the command `bnnflow`, not to Python."""
+    before = _ON_COMMAND_LINE.set(True)
+    try:
+        yield
+    finally:
+        _ON_COMMAND_LINE.reset(before)
+
+
+def as_given(**options: Any) -> str:
+    """Options with their values, as the reader of the message gives them: in Python `io_type='io_stream',
+    layers={'d': {'pe': 4}}`, on the command line `--io-type io_stream --layer d:pe=4`.
+    """
+    if not _ON_COMMAND_LINE.get():
+        return ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return " ".join(flag for name, value in options.items() for flag in _flags(name, value))
+
+
+def in_words_of(python: str, command_line: str) -> str:
+    """The one of two texts that suits the reader of the message."""
+    return command_line if _ON_COMMAND_LINE.get() else python
+
+
+def _flags(name: str, value: Any) -> list[str]:
+    """An option on the command line."""
+    if name == "layers" and isinstance(value, Mapping):
+        return [f"--layer {node}:{','.join(f'{key}={v}' for key, v in row.items())}" for node, row in value.items()]
+    if name == "pipelined":
+        return [] if value else ["--combinational"]
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag] if value else []
+    text = str(value)
+    return [f"{flag} {text}" if text and not set(text) & set(" <>*?()[]{}$&;|'\"") else f'{flag} "{text}"']

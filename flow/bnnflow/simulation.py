@@ -125,9 +125,9 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
 def _traced_copy(project: Project, graph: Graph, run: Path) -> tuple[Sequence[str], Project]:
     """(The nodes that are printed, a copy of the project in the folder `run` that prints them)."""
     if project.target.traced is None:
-        backends = choice(repr(backend.name) for backend in BACKENDS.values() if backend.traced)
+        backends = choice(backend.name for backend in BACKENDS.values() if backend.traced)
         raise InputError(f"{project.path} is a {project.backend} project; layers are compared in {CPP}: use "
-                         f"backend={backends}")
+                         f"backend {backends}")
     top = project.target.traced(graph, project.config, run / "again")
     copy = project.copied(run / "project")
     own = copy / top.file

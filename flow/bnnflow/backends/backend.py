@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bnnflow.errors import InputError, choice
+from bnnflow.errors import InputError, as_given, choice, in_words_of
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.nodes import Int, is_clean
 
@@ -141,7 +141,7 @@ def is_top(name: object) -> bool:
 
 REUSE = "a whole number of cycles, at least 1"
 STRATEGIES = ("Latency", "Resource", "distributed_arithmetic")
-STRATEGY = f"use {choice(map(repr, STRATEGIES))}"
+STRATEGY = f"use {choice(STRATEGIES)}"
 
 
 def _is_reuse(value: object) -> bool:
@@ -198,11 +198,11 @@ class BuildConfig:
     def __post_init__(self) -> None:
         def need(condition: bool, name: str, remedy: str) -> None:
             if not condition:
-                raise InputError(f"{name}={getattr(self, name)!r}: {remedy}")
+                raise InputError(f"{as_given(**{name: getattr(self, name)}) or name}: {remedy}")
 
-        need(str(self.backend) in BACKENDS, "backend", f"use {choice(map(repr, BACKENDS))}")
+        need(str(self.backend) in BACKENDS, "backend", f"use {choice(BACKENDS)}")
         need(isinstance(self.pipelined, bool), "pipelined", "use True or False")
-        need(self.io_type in ("io_parallel", "io_stream"), "io_type", "use 'io_parallel' or 'io_stream'")
+        need(self.io_type in ("io_parallel", "io_stream"), "io_type", "use io_parallel or io_stream")
         need(isinstance(self.output_dir, (str, os.PathLike)), "output_dir", "use a path")
         need(isinstance(self.part, str) and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{2,63}", self.part)), "part",
              "letters, digits and dashes only, as in xcvu9p-flga2104-2-e")
@@ -216,16 +216,20 @@ class BuildConfig:
             need(isinstance(options, Mapping), "layers", f'{name!r} needs {{"reuse_factor": ..., "strategy": ...}}')
             for key, value in options.items():
                 if key not in LAYER_OPTIONS:
-                    raise InputError(f"layers[{name!r}]: no option {key!r}; use {choice(LAYER_OPTIONS)}")
+                    raise InputError(f"{self._option_of(name)}: no option {key!r}; use {choice(LAYER_OPTIONS)}")
                 if not LAYER_OPTIONS[key][0](value):
-                    raise InputError(f"layers[{name!r}]: {key}={value!r}: {LAYER_OPTIONS[key][1]}")
-        need(self.encoder in ("inside", "outside"), "encoder", "use 'inside' or 'outside'")
+                    raise InputError(f"{self._option_of(name)}: {key}={value!r}: {LAYER_OPTIONS[key][1]}")
+        need(self.encoder in ("inside", "outside"), "encoder", "use inside or outside")
         need(is_top(self.project_name), "project_name",
              "must be a C++ name: a letter, then letters, digits or _, not a keyword")
         for name, (value, why) in self.target.fixed.items():
             need(getattr(self, name) == value, name, why)
         object.__setattr__(self, "reuse_factor", int(self.reuse_factor))  # NumPy's numbers do not go into YAML
         object.__setattr__(self, "clock_period", float(self.clock_period))
+
+    def _option_of(self, node: str) -> str:
+        """What gives a node options of its own, in messages."""
+        return in_words_of(f"layers[{node!r}]", f"--layer {node}")
 
     @property
     def stream(self) -> bool:

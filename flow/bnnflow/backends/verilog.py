@@ -343,7 +343,7 @@ def stated_cycles(folder: Path, top: str) -> int:
 
 
 def _unrolled(value: object) -> tuple[object, str]:
-    return value, f"Verilog is fully unrolled; leave it at {value!r}"
+    return value, f"Verilog is fully unrolled; leave it at {value}"
 
 
 VERILOG = Backend(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import floor, isfinite, log10
 from numbers import Real
+from typing import Any
 
 from bnnflow.backends.backend import CPP, BuildConfig
 from bnnflow.backends.hls.cycles import cycles_of
@@ -18,14 +19,14 @@ from bnnflow.backends.hls.folding import Folding, all_foldings, folding_of, told
 from bnnflow.backends.hls.fusion import is_netlist, prepared
 from bnnflow.backends.hls.loops import window_loop
 from bnnflow.devices.parts import PARTS, Part, part_of
-from bnnflow.errors import InputError
+from bnnflow.errors import InputError, as_given, in_words_of
 from bnnflow.estimates.buffers import buffer_of
 from bnnflow.estimates.costs import Cost, Work, follower, table_cost
 from bnnflow.estimates.estimate import estimate, period_of
 from bnnflow.facts.facts import Facts
 from bnnflow.ir import Graph, Node
 
-__all__ = ["balanced", "fitting"]
+__all__ = ["balanced", "check_goal", "fitting"]
 
 LUT_PER_BLOCK, LUT_PER_DSP = 150.0, 110.0  # of a part, where it is not known
 WEIGHTS = (1.0, 8.0, 0.125)  # of blocks and DSPs beside LUTs: one after the other, until a design fits
@@ -43,30 +44,41 @@ def balanced(graph: Graph, config: BuildConfig, interval: int | None = None, thr
 
     Raises InputError where there is nothing to fold, or where no folding keeps up or fits, with the nearest that does.
     """
-    goals = {"interval": interval, "throughput": throughput, "fit": fit or None}
-    given = [name for name, value in goals.items() if value is not None]
-    if len(given) != 1:
-        raise InputError(f"{' and '.join(given) or 'no goal'}: give one of interval, throughput and fit")
+    check_goal(interval, throughput, fit)
+    if interval is throughput is None and not fit:
+        raise InputError("no goal: give one of interval, throughput and fit")
     balance = _Balance(graph, config)
     if fit:
         return _fastest(balance)
     if interval is not None:
-        return _within(balance, int(_number(interval, "interval", "a whole number of cycles, at least 1", whole=True)))
+        return _within(balance, int(interval))
     assert throughput is not None
-    return _as_fast(balance, _number(throughput, "throughput", "a number of inputs a second, above 0"))
+    return _as_fast(balance, float(throughput))
 
 
-def _number(value: object, name: str, remedy: str, whole: bool = False) -> float:
+def check_goal(interval: Any, throughput: Any, fit: bool) -> None:
+    """Raises InputError for more than one goal, and for one that no design can have; None and False are no goal."""
+    goals = {"interval": interval, "throughput": throughput, "fit": fit or None}
+    named = {name: value for name, value in goals.items() if value is not None}
+    if len(named) > 1:
+        raise InputError(f"{as_given(**named)}: give one of interval, throughput and fit")
+    if interval is not None:
+        _check_number("interval", interval, "a whole number of cycles, at least 1", whole=True)
+    if throughput is not None:
+        _check_number("throughput", throughput, "a number of inputs a second, above 0")
+
+
+def _check_number(name: str, value: object, remedy: str, whole: bool = False) -> None:
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else 0.0
     if not isfinite(number) or number <= 0 or (whole and number != int(number)):
-        raise InputError(f"{name}={value!r}: {remedy}")
-    return number
+        raise InputError(f"{as_given(**{name: value})}: {remedy}")
 
 
 def _within(balance: _Balance, interval: int) -> BuildConfig:
     """The balance for an interval in cycles."""
     if interval < balance.least:
-        raise InputError(f"interval={interval}: {balance.limit}; use interval={balance.least} or more")
+        raise InputError(f"{as_given(interval=interval)}: {balance.limit}; use {as_given(interval=balance.least)} or "
+                         "more")
     return balance.config_at(interval)
 
 
@@ -75,9 +87,10 @@ def _as_fast(balance: _Balance, throughput: float) -> BuildConfig:
     period = period_of(balance.config)
     interval = 1e9 / (period * throughput)
     if interval < balance.least:
-        raise InputError(f"throughput={throughput:g}, an input every {interval:.6g} cycles of {period:g} ns: "
-                         f"{balance.limit}; use throughput={_below(1e9 / (period * balance.least))} or less, or a "
-                         "shorter clock period")
+        most = float(_below(1e9 / (period * balance.least)))
+        asked, most = (int(value) if value == int(value) else value for value in (throughput, most))
+        raise InputError(f"{as_given(throughput=asked)}, an input every {interval:.6g} cycles of {period:g} ns: "
+                         f"{balance.limit}; use {as_given(throughput=most)} or less, or a shorter clock period")
     return balance.config_at(int(interval))
 
 
@@ -117,7 +130,7 @@ class _Balance:
         self.choices = {nodes[0].name: self._choices(nodes) for nodes in kernels
                         if _folds(nodes[0], self.known, config)}
         if not self.choices and any(node.traits.taps for node in graph):
-            raise InputError(f"strategy={config.strategy!r}: {_why_not(config)}")
+            raise InputError(f"{as_given(strategy=config.strategy)}: {_why_not(config)}")
         fastest = estimate(graph, self.config_at(min(LAST, self._first)), lambda kernel: Cost())
         slowest = max(fastest.modules, key=_interval, default=fastest)
         heads = {nodes[-1].name: nodes[0].name for nodes in kernels}
@@ -191,19 +204,20 @@ def _folds(head: Node, known: Mapping[str, Node], config: BuildConfig) -> bool:
 def _check(graph: Graph, config: BuildConfig) -> None:
     """Raises InputError for a design of which nothing can be folded."""
     if config.target.language != CPP:
-        more = "" if config.pipelined else ", pipelined=True"
-        raise InputError(f"backend={config.backend!r}: nothing of {config.target.language} is folded; use "
-                         f"backend='Vitis', strategy='Resource'{more}")
+        more = "" if config.pipelined else in_words_of(", pipelined=True", " without --combinational")
+        raise InputError(f"{as_given(backend=config.backend)}: nothing of {config.target.language} is folded; use "
+                         f"{as_given(backend='Vitis', strategy='Resource')}{more}")
     if not config.stream and not any(config.is_loop(node.name) for node in graph if node.traits.taps):
-        raise InputError(f"strategy={config.strategy!r}: {_why_not(config)}")
+        raise InputError(f"{as_given(strategy=config.strategy)}: {_why_not(config)}")
 
 
 def _why_not(config: BuildConfig) -> str:
     """Why strategies fold nothing, and one that does."""
     named = any("strategy" in row for row in config.layers.values())
-    instead = "'Latency'" if config.stream else "'Resource'"
+    instead = as_given(strategy="Latency" if config.stream else "Resource")
     kind = "netlists are not folded" if config.stream else f"in {config.io_type} nothing is folded"
-    return f"{kind}; use strategy={instead}{', and none in layers' if named else ''}"
+    none = in_words_of(", and none in layers", ", and none in --layer")
+    return f"{kind}; use {instead}{none if named else ''}"
 
 
 # --- what fits ------------------------------------------------------------------------------------------------------
@@ -212,8 +226,8 @@ def _why_not(config: BuildConfig) -> str:
 def _fastest(balance: _Balance) -> BuildConfig:
     """The fastest balance that fits the part."""
     if balance.part is None:
-        raise InputError(f"part={balance.config.part!r} is not in the table, and its totals are not known; give an "
-                         "interval or a throughput instead of fit")
+        raise InputError(f"{as_given(part=balance.config.part)} is not in the table, and its totals are not known; "
+                         "give an interval or a throughput instead of fit")
     intervals = balance.intervals
     found = _fitting_at(balance, intervals[-1])
     if found is None:
@@ -242,8 +256,8 @@ def _too_small(balance: _Balance, interval: int) -> str:
     over = [f"{getattr(facts, name):,} of {total:,} {name.upper()}" for name, total in part.available.items()
             if (getattr(facts, name) or 0) > total]
     nearest = next(_larger(balance, part), None)
-    return (f"part={balance.config.part!r}: no folding fits; the smallest takes {', '.join(over)}; "
-            + (f"use part={nearest!r} or a larger one" if nearest else "no part of the table is large enough"))
+    return (f"{as_given(part=balance.config.part)}: no folding fits; the smallest takes {', '.join(over)}; "
+            + (f"use {as_given(part=nearest)} or a larger one" if nearest else "no part of the table is large enough"))
 
 
 def _larger(balance: _Balance, part: Part) -> Iterator[str]:

@@ -76,7 +76,8 @@ class Stage:
 
     `input_ulps` and `output_ulps` are units in the last place by which what the stage reads or yields may be off,
     because its last bits depend on the element's place in the tensor (a sigmoid in the body and in the remainder of a
-    vector). A quantiser that computes such a function before it rounds has `input_ulps`.
+    vector). A quantiser that computes such a function before it rounds has `input_ulps`. `steady` names a function
+    that could stand there instead and whose bits are sure.
     """
 
     layer: str
@@ -93,6 +94,7 @@ class Stage:
     mixes: bool = False
     input_ulps: int = 0
     output_ulps: int = 0
+    steady: str = ""
 
     @property
     def ulps(self) -> int:
@@ -177,7 +179,7 @@ class Epilogue:
         for stage in self.value.epilogue:
             if stage.mixes:
                 raise Refusal(f"layer {stage.layer!r}: {stage.head} mixes the elements of a tensor and can only end a "
-                              f"model; remove it or quantise before it (it stands before {self.layer!r})")
+                              f"model; remove it (it stands before {self.layer!r})")
 
     @property
     def lo(self) -> int:
@@ -283,34 +285,37 @@ class Epilogue:
         return list(product(*((-u, u) if u else (0,) for u in ulps))) if moving else []
 
     def _refuse_last_bits(self) -> NoReturn:
+        unsure = [stage for stage in self.value.epilogue if stage.ulps]
+        instead = dict.fromkeys(f"{stage.steady} in {stage.layer!r}" for stage in unsure if stage.steady)
         raise Refusal(f"layer {self.layer!r}: a code of it depends on the last bits of "
-                      f"{', '.join(repr(s.layer) for s in self.value.epilogue if s.ulps)}, which are computed "
-                      "differently in the body and the remainder of a vector; use the hard_ form of the activation")
+                      f"{', '.join(repr(s.layer) for s in unsure)}, which are computed differently in the body and the "
+                      f"remainder of a vector; use {' and '.join(instead) or 'relu, hard_sigmoid or hard_tanh there'}")
 
     def _from_table(self, start: Int, sign: Int, count: int) -> Int:
         """thresholds[i, k]: the first sum at which |code - start| exceeds k; hi + 1 where it never does."""
         thresholds = np.full((self.size, count), self.hi + 1, np.int64)
         step = max(1, CHUNK // self.size)
+        largest = np.zeros((1, self.size), np.int64)  # level so far
         for first in range(self.lo, self.hi + 1, step):
             sums = np.arange(first, min(first + step, self.hi + 1))
-            level = (self.codes(sums[:, None]) - start) * sign
-            for k in range(count):
-                above = level > k
-                found = above.any(axis=0) & (thresholds[:, k] > self.hi)
-                thresholds[found, k] = sums[above.argmax(axis=0)[found]]
+            level = np.concatenate([largest, np.minimum((self.codes(sums[:, None]) - start) * sign, count)])
+            level = np.maximum.accumulate(level)
+            rise = np.diff(level, axis=0)
+            for k in range(int(rise.max())):
+                sum_of, element = np.nonzero(rise > k)
+                thresholds[element, level[sum_of, element] + k] = sums[sum_of]
+            largest = level[-1:]
         return thresholds
 
     def _bisected(self, start: Int, sign: Int, count: int) -> Int:
         """As `_from_table`, by bisection: right where the codes rise or fall."""
-        thresholds = np.empty((self.size, count), np.int64)
-        for k in range(count):
-            below, above = np.full(self.size, self.lo), np.full(self.size, self.hi + 1)
-            while (above - below > 1).any():
-                middle = (below + above) // 2
-                passed = (self.codes_at(middle[None])[0] - start) * sign > k
-                above, below = np.where(passed, middle, above), np.where(passed, below, middle)
-            thresholds[:, k] = above
-        return thresholds
+        k = np.arange(count)[:, None]
+        below, above = (np.full((count, self.size), end) for end in (self.lo, self.hi + 1))
+        while (above - below > 1).any():
+            middle = (below + above) // 2
+            passed = (self.codes_at(middle) - start) * sign > k
+            above, below = np.where(passed, middle, above), np.where(passed, below, middle)
+        return above.T.copy()
 
     @cached_property
     def _rank(self) -> Int:
@@ -336,7 +341,7 @@ class Epilogue:
         return result
 
     def _agrees(self, steps: Steps, candidates: Int) -> bool:
-        chunk = max(1, CHUNK // (self.size * max(1, steps.thresholds.shape[1])))
+        chunk = max(1, CHUNK // self.size)
         return all(
             np.array_equal(self.codes(part), _apply(steps, part))
             for part in (candidates[i : i + chunk] for i in range(0, len(candidates), chunk))
@@ -348,6 +353,5 @@ class Epilogue:
 
 
 def _apply(steps: Steps, candidates: Int) -> Int:
-    level = (candidates[..., None] >= steps.thresholds).sum(axis=-1)
-    result: Int = steps.start + steps.sign * level
+    result: Int = steps.start + steps.sign * steps.reached(candidates)
     return result

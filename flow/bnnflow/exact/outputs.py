@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from bnnflow.errors import as_given
 from bnnflow.exact.builder_state import GraphBuilder
 from bnnflow.exact.epilogues import TABLE, Epilogue, FloatTensor, Stage
 from bnnflow.exact.functions import Refusal
@@ -129,7 +130,7 @@ def _rounded_table(builder: GraphBuilder, value: FloatTensor, wanted: Domain | N
                       f"most {HEAD_TABLE}; quantise it, or end the model before it")
     reals = Epilogue(value, Levels(d, ()), layer).reals(np.arange(d.lo, d.hi + 1)[:, None])
     if not np.isfinite(reals).all():
-        raise Refusal(f"layer {layer!r}: an output is not finite")
+        raise Refusal(f"layer {layer!r}: an output is not finite; end the model before it")
     found = dyadic(reals)
     fractions = [Fraction(1)] if found is None else [found[1]]
     out, exact = _head_type(fractions if found is not None else [Fraction(1, 3)], Fraction(float(reals.min())),
@@ -159,8 +160,15 @@ def _head_type(numbers: list[Fraction], low: Fraction, high: Fraction, wanted: D
         return _smallest_type(max(x.denominator for x in numbers), binary, low, high)
     if not (wanted.scale * wanted.lo <= low and high <= wanted.scale * wanted.hi):
         raise Refusal(f"layer {layer!r}: outputs span {float(low):g} to {float(high):g}, which {wanted.type_name} does "
-                      "not hold; use more integer bits")
+                      f"not hold; use more integer bits, {as_given(output_type=_wider(wanted, low, high))}")
     return wanted, binary and all((x / wanted.scale).denominator == 1 for x in numbers)
+
+
+def _wider(wanted: Domain, low: Fraction, high: Fraction) -> str:
+    """The type with enough integer bits for a range, and as many fraction bits as before or as HEAD_BITS leave."""
+    integer = max(_integer_bits(low), _integer_bits(high))
+    fraction = min(wanted.fraction_bits or 0, HEAD_BITS - integer)
+    return f"fixed<{max(1, integer + fraction)},{integer}>"
 
 
 def _smallest_type(finest: int, binary: bool, low: Fraction, high: Fraction) -> tuple[Domain, bool]:

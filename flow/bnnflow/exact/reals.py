@@ -64,8 +64,8 @@ def _home(epilogue: Epilogue, rest: Sequence[Stage], size: int) -> Int:
         moves = stage.index is not None and not (len(stage.index) == len(home) == len(np.unique(stage.index)))
         if stage.ulps or stage.planes > 1 or moves:
             raise Refusal(f"layer {epilogue.layer!r}: {stage.layer!r} stands before it on a real-scaled sum; only "
-                          "batch norm, relu and what moves all elements may; quantise before it, or use a power-of-two "
-                          "alpha")
+                          "batch norm, relu and what moves all elements may; put a QActivation before it, or make the "
+                          "sum exact: alpha=1, and inputs that are multiples of a power of two")
         home = home if stage.index is None else home[stage.index]
     return home
 
@@ -132,7 +132,8 @@ class SwitchingPoints:
             want = self.low + self.sign * (self.passed <= part[..., None]).sum(axis=-1)
             if not np.array_equal(self._places(np.broadcast_to(part, want.shape)), want):
                 raise Refusal(f"layer {self.epilogue.layer!r}: its codes do not rise or fall with the real-scaled sum "
-                              "before it; use a monotone activation, or a power-of-two alpha")
+                              "before it; use a monotone activation, or make the sum exact: alpha=1, and inputs that "
+                              "are multiples of a power of two")
 
     def of(self, element: int) -> list[tuple[Fraction, bool]]:
         """Of every change of an element's code: (the switching point, whether it has the code beyond it).

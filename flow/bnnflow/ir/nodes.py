@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 Int = NDArray[np.int64]
+COMPARED = 16  # thresholds of a channel that are compared one after the other; more are searched
+TABULATED = 2**16  # entries that a table of counts may always have
 
 
 class Op(Enum):
@@ -200,6 +202,32 @@ class Steps:
     sign: Int
     thresholds: Int
     margin: Int | None = None
+
+    def reached(self, x: Int) -> Int:
+        """How many thresholds of its channel each code x (..., channels or 1) reaches: (..., channels).
+
+        The time hardly grows with their number: where all rows span few integers there is a table of counts, else one
+        binary search in all rows at once, each moved by a multiple of the span.
+        """
+        channels, count = self.thresholds.shape
+        if count <= COMPARED:
+            result = np.zeros((*x.shape[:-1], channels), np.int64)
+            for k in range(count):
+                result += x >= self.thresholds[:, k]
+            return result
+        low, high = int(self.thresholds.min()) - 1, int(self.thresholds.max())
+        span = high - low + 1
+        if channels * span >= 2**62:  # places that no int64 holds
+            each = np.broadcast_to(x, (*x.shape[:-1], channels))
+            rows = [np.searchsorted(row, each[..., c], side="right") for c, row in enumerate(self.thresholds)]
+            return np.stack(rows, axis=-1).astype(np.int64)
+        first, before = np.arange(channels) * span, np.arange(channels) * count
+        rows_in_one, places = (first[:, None] + self.thresholds - low).ravel(), first + (np.clip(x, low, high) - low)
+        if channels * span <= max(TABULATED, places.size):
+            counts: Int = np.cumsum(np.bincount(rows_in_one, minlength=channels * span))[places] - before
+            return counts
+        found: Int = np.searchsorted(rows_in_one, places, side="right") - before
+        return found
 
 
 @dataclass(frozen=True, eq=False)

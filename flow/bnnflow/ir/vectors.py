@@ -13,7 +13,9 @@ from bnnflow.ir.nodes import Int, Node, Steps
 
 __all__ = ["default_vectors", "near_thresholds"]
 
-EFFORT = 2**30  # elements to evaluate at most in search of ties
+SEARCHED = 2**26  # elements to evaluate at most in search of ties
+EVALUATED = 2**28  # elements to evaluate at most for the outputs, once there are FEWEST samples
+FEWEST = 32
 BATCH = 2**26  # elements at a time
 
 
@@ -24,10 +26,8 @@ def near_thresholds(graph: Graph, codes: Any) -> dict[str, NDArray[np.bool_]]:
     for node in steps:
         assert isinstance(node.params, Steps)
         x = values[node.inputs[0]]
-        near = np.zeros(x.shape, bool)
-        for k in range(node.params.thresholds.shape[1]):
-            near |= np.abs(x - node.params.thresholds[:, k]) <= 1
-        result[node.name] = near
+        # Thresholds from x - 1 to x + 1.
+        result[node.name] = node.params.reached(x + 1) > node.params.reached(x - 2)
     return result
 
 
@@ -35,11 +35,13 @@ def default_vectors(graph: Graph, count: int = 256, seed: int = 0) -> list[Int]:
     """`count` input codes (count, *shape), int64, per input, for a project's test bench; the same for the same graph.
 
     Extreme codes come first, constant and alternating. The others are of a random pool: half of them are the samples
-    in which most sums lie at a threshold, half any. The pool of a very large graph holds only `count` samples.
+    in which most sums lie at a threshold, half any. The time is linear in the elements of the graph up to a bound:
+    the pool of a large graph holds only `count` samples, and a very large one gets less of them, but FEWEST at least.
     """
     rng = np.random.default_rng(seed)
     elements = sum(node.size for node in graph)
-    size = max(count, min(1024, EFFORT // elements))
+    count = min(count, max(FEWEST, EVALUATED // elements))
+    size = max(count, min(1024, SEARCHED // elements))
     edges, pools = zip(*(_edges_and_pool(node, size, rng) for node in graph.inputs))
     score = np.zeros(size)
     step = max(1, BATCH // elements)

@@ -94,9 +94,9 @@ def chosen(project: Project, name: str, among: Mapping[str, Toolchain]) -> Toolc
         raise InputError(f"tool {name!r}: use one of {', '.join(among)}")
     toolchain, language = among[name], project.target.language
     if toolchain.language != language:
-        backends = [repr(b.name) for b in BACKENDS.values() if b.language == toolchain.language]
-        tools = [repr(t.name) for t in among.values() if t.language == language]
-        remedies = [f"build it with backend={choice(backends)}"] if backends else []
-        remedies += [f"use tool={choice(tools)}" if tools else f"register a toolchain of {language}"]
+        backends = [b.name for b in BACKENDS.values() if b.language == toolchain.language]
+        tools = [t.name for t in among.values() if t.language == language]
+        remedies = [f"build it with backend {choice(backends)}"] if backends else []
+        remedies += [f"use tool {choice(tools)}" if tools else f"register a toolchain of {language}"]
         raise InputError(f"{name}: {project.path} is a {project.backend} project; {', or '.join(remedies)}")
     return toolchain

@@ -52,11 +52,11 @@ CAUSES = (
     (r"licen[sc]e", "no licence: let XILINXD_LICENSE_FILE or LM_LICENSE_FILE name the file or server that has it, or "
                     "choose a part of the free edition"),
     (r"\bpart\b.*(not (installed|found|supported|valid)|could not be found|invalid)|invalid part|no parts matched",
-     "this tool does not know the part: install its device family, or build the project for another (part=...)"),
+     "this tool does not know the part: install its device family, or build the project for another part"),
     (r"no space left", "the disk is full: free some, the run goes on where it stopped"),
-    (r"bad_alloc|out of memory|cannot allocate", "not enough memory: strategy='Resource' with a larger reuse_factor, "
+    (r"bad_alloc|out of memory|cannot allocate", "not enough memory: strategy Resource with a larger reuse_factor, "
                                                  "or io_stream, makes less to unroll"),
-    (r"stop unrolling|unroll.*too large|large runtime", "too much to unroll: use strategy='Resource' with a larger "
+    (r"stop unrolling|unroll.*too large|large runtime", "too much to unroll: use strategy Resource with a larger "
                                                         "reuse_factor, or io_stream"),
 )
 LOGIC = "flow_logic.tcl"
@@ -249,7 +249,7 @@ class _Runs:
         facts = self._report("csynth", reports / "csynth.xml", reports / f"{self.project.top}_csynth.xml")
         if facts.part.lower() != self._part.lower():
             raise ToolError(f"{self.tool} synthesised for {facts.part}, not for {self._part}: it does not know that "
-                            "part; install its device family, or build the project for another (part=...)")
+                            "part; install its device family, or build the project for another part")
         return facts
 
     def _cosim(self) -> Facts:

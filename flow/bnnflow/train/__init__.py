@@ -28,6 +28,7 @@ from bnnflow.train.optimizers import Bop, Bop2ndOrder
 from bnnflow.train.proximal import Binarize
 from bnnflow.train.prune import Prune
 from bnnflow.train.quantizers import Binary, Masked
+from bnnflow.train.saving import input_type_of, with_input_type
 from bnnflow.train.schedules import Progress, harden
 from bnnflow.train.weight_sets import RBNN, TTQ, TWN, AdaBin, BiPer, MultiBranch, Rotations, SignedBinary, SiMaN
 
@@ -41,4 +42,5 @@ __all__ = [
     "LAYERS", "QUANTIZERS", "RBNN", "TTQ", "TWN", "AdaBin", "AlphaBeta", "BiPer", "Binarize", "Binary", "Bop",
     "Bop2ndOrder", "Budget", "ChannelSelect", "Distiller", "KernelCodebook", "LearnedThermometer", "LogicAnd",
     "LogicOr", "Masked", "MultiBranch", "Progress", "Prune", "Rotations", "SiMaN", "SignedBinary", "SubBit", "harden",
+    "input_type_of", "with_input_type",
 ]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bnnflow.errors import InputError
 from bnnflow.train.proximal import Scheduled
 from bnnflow.train.quantizers import Kernel, KernelQuantizer, kernels_of, snap, unwrapped
+from bnnflow.train.saving import input_type_of, with_input_type
 
 __all__ = ["AlphaBeta", "Budget", "TwoValued", "closed_form", "ones_share", "two_valued"]
 
@@ -183,7 +184,8 @@ def two_valued(model: keras.Model, zeros: float | None = None, keep: Collection[
             found[layer.name] = _take_nearest(target, layer, zeros)
         else:
             target.set_weights(layer.get_weights())
-    return copy, found
+    said = input_type_of(model)
+    return copy if said is None else with_input_type(copy, said), found
 
 
 def _to_quantise(model: keras.Model, keep: Collection[str]) -> list[keras.layers.Layer]:

@@ -31,8 +31,10 @@ import yaml
 
 from bnnflow.errors import BnnflowError, InputError
 from bnnflow.files import existing, whole_file
+from bnnflow.ir.input_types import InputType, checked_type
 from bnnflow.tables import html_table
 from bnnflow.train.fit import Arrays, Recipe, Row, Training
+from bnnflow.train.saving import with_input_type
 
 __all__ = ["Config", "Network", "Result", "config_of", "network_of_file", "train"]
 
@@ -56,7 +58,7 @@ class Network:
     """What is trained: `build(**arguments)` gives a Keras model, `data(**arguments)` the four arrays.
 
     `defaults` are values of the config, `source` identifies the code (it is part of the run's digest), `input_type` is
-    that of `bnnflow build`.
+    that of the inputs, None where it is not known.
     """
 
     name: str
@@ -64,7 +66,7 @@ class Network:
     data: Callable[..., Any]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
-    input_type: str = "fixed<16,6>"
+    input_type: InputType | None = None
 
     @classmethod
     def of(cls, module: Any, name: str, source: str) -> Network:
@@ -76,8 +78,9 @@ class Network:
             if not callable(getattr(module, function, None)):
                 raise InputError(f"{name}: has no function {function}(); a network needs build() -> Keras model and "
                                  "data() -> x_train, y_train, x_test, y_test")
+        input_type = getattr(module, "INPUT_TYPE", None)
         return cls(name, module.build, module.data, dict(getattr(module, "TRAINING", {})), source,
-                   str(getattr(module, "INPUT_TYPE", cls.input_type)))
+                   None if input_type is None else checked_type(input_type))
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ def train(network: Network, config: Config, output_dir: str | os.PathLike[str], 
     if checkpoint.exists():
         _restore(training, checkpoint)
     _loop(training, folder, checkpoint_seconds, checkpoint_steps, report)
+    if network.input_type is not None:
+        with_input_type(training.model, network.input_type)
     return _finished(training, folder)
 
 

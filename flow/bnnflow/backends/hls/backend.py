@@ -39,7 +39,7 @@ def traced(graph: Graph, config: BuildConfig, folder: Path) -> TracedTop:
 def _backend(name: str, synthesizer: str) -> Backend:
     return Backend(name, CPP, "C simulation", "gxx", synthesizer, check, write, kernels, traced=traced,
                    sources=("*.h", "*.cpp", "firmware/**/*.h", "firmware/**/*.cpp"),
-                   fixed={"pipelined": (True, "only backend='Verilog' can be combinational")})
+                   fixed={"pipelined": (True, "only backend Verilog can be combinational")})
 
 
 VITIS, VIVADO = _backend("Vitis", "vitis"), _backend("Vivado", "vivado")

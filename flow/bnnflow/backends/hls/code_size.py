@@ -33,7 +33,7 @@ LIMITS = {"function": 60_000, "design": 400_000}
 # Public logs of Vivado HLS and Vitis HLS warn at 166,825 that they "may cause large runtime", and end beyond with XFORM
 # 203-504, "stop unrolling". Functions are scheduled one after the other: a design may have as many as ten such.
 MOST = {"function": 166_825, "design": 1_668_250}
-REMEDY = "use strategy='Resource' with a larger reuse_factor, or io_stream"
+REMEDY = "use strategy Resource with a larger reuse_factor, or io_stream"
 
 # Instructions of one of each that is counted: by least squares over 421 designs (docs/reports.md), the first four
 # but by their definition.

@@ -24,7 +24,7 @@ from bnnflow.backends.hls.netlist_kernel import netlist_kernel
 from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.hls.sums import ARRAYS
 from bnnflow.backends.hls.types import code_type
-from bnnflow.errors import InputError
+from bnnflow.errors import InputError, as_given, in_words_of
 from bnnflow.ir import Graph, Index, Node, Op, Weights, Window, clean_name
 from bnnflow.ir.nodes import Int
 
@@ -373,6 +373,11 @@ def code_size(graph: Graph, config: BuildConfig) -> DesignSize:
 Problems = Iterator[str]
 
 
+def _option_of(node: str) -> str:
+    """The option that names a node."""
+    return in_words_of("layers", f"--layer {node}:...")
+
+
 def check(graph: Graph, config: BuildConfig) -> None:
     """Refuse what g++ would accept and the vendor tools would not: all nodes at once, with the remedy."""
     groups = [nodes for nodes, _ in kernels(graph, config)]
@@ -383,7 +388,16 @@ def check(graph: Graph, config: BuildConfig) -> None:
 
 
 def _too_large(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
-    """Pixels wider than a stream, arrays larger than the tools partition."""
+    """Pixels wider than a stream, arrays larger than the tools partition, and whether the other io_type has room."""
+    found = list(_past_room(graph, config, groups))
+    if found:
+        other = replace(config, io_type="io_parallel" if config.stream else "io_stream")
+        also = f", or {as_given(io_type=other.io_type)}" if _passes(graph, other) else ""
+        yield from (f"{problem}{also}" for problem in found)
+
+
+def _past_room(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
+    """What the io_type has no room for."""
     for node in (nodes[-1] for nodes in groups):
         width = node.shape[-1] * node.domain.bits
         if config.io_type == "io_stream" and width > MAX_STREAM:
@@ -391,7 +405,7 @@ def _too_large(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, .
                    f"most {MAX_STREAM}: use fewer channels, planes or neurons")
         if config.io_type == "io_parallel" and node.size > MAX_PARTITIONED:
             yield (f"node {node.name!r} has {node.size} elements; the vendor tools partition at most "
-                   f"{MAX_PARTITIONED} in io_parallel: use fewer inputs, planes or neurons, or io_stream")
+                   f"{MAX_PARTITIONED} in io_parallel: use fewer inputs, planes or neurons")
 
 
 def _too_wide(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
@@ -399,7 +413,8 @@ def _too_wide(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ..
     for node in graph:
         most = MAX_BITS.get(node.op, MAX_CODE)
         if node.domain.bits > most:
-            yield f"node {node.name!r}: {node.domain.bits}-bit codes, the kernels hold at most {most}"
+            yield (f"node {node.name!r}: {node.domain.bits}-bit codes, the kernels hold at most {most}; use fewer bits "
+                   "or inputs")
 
 
 def _passed_on(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
@@ -413,7 +428,8 @@ def _no_node(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...
     """Options for nodes that are not there."""
     for name in config.layers:
         if name not in graph.by_name:
-            yield f"layers names {name!r}, which is no node; the nodes are {', '.join(node.name for node in graph)}"
+            yield (f"{_option_of(name)} names {name!r}, which is no node; the nodes are "
+                   f"{', '.join(node.name for node in graph)}")
 
 
 def _no_kernel(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
@@ -421,7 +437,7 @@ def _no_kernel(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, .
     heads = {node.name: nodes[0].name for nodes in groups for node in nodes if not nodes[0].traits.outside}
     for name in graph.by_name:
         if name in config.layers and heads.get(name) != name:
-            yield f"layers names {name!r}, which " + (
+            yield f"{_option_of(name)} names {name!r}, which " + (
                 f"is computed by the kernel of {heads[name]!r}; name that node" if name in heads else
                 "has no kernel of its own; leave it out")
 
@@ -437,9 +453,9 @@ def _not_folded(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, 
             yield (f"node {node.name!r}: {' and '.join(asked)} fold sums and maxima, and this node is neither; leave "
                    "them out")
         elif config.strategy_of(node.name) == ASKED or not (config.stream or config.is_loop(node.name)):
-            yield (f"node {node.name!r}: {' and '.join(asked)} fold a loop; with layers={{{node.name!r}: {{'strategy': "
-                   "'Resource', ...}}, or io_type='io_stream' and another strategy than 'distributed_arithmetic', "
-                   "there is one")
+            yield (f"node {node.name!r}: {' and '.join(asked)} fold a loop; with "
+                   f"{as_given(layers={node.name: {**config.layers[node.name], 'strategy': 'Resource'}})}, or "
+                   f"{as_given(io_type='io_stream', strategy='Latency')}, there is one")
         else:
             try:
                 folding_of(node, known[node.inputs[0]], config)
@@ -452,8 +468,8 @@ def _reused_netlists(graph: Graph, config: BuildConfig, groups: Sequence[tuple[N
     for head in (nodes[0] for nodes in groups if not nodes[0].traits.outside):
         if config.strategy_of(head.name) == ASKED and config.reuse_of(head.name) != 1:
             yield (f"node {head.name!r}: a netlist takes an input every cycle; reuse_factor "
-                   f"{config.reuse_of(head.name)} has nothing to share: use layers={{{head.name!r}: "
-                   "{'reuse_factor': 1}}, or 'Latency' or 'Resource'")
+                   f"{config.reuse_of(head.name)} has nothing to share: use "
+                   f"{as_given(layers={head.name: {'reuse_factor': 1}})}, or strategy Latency or Resource")
 
 
 def _too_long(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
@@ -495,19 +511,21 @@ def _foldings(config: BuildConfig, large: Sequence[str]) -> Iterator[tuple[dict[
             own = {name: {key: value for key, value in options.items() if key not in ("pe", "simd")}
                    for name, options in own.items()}
             if len(own) == count:
-                yield {"layers": {**config.layers, **own}}, f"use layers={ {**config.layers, **own} }"
+                yield {"layers": {**config.layers, **own}}, f"use {as_given(layers={**config.layers, **own})}"
     for io_type in dict.fromkeys((config.io_type, "io_stream")):
         for reuse in REUSES:
             options: dict[str, Any] = {"strategy": "Resource", "reuse_factor": reuse, "layers": {}}
             options |= {"io_type": io_type} if io_type != config.io_type else {}
-            yield options, "use " + ", ".join(f"{key}={value!r}" for key, value in options.items())
+            alone = " without options of nodes" if config.layers else ""
+            yield options, f"use {as_given(**{k: v for k, v in options.items() if k != 'layers'})}{alone}"
 
 
 def _passes(graph: Graph, config: BuildConfig) -> bool:
     """True where nothing is refused."""
     try:
         groups = [nodes for nodes, _ in kernels(graph, config)]
-        return not any(problem for find in CHECKS for problem in find(graph, config, groups)) and not code_size(
+        checks = [_past_room if find is _too_large else find for find in CHECKS]
+        return not any(problem for find in checks for problem in find(graph, config, groups)) and not code_size(
             graph, config).past(MOST)
     except InputError:
         return False

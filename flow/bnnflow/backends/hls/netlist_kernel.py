@@ -19,7 +19,7 @@ from bnnflow.backends.hls.types import AP_TYPES, Dialect, Native, code_type
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
 from bnnflow.backends.netlist.lower import Logic, to_logic
 from bnnflow.backends.netlist.netlist import Bit, Chain, Given, Lut, sources
-from bnnflow.errors import InputError
+from bnnflow.errors import InputError, as_given
 from bnnflow.ir import Node, Op, Window
 from bnnflow.ir.nodes import Int
 
@@ -45,8 +45,9 @@ def netlist_kernel(group: Sequence[Node], read: Node, own: Callable[[Node], Int]
     size = sum(isinstance(gate, (Lut, Chain)) for gate in logic.net.gates)
     if size * copies > MOST:
         raise InputError(f"node {head.name!r} unrolls to {size:,} functions and additions at {copies:,} positions; a "
-                         f"vendor's compiler takes some {MOST:,}: give it strategy 'Latency' or 'Resource' with layers="
-                         f"{{{head.name!r}: {{'strategy': ...}}}}, or use io_type='io_stream', one position at a time")
+                         f"vendor's compiler takes some {MOST:,}: give it another strategy, "
+                         f"{as_given(layers={head.name: {'strategy': 'Resource'}})}, or use "
+                         f"{as_given(io_type='io_stream')}, one position at a time")
     members = image(last, read, 1) | {"packed": 1}
     if head.op is Op.MAX:
         members["fill"] = read.domain.lo

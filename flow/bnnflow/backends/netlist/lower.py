@@ -26,7 +26,7 @@ from bnnflow.backends.netlist.bit_heap import (
 )
 from bnnflow.backends.netlist.netlist import FALSE, INPUTS, Netlist
 from bnnflow.backends.netlist.subexpressions import AdderGraph, adder_graph
-from bnnflow.errors import InputError
+from bnnflow.errors import InputError, as_given
 from bnnflow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from bnnflow.ir.nodes import Int
 
@@ -516,4 +516,5 @@ def check(graph: Graph) -> None:
         largest = max(taps, key=lambda name: taps[name])
         raise InputError(f"node {largest!r} unrolls to {taps[largest]:,} one-bit terms, the graph to "
                          f"{sum(taps.values()):,}; at most {MAX_TAPS:,}: prune it, or build it as C++ with "
-                         "io_type='io_stream' or strategy='Resource'")
+                         f"{as_given(backend='Vitis', io_type='io_stream')} or "
+                         f"{as_given(backend='Vitis', strategy='Resource')}")

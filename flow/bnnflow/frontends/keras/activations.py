@@ -33,6 +33,9 @@ STEADY = frozenset(
     quantized_sigmoid quantized_hswish binary_tanh binary_sigmoid hard_tanh hard_sigmoid relu relu6 leaky_relu
     linear Binarize""".split()
 )
+STEADY_FORMS = {"sigmoid": "hard_sigmoid", "smooth_sigmoid": "hard_sigmoid", "tanh": "hard_tanh",
+                "smooth_tanh": "hard_tanh", "elu": "leaky_relu", "selu": "leaky_relu",
+                "quantized_relu_po2": "quantized_relu"}
 
 
 @lowers(qkeras.QActivation)
@@ -63,10 +66,17 @@ def activate(builder: GraphBuilder, key: str, activation: Any, value: FloatTenso
     levels, ulps = levels_of(key, activation), 0 if _is_steady(activation) else LAST_BITS
     if levels is None:
         head = "sigmoid" if activation is keras.activations.sigmoid else ""
-        return value.then(Stage(key, on_arrays(activation), head=head, alike=True, output_ulps=ulps))
+        return value.then(Stage(key, on_arrays(activation), head=head, alike=True, output_ulps=ulps,
+                                steady=_steady_form(activation)))
     _refuse_real_inside(key, activation)
-    last = Stage(key, on_arrays(activation), alike=True, input_ulps=ulps)
+    last = Stage(key, on_arrays(activation), alike=True, input_ulps=ulps, steady=_steady_form(activation))
     return FloatTensor(close(builder, key, value.then(last), levels), value.shape)
+
+
+def _steady_form(activation: Any) -> str:
+    """A function of STEADY of about the form of an activation."""
+    name = getattr(activation, "__name__", type(activation).__name__)
+    return STEADY_FORMS.get(name, "quantized_bits" if name.startswith("quantized") else "relu")
 
 
 def _is_steady(activation: Any) -> bool:

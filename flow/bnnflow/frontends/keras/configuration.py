@@ -15,6 +15,7 @@ import qkeras
 import tf_keras as keras
 from tf_keras.src.engine import functional as _functional
 
+from bnnflow.errors import Problem
 from bnnflow.frontends.keras.layers import LOWERINGS
 from bnnflow.train import QUANTIZERS as OUR_QUANTIZERS
 
@@ -33,13 +34,13 @@ PUBLIC_MODULES = ("keras", "keras.layers", "keras.models", "keras.initializers",
 Calls = set[tuple[str, int]]  # (layer, number of its call)
 
 
-def unsupported_layer(name: str, kind: str) -> str:
+def unsupported_layer(name: str, kind: str) -> Problem:
     """The message for a layer that has no lowering."""
+    known = f"Supported layers: {', '.join(sorted(cls.__name__ for cls in LOWERINGS))}"
     if kind == "Lambda":
-        return (f"layer {name!r} (Lambda): runs Python code from the model file, which is never executed here; "
-                "replace it by a supported layer")
-    known = ", ".join(sorted(cls.__name__ for cls in LOWERINGS))
-    return f"layer {name!r} ({kind}): not supported; replace or remove it. Supported: {known}"
+        return Problem(f"layer {name!r} (Lambda): runs Python code from the model file, which is never executed here; "
+                       "remove it, or replace it by a supported layer", known)
+    return Problem(f"layer {name!r} ({kind}): not supported; remove it, or replace it by a supported layer", known)
 
 
 def problems_of(config: dict[str, Any]) -> list[str]:

@@ -59,7 +59,16 @@ def read_kernel(layer: str, what: str, kernel: tf.Variable, quantizer: Any, grou
         return QuantizedKernel(weights, found[1], [Fraction(float(v)) for v in scale], real)
     name = type(quantizer).__name__ if quantizer is not None else f"no {what}"
     raise Refusal(f"layer {layer!r}: its weights ({name}) are not small integers times a power of two, nor times one "
-                  "scale a channel; use binary, ternary or quantized_bits")
+                  f"scale a channel: {_too_fine(exact)}; give it {what}=quantized_bits(8, 0, alpha=1), or another "
+                  f"quantizer whose values take at most {MAX_LEVEL.bit_length()} bits with the sign")
+
+
+def _too_fine(exact: tuple[NDArray[np.int64], Fraction] | None) -> str:
+    """What weights would have to be multiples of."""
+    if exact is None:
+        return "they lie on no grid of at most 52 bits"
+    bits = int(np.abs(exact[0]).max(initial=0)).bit_length() + 1
+    return f"as multiples of {exact[1]} they take {bits} bits with the sign"
 
 
 def _check_finite(layer: str, what: str, real: NDArray[np.float64]) -> None:

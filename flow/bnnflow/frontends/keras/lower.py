@@ -29,18 +29,22 @@ from bnnflow.frontends.keras.configuration import unsupported_layer
 from bnnflow.frontends.keras.layers import LOWERINGS
 from bnnflow.frontends.keras.reading import read_model
 from bnnflow.ir import Domain, Graph, Node, Op, fixed
+from bnnflow.ir.input_types import InputType, no_type
 from bnnflow.ir.passes import optimise
+from bnnflow.train.saving import input_type_of
 
 __all__ = ["lower"]
 
 KERAS = Framework("Keras", "a QActivation (binary, ternary, quantized_relu, ...)")
 
 
-def lower(model: keras.Model | str | os.PathLike[str], input_type: str | Mapping[str, str] = "fixed<16,6>",
+def lower(model: keras.Model | str | os.PathLike[str], input_type: InputType | None = None,
           output_type: str | None = None) -> Graph:
-    """A Keras model, live or from a `.keras` or `.h5` file -> the integer graph that computes the same codes.
+    """A Keras model, live or from a `.keras` or `.h5` file or the folder of a training run -> the integer graph that
+    computes the same codes.
 
-    `input_type`: the inputs' type in hls4ml's notation, such as "ufixed<8,0>" for pixels/256, or {input layer: type}.
+    `input_type`: the inputs' type in hls4ml's notation, such as "ufixed<8,0>" for pixels/256, or {input layer: type};
+    by default the one that the model says (`bnnflow.train.with_input_type`).
     `output_type`: that of outputs that need rounding; by default 24 bits with as many fraction bits as their range
     leaves. `graph.notes` tells the exactness class and bound of every sum, dropped heads, rounding, merged planes.
 
@@ -50,6 +54,9 @@ def lower(model: keras.Model | str | os.PathLike[str], input_type: str | Mapping
         model = read_model(model)
     head = fixed(output_type) if output_type is not None else None
     calls = model_calls(model)
+    input_type = input_type_of(model) if input_type is None else input_type
+    if input_type is None:
+        raise no_type(f"model {model.name!r}")
     domains = _input_domains([c.layer.name for c in calls.calls if c.is_input], input_type)
     _raise_any([*_not_finite(model), *_unknown(calls.calls)])
     builder, problems = GraphBuilder(KERAS), _Problems()
@@ -106,7 +113,7 @@ def _inputs_first(nodes: Sequence[Node], inputs: Sequence[str]) -> Iterator[Node
     yield from (node for node in nodes if not node.traits.outside)
 
 
-def _input_domains(names: list[str], types: str | Mapping[str, str]) -> dict[str, Domain]:
+def _input_domains(names: list[str], types: InputType) -> dict[str, Domain]:
     if isinstance(types, str):
         return {name: fixed(types) for name in names}
     if set(types) != set(names):
@@ -116,7 +123,7 @@ def _input_domains(names: list[str], types: str | Mapping[str, str]) -> dict[str
 
 
 def _unknown(calls: Sequence[Call]) -> list[str]:
-    problems = []
+    problems: list[str] = []
     for call in calls:
         layer = call.layer
         if call.is_input:
@@ -126,7 +133,8 @@ def _unknown(calls: Sequence[Call]) -> list[str]:
         elif call.trouble:
             problems.append(f"layer {call.key!r} {call.trouble}")
         elif layer.compute_dtype != "float32":
-            problems.append(f"layer {call.key!r}: computes in {layer.compute_dtype}; exactness needs float32")
+            problems.append(f"layer {call.key!r}: computes in {layer.compute_dtype}; exactness needs float32: "
+                            "build it with dtype='float32'")
     return list(dict.fromkeys(problems))
 
 

@@ -42,7 +42,10 @@ def _sum_of_two(builder: GraphBuilder, key: str, name: str, a: Node, b: Node, si
     ends = [sorted((c * d.lo, c * d.hi)) for c, d in zip(scale, domains)]
     lo, hi = (constant + sum(e[i] for e in ends) for i in (0, 1))
     bound = sum(max(abs(d.scale * d.lo + d.offset), abs(d.scale * d.hi + d.offset)) for d in domains) / unit
-    check_bound(key, int(bound), unit)
+    check_bound(key, int(bound), unit, lambda past: (
+        f"its branches count units of {a.domain.unit} and {b.domain.unit}, up to {a.domain.bits} and {b.domain.bits} "
+        "bits of them; put a QActivation with the same quantizer of few bits, such as quantized_bits(8,2,alpha=1), at "
+        "the end of each branch"))
     return builder.add(name, Op.ADD, [a, b], b.shape, Domain(lo, hi, unit), Sum(np.array(scale), constant))
 
 

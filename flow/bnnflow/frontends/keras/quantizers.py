@@ -18,11 +18,13 @@ __all__ = ["check_steady", "levels_of"]
 
 # Why an activation is refused, and the remedy, in the arguments that QKeras' quantizers take.
 REFUSED = {
-    Reason.NOT_FINITE: "activation {name} yields nothing finite; use fewer bits",
-    Reason.RANDOM: "activation {name} is random at inference; use its deterministic form",
-    Reason.BATCH: "activation {name} takes its scale from the data of each batch; use alpha=1 or another power of two",
+    Reason.NOT_FINITE: "activation {name} yields nothing finite; use fewer integer bits, as in quantized_relu(8,2)",
+    Reason.RANDOM: "activation {name} is random at inference; use one that is not, such as binary(alpha=1)",
+    Reason.BATCH: "activation {name} takes its scale from the data of each batch; use one of fixed scale, such as "
+                  "quantized_bits(8,0,alpha=1)",
     Reason.INEXACT: "the levels of {name} ({some}, ...) are not exact, small integers times a power of two; use a "
-                    "power-of-two alpha, or another quantizer",
+                    "power of two as its alpha where it has one, or another quantizer, such as "
+                    "quantized_bits(8,0,alpha=1)",
 }
 
 
@@ -50,7 +52,7 @@ def levels_of(layer: str, activation: Any) -> Levels | None:
         return None
     except (Uncomputable, ArithmeticError, ValueError, TypeError) as error:
         raise Refusal(f"layer {layer!r}: activation {name} cannot be evaluated: {' '.join(str(error).split())[:200]}; "
-                      "check its arguments") from error
+                      "use arguments that Keras can compute with, as in quantized_relu(8,2)") from error
 
 
 def _check_scale(layer: str, name: str, activation: Any) -> None:
@@ -60,7 +62,8 @@ def _check_scale(layer: str, name: str, activation: Any) -> None:
         raise Refusal(f"layer {layer!r}: activation {name}(alpha={alpha!r}) takes its scale from the data of each "
                       "batch; use alpha=1 or another power of two")
     if alpha is not None and (np.ndim(alpha) or not np.log2(float(alpha)).is_integer()):
-        raise Refusal(f"layer {layer!r}: activation {name}(alpha={alpha}): levels are not exact; use one power of two")
+        raise Refusal(f"layer {layer!r}: activation {name}(alpha={alpha}): levels are not exact; use one power of two, "
+                      "such as alpha=.5 or alpha=1")
 
 
 def _too_many(name: str, activation: Any) -> str:
@@ -75,4 +78,5 @@ def check_steady(layer: str, what: str, quantizer: Any, weights: tf.Variable) ->
     inner, _ = unwrapped(quantizer)
     again = [] if quantizer is None else [np.asarray(quantizer(weights)) for _ in range(3)]
     if isinstance(inner, qkeras.bernoulli) or any(not np.array_equal(a, again[0], equal_nan=True) for a in again):
-        raise Refusal(f"layer {layer!r}: its {what} is random at inference; use its deterministic form")
+        raise Refusal(f"layer {layer!r}: its {what} is random at inference; use one that is not, such as "
+                      "binary(alpha=1) or quantized_bits(8,0,alpha=1)")

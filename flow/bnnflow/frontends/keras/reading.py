@@ -17,8 +17,10 @@ import tf_keras as keras
 from bnnflow.errors import InputError, LoweringError
 from bnnflow.files import existing
 from bnnflow.frontends.keras.configuration import MODELS, QUANTIZERS, problems_of
+from bnnflow.ir.input_types import KEY, model_file
 from bnnflow.train import LAYERS as OUR_LAYERS
 from bnnflow.train import QUANTIZERS as OUR_QUANTIZERS
+from bnnflow.train.saving import with_input_type
 
 __all__ = ["custom_objects", "read_model"]
 
@@ -39,7 +41,7 @@ def read_model(path: str | os.PathLike[str]) -> keras.Model:
     Raises InputError for a missing, truncated or foreign file, LoweringError that lists every layer, quantizer or
     function in it that is not known: nothing of such a file is built, and no code in any file is run.
     """
-    source = existing(path, "model")
+    source = existing(model_file(path), "model")
     if source.is_dir():
         raise InputError(f"{source} is a folder (SavedModel?); save the model as .keras or .h5")
     if source.suffix not in (".keras", ".h5", ".hdf5"):
@@ -56,9 +58,11 @@ def read_model(path: str | os.PathLike[str]) -> keras.Model:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return keras.models.load_model(source, custom_objects=custom_objects(), compile=False)
+            model = keras.models.load_model(source, custom_objects=custom_objects(), compile=False)
     except Exception as error:  # Keras raises any type for a damaged file; the cause is kept
         raise InputError(f"{source}: Keras cannot read this model: {_reason(error)}") from error
+    said = config["config"].get(KEY)
+    return model if said is None else with_input_type(model, said)
 
 
 def _reason(error: Exception) -> str:

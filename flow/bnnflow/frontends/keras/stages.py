@@ -66,11 +66,12 @@ def moves(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> F
     (value,) = values
     numbers = np.arange(prod(value.shape), dtype=np.float32).reshape(1, *value.shape)
     if numbers.size >= EXACT_UNITS:
-        raise Refusal(f"layer {call.key!r}: moves {numbers.size} elements, more than 2^24")
+        raise Refusal(f"layer {call.key!r}: moves {numbers.size} elements; use less than 2^24")
     moved = on_arrays(call)(numbers)[0]
     index = moved.astype(np.int64).ravel()
     if not np.array_equal(index, moved.ravel()) or not ((index >= 0) & (index < numbers.size)).all():
-        raise Refusal(f"layer {call.key!r}: does more than move elements")
+        raise Refusal(f"layer {call.key!r}: does more than move elements; where it interpolates, use "
+                      "interpolation='nearest'")
     return value.then(Stage(call.key, on_arrays(call), index=index), moved.shape)
 
 
@@ -83,7 +84,8 @@ def _batch_norm(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]
     layer, (value,) = call.layer, values
     axis = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if axis not in ([len(value.shape)], [-1]):
-        raise Refusal(f"layer {call.key!r}: normalises axis {axis}, only the last one is supported")
+        raise Refusal(f"layer {call.key!r}: normalises axis {axis}, only the last one is supported; use "
+                      "axis=-1, between two Permute layers where it is another one")
     gamma, beta, mean = (_norm_parameter(call, name, value.shape[-1]) for name in ("gamma", "beta", "moving_mean"))
     scale = [g / s for g, s in zip(gamma, _spread(call, value.shape[-1]))]
     lines = [Line(s, b - m * s, scaling(abs(b) + abs(m * s), late=b)) for b, m, s in zip(beta, mean, scale)]
@@ -167,5 +169,6 @@ def _nothing(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -
 @lowers(keras.layers.Softmax)
 def _softmax(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     if call.layer.axis not in (-1, len(values[0].shape)):
-        raise Refusal(f"layer {call.key!r}: softmax over axis {call.layer.axis}; only the last axis is supported")
+        raise Refusal(f"layer {call.key!r}: softmax over axis {call.layer.axis}, only the last one is "
+                      "supported; use axis=-1, behind a Permute where it is another one")
     return values[0].then(Stage(call.key, on_arrays(call), head="softmax", mixes=True))

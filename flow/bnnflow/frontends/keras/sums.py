@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -155,7 +155,7 @@ def weighted_sum(builder: GraphBuilder, key: str, name: str, x: Node, affine: Af
     if real:
         builder.notes.append(f"{key}: real-scaled, exact in real numbers; Keras' float32 sums are noise around them")
     else:
-        check_bound(key, bound, unit)
+        check_bound(key, bound, unit, lambda past: _narrower(builder, x, weights, past))
         builder.notes.append(f"{key}: dyadic, sums stay within {bound} units of 2^24")
     affine, taps = affine or plain(x), None
     if window is not None and not (window.taps == 1 and set(window.strides) == {1} and not np.any(window.pads)):
@@ -183,8 +183,8 @@ def _finished(builder: GraphBuilder, call: Call, out: FloatTensor) -> FloatTenso
     return activate(builder, key, layer.activation, out)
 
 
-def check_bound(key: str, bound: int, unit: Fraction) -> None:
-    """Refuse sums that float32 may not hold exactly."""
+def check_bound(key: str, bound: int, unit: Fraction, remedy: Callable[[int], str]) -> None:
+    """Refuse sums that float32 may not hold exactly; `remedy` says what to do about so many bits too many."""
     if not SMALLEST <= unit <= LARGEST:
         raise Refusal(f"layer {key!r}: its sums count units of {float(unit):g}, where float32 flushes or overflows; "
                       "use weights and input types near 1")
@@ -193,8 +193,35 @@ def check_bound(key: str, bound: int, unit: Fraction) -> None:
     # A unit that is no power of two takes bits of its own.
     bound *= unit.numerator // (unit.numerator & -unit.numerator)
     if bound >= EXACT_UNITS:
-        raise Refusal(f"layer {key!r}: its sums can reach {bound} units, past the {EXACT_UNITS} that float32 adds "
-                      "exactly; use a narrower input type, fewer inputs or smaller weights")
+        raise Refusal(f"layer {key!r}: its sums can reach {bound} units, past the {EXACT_UNITS} (2^24) that float32 "
+                      f"adds exactly: {remedy((bound // EXACT_UNITS).bit_length())}")
+
+
+def _narrower(builder: GraphBuilder, x: Node, weights: Weights, past: int) -> str:
+    """Where the bits of a sum of codes of `x` come from, and what takes off the `past` ones that are too many."""
+    sources = _coded_by({node.name: node for node in builder.nodes}, x)
+    said = ", ".join(f"{'input' if node.traits.outside else 'layer'} {node.name!r}" for node in sources)
+    width, own, levels = x.domain.bits, max(node.domain.bits for node in sources), weights.l1_bound.bit_length()
+    added = f", {width} as they are added up before this layer" if width > own else ""
+    what = " or ".join(dict.fromkeys("the input type" if node.traits.outside else "that activation"
+                                     for node in sources))
+    count = f"{past} bit{'s' if past > 1 else ''}"
+    remedies = [f"make {what} {count} narrower"] if own > past else []
+    if width > own and levels < 22:
+        room = min(23 - levels, 8)
+        remedies.append(f"put QActivation('quantized_bits({room},0,alpha=1)') right before this layer")
+    wide = int(np.abs(weights.levels).max(initial=0)).bit_length()
+    remedies.append(f"make the weights {count} narrower" if wide > past else "use fewer inputs")
+    return (f"its inputs are codes of {said} ({own} bits{added}), and its weights add up to {weights.l1_bound} "
+            f"({levels} bits) an output; {', or '.join(remedies)}")
+
+
+def _coded_by(nodes: Mapping[str, Node], x: Node) -> list[Node]:
+    """The inputs and activations whose codes, moved or added up, are those of `x`."""
+    if x.traits.outside or x.op in (Op.STEP, Op.LUT):
+        return [x]
+    found = [node for name in x.inputs for node in _coded_by(nodes, nodes[name])]
+    return list({node.name: node for node in found}.values())
 
 
 def _real_scale(key: str, shape: tuple[int, ...], kernel: QuantizedKernel, affine: AffineInput, window: Window | None,
