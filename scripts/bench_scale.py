@@ -47,7 +47,7 @@ def network(name: str) -> Any:
 
 def randomised(model: Any) -> Any:
     """The model, with batch norms of both signs."""
-    import tf_keras as keras
+    from bnnflow.generation import keras
 
     rng = np.random.default_rng(0)
     for layer in model.layers:
@@ -59,8 +59,9 @@ def randomised(model: Any) -> Any:
 
 def _layer() -> Any:
     """An input of 8x8x64 that is binarised, a `same` convolution of 64 filters, batch norm, a binary activation."""
-    import tf_keras as keras
     from qkeras import QActivation, QConv2D, binary
+
+    from bnnflow.generation import keras
 
     x = keras.Input((8, 8, 64))
     h = QActivation("binary(alpha=1)")(x)

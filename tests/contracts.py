@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import qkeras
-import tf_keras as keras
 
+from bnnflow.generation import keras
 from bnnflow.train import AlphaBeta, Binarize, Binary, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
 from bnnflow.train.codebooks import KernelCodebook, SubBit
 from bnnflow.train.proximal import PAIRS

@@ -8,8 +8,8 @@ import numpy as np
 
 import bnnflow.train  # isort: skip  (before QKeras)
 import qkeras
-import tf_keras as keras
 
+from bnnflow.generation import keras
 from bnnflow.ir import fixed
 from tests.random_networks import ACTIVATIONS, BIASES, INPUT_TYPES, Case, Maker, first_layer
 

@@ -10,7 +10,7 @@ from bnnflow.train.prune import Prune, zeros_of
 
 import qkeras  # isort: skip
 import tensorflow as tf  # isort: skip
-import tf_keras as keras  # isort: skip
+from bnnflow.generation import keras  # isort: skip
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(64, 6)).astype(np.float32), RNG.integers(0, 3, 64)

@@ -12,10 +12,10 @@ import bnnflow as bf
 import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.frontends.keras.reading import custom_objects
 from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.generation import keras
 from bnnflow.train import Binary, Bop, Bop2ndOrder, Masked
 from tests.contracts import dense, masked
 

@@ -10,7 +10,7 @@ from bnnflow.train.fit import fit
 from bnnflow.train.residual import prune_blocks, rank_blocks, remove_block, residual_blocks, weight_bits
 
 import qkeras  # isort: skip
-import tf_keras as keras  # isort: skip
+from bnnflow.generation import keras  # isort: skip
 from bnnflow.models import digits, glt  # isort: skip
 
 WIDTH = 32

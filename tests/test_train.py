@@ -21,7 +21,7 @@ from bnnflow.train.fit import Recipe, Training
 from bnnflow.train.plots import plot_tone_curves
 from bnnflow.train.run import Network, config_of, network_of_file, train
 
-import tf_keras as keras  # isort: skip
+from bnnflow.generation import keras  # isort: skip
 from bnnflow.models import digits  # isort: skip
 
 from tests.conftest import plain_environment
@@ -29,7 +29,7 @@ from tests.conftest import plain_environment
 # Everything that a step may depend on: dropout, noise, a soft quantizer, masks, a batch norm, a last small batch.
 NETWORK = '''
 import numpy as np
-import tf_keras as keras
+from bnnflow.generation import keras
 from bnnflow.models import digits
 from qkeras import QActivation, QDense
 
@@ -173,7 +173,7 @@ def test_codebooks_resume(codebook, tmp_path):
     import bnnflow.frontends.keras.reading  # noqa: F401
 
     code = f"""
-import tf_keras as keras
+from bnnflow.generation import keras
 from bnnflow.models.digits import INPUT_TYPE, build, data
 from qkeras import QActivation, QConv2D, QDense
 

@@ -15,11 +15,11 @@ import bnnflow as bf
 import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.exact.levels import dyadic
 from bnnflow.frontends.keras.reading import read_model
 from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.generation import keras
 from bnnflow.train import (
     RBNN,
     TTQ,

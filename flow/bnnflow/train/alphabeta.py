@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import qkeras
 import tensorflow as tf
-import tf_keras as keras
 from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras, qkeras
 from bnnflow.train.proximal import Scheduled
 from bnnflow.train.quantizers import Kernel, KernelQuantizer, kernels_of, snap, unwrapped
 

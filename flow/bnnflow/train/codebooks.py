@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.train.proximal import PAIRS, pair_of
 from bnnflow.train.quantizers import KernelQuantizer, kernels_of, unwrapped
 from bnnflow.train.schedules import HARD_FROM, Annealed

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 
 __all__ = ["Distiller", "distillation_loss", "ends_in_softmax"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras, leaf_layers
 from bnnflow.train.alphabeta import Budget
 from bnnflow.train.distill import Distiller, ends_in_softmax
 from bnnflow.train.optimizers import Bop, Bop2ndOrder
@@ -156,7 +156,7 @@ class Training:
     @property
     def ships(self) -> bool:
         """True where the network is of the kind that ships: every forward is hard, and masks are frozen."""
-        parts = self.model._flatten_layers(include_self=False)
+        parts = leaf_layers(self.model)
         return not any(getattr(part, "unfinished", "") for part in parts) and (self.prune is None or self.prune.frozen)
 
     def measure(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[float, float]:
@@ -181,7 +181,7 @@ class Training:
         """Every variable that a step reads or writes, but for a teacher's."""
         metrics = [v for metric in self.trained.metrics for v in metric.variables]
         generators = [getattr(getattr(part, "_random_generator", None), "_generator", None)
-                      for part in self.model._flatten_layers(include_self=False)]
+                      for part in leaf_layers(self.model)]
         return [*self.model.weights, *self.trained.optimizer.variables, *metrics,
                 *(generator.state for generator in generators if generator is not None)]
 

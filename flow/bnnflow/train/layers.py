@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.train.schedules import Annealed
 
 __all__ = ["ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr"]

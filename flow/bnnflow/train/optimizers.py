@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.train.proximal import sign
 from bnnflow.train.quantizers import Binary, kernels_of, unwrapped
 

@@ -14,9 +14,9 @@ from math import pi
 from typing import Any
 
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.train.schedules import HARD_FROM, Annealed
 
 __all__ = ["PAIRS", "Binarize", "Pair", "Scheduled", "pair_of"]

@@ -12,10 +12,10 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-import tf_keras as keras
 from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.train.quantizers import Kernel, Masked, kernels_of, unwrapped
 
 __all__ = ["METHODS", "Prune", "block", "cubic", "fan_in", "magnitude", "magnitude_global", "n_of_m", "zeros_of"]

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import qkeras
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras, qkeras
 from bnnflow.train.layers import ChannelSelect, LogicAnd, LogicOr
 from bnnflow.train.quantizers import kernels_of, unwrapped
 

@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 import yaml
 
 from bnnflow.errors import BnnflowError, InputError
 from bnnflow.files import existing, whole_file
+from bnnflow.generation import keras
 from bnnflow.tables import html_table
 from bnnflow.train.fit import Arrays, Recipe, Row, Training
 

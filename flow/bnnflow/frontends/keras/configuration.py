@@ -11,11 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import qkeras
-import tf_keras as keras
-from tf_keras.src.engine import functional as _functional
-
 from bnnflow.frontends.keras.layers import LOWERINGS
+from bnnflow.generation import functional_class, keras, qkeras
 from bnnflow.train import QUANTIZERS as OUR_QUANTIZERS
 
 __all__ = ["MODELS", "QUANTIZERS", "problems_of", "unsupported_layer"]
@@ -186,7 +183,7 @@ def _classes(module: Any) -> dict[str, type]:
     return {name: getattr(module, name) for name in dir(module) if isinstance(getattr(module, name), type)}
 
 
-_MODEL_CLASSES: dict[str, Any] = {"Functional": _functional.Functional, "Model": keras.Model,
+_MODEL_CLASSES: dict[str, Any] = {"Functional": functional_class, "Model": keras.Model,
                                   "Sequential": keras.Sequential}
 _SUPPORT: dict[str, Any] = {
     **_classes(keras.initializers), **_classes(keras.constraints), **_classes(keras.regularizers),

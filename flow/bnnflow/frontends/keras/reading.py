@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import qkeras
-import tf_keras as keras
 
 from bnnflow.errors import InputError, LoweringError
 from bnnflow.files import existing
 from bnnflow.frontends.keras.configuration import MODELS, QUANTIZERS, problems_of
+from bnnflow.generation import keras, qkeras
 from bnnflow.train import LAYERS as OUR_LAYERS
 from bnnflow.train import QUANTIZERS as OUR_QUANTIZERS
 

@@ -1,0 +1,105 @@
+"""Which Keras is here: Keras 3 with qkeras-v3, or the legacy Keras (tf-keras) with QKeras 0.9.
+
+All else takes `keras` and `qkeras` from here, and what the two do differently from the functions below. Importing this
+module asks TensorFlow for the Keras that QKeras is made for, so import it, or `bnnflow.train`, before those two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from bnnflow.errors import InputError, ToolError
+
+__all__ = ["ANOTHER", "LEGACY", "CallNode", "call_nodes", "functional_class", "inference", "keras", "layers_here",
+           "leaf_layers", "qkeras",
+           "serialized"]
+
+
+def _installed(name: str) -> str:
+    """The version of an installed distribution, or ""."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+LEGACY = not _installed("qkeras-v3")  # True for tf-keras with QKeras 0.9
+if not LEGACY and _installed("qkeras"):
+    raise ToolError("QKeras 0.9 and qkeras-v3 are both installed, and lie in one folder: pip uninstall -y qkeras "
+                    "qkeras-v3, then pip install 'bnnflow[keras]' (Keras 3) or 'bnnflow[legacy-keras]'")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if LEGACY:
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    import tf_keras as keras
+    from tf_keras.src.engine.functional import Functional as functional_class
+else:
+    import keras
+    from keras.src.models.functional import Functional as functional_class
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(f"Keras' backend is {keras.backend.backend()!r}; bnnflow reads and trains models on "
+                         "TensorFlow's: set KERAS_BACKEND=tensorflow")
+import qkeras
+
+if not issubclass(qkeras.QDense, keras.layers.Layer):
+    raise InputError("TensorFlow was imported before bnnflow.train and chose Keras 3, which QKeras 0.9 cannot use: "
+                     "import bnnflow.train first, or set TF_USE_LEGACY_KERAS=1")
+
+# What to do about a model that is none of this Keras.
+ANOTHER = ("here is the legacy Keras, with QKeras 0.9: build the model with tf_keras, or install bnnflow[keras] for models "
+           "of Keras 3" if LEGACY else "here is Keras 3, with qkeras-v3: build the model with keras, or install "
+           "bnnflow[legacy-keras] for models of tf_keras")
+
+
+@dataclass(frozen=True)
+class CallNode:
+    """A use of a layer in a functional model, with Keras' symbolic tensors, flat."""
+
+    layer: Any
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+    is_input: bool
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+def call_nodes(model: keras.Model) -> Iterator[CallNode]:
+    """The calls of a Sequential or functional model in order, nested models as one call; none of any other model."""
+    by_depth = getattr(model if LEGACY else getattr(model, "_functional", model), "_nodes_by_depth", None) or {}
+    for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]):
+        if LEGACY:
+            inputs, layer, args, kwargs = node.keras_inputs, node.layer, node.call_args, node.call_kwargs
+        else:
+            given = node.arguments
+            inputs, layer, args, kwargs = node.input_tensors, node.operation, given.args, given.kwargs
+        yield CallNode(layer, tuple(_flat(inputs)), tuple(_flat(node.outputs)), node.is_input, tuple(args), kwargs)
+
+
+def _flat(tensors: Any) -> list[Any]:
+    """The tensors in lists and tuples of them."""
+    return [part for item in tensors for part in _flat(item)] if isinstance(tensors, (list, tuple)) else [tensors]
+
+
+def leaf_layers(model: keras.Model) -> list[Any]:
+    """All layers of a model and of those nested in it, and the quantizers that are layers; models and layers alike."""
+    return list(model._flatten_layers(include_self=False))
+
+
+def inference(layer: Any) -> dict[str, bool]:
+    """The argument that says to a layer's call that it does not train, where it takes one."""
+    takes = layer._expects_training_arg if LEGACY else getattr(layer, "_call_has_training_arg", False)
+    return {"training": False} if takes else {}
+
+
+def serialized(item: Any) -> Any:
+    """The configuration of a quantizer, as QKeras' layers write it."""
+    return (keras.utils.legacy if LEGACY else keras.utils).serialize_keras_object(item)
+
+
+def layers_here(*names: str) -> tuple[type, ...]:
+    """The layer classes of Keras or QKeras that have these names; those that this generation lacks are left out."""
+    found = (getattr(keras.layers, name, None) or getattr(qkeras, name, None) for name in names)
+    return tuple(kind for kind in found if kind is not None)
