@@ -9,7 +9,7 @@ import numpy as np
 import bnnflow.train  # isort: skip  (before QKeras)
 import qkeras
 
-from bnnflow.generation import keras
+from bnnflow.generation import LEGACY, keras
 from bnnflow.ir import fixed
 from tests.random_networks import ACTIVATIONS, BIASES, INPUT_TYPES, Case, Maker, first_layer
 
@@ -41,7 +41,7 @@ class ImageMaker(Maker):
     def geometry(self, h: Any, causal: bool) -> tuple[tuple[int, ...], dict[str, Any]]:
         """A kernel that fits, and how it is placed."""
         rng, size = self.rng, h.shape[1:-1]
-        padding = "same" if self.keep else self.choose("padding", ("valid", "same", "causal") if causal else (
+        padding = "same" if self.keep else self.choose("padding", ("valid", "same", "causal") if causal and LEGACY else (
             "valid", "same"))
         kernel = tuple(int(rng.integers(1, min(4, n) + 1)) for n in size)
         options: dict[str, Any] = {"padding": padding}

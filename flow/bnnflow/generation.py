@@ -6,6 +6,7 @@ module asks TensorFlow for the Keras that QKeras is made for, so import it, or `
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from bnnflow.errors import InputError, ToolError
 
 __all__ = ["ANOTHER", "LEGACY", "CallNode", "call_nodes", "functional_class", "inference", "keras", "layers_here",
-           "leaf_layers", "qkeras",
+           "leaf_layers", "qkeras", "quantizer_of",
            "serialized"]
 
 
@@ -103,3 +104,20 @@ def layers_here(*names: str) -> tuple[type, ...]:
     """The layer classes of Keras or QKeras that have these names; those that this generation lacks are left out."""
     found = (getattr(keras.layers, name, None) or getattr(qkeras, name, None) for name in names)
     return tuple(kind for kind in found if kind is not None)
+
+
+def quantizer_of(activation: Any) -> Any:
+    """The quantizer of a QActivation layer."""
+    return activation.quantizer if LEGACY else activation.activation
+
+
+def depthwise_kernel(layer: Any) -> Any:
+    """The kernel of a depthwise layer; that of Keras 3's own layers is called as those of all sums."""
+    return layer.depthwise_kernel if hasattr(layer, "depthwise_kernel") else layer.kernel
+
+
+def qkeras_objects() -> dict[str, Any]:
+    """The classes of QKeras by the names that files call them."""
+    objects: dict[str, Any] = {}
+    importlib.import_module("qkeras.utils")._add_supported_quantized_objects(objects)
+    return objects

@@ -156,16 +156,17 @@ class Scheduled(Annealed):
     def binarize(self, u: tf.Tensor) -> tf.Tensor:
         """F(u) with the gradient B(u)."""
         pair = self._pair
-        mu = pair.schedule(tf.convert_to_tensor(self.progress))
+        progress = tf.convert_to_tensor(self.progress)
+        mu = pair.schedule(progress)
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def paired(u: tf.Tensor) -> Any:
             y = pair.forward(u, mu)
             if pair.soft:
-                y = tf.where(self.progress >= HARD_FROM, pair.hard(u, mu), y)
+                y = tf.where(progress >= HARD_FROM, pair.hard(u, mu), y)
             return y, lambda g: g * pair.backward(u, mu)
 
-        return paired(u)
+        return paired(tf.convert_to_tensor(u))
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -19,7 +19,7 @@ from bnnflow.frontends.keras.functions import on_arrays
 from bnnflow.frontends.keras.quantizers import levels_of
 from bnnflow.frontends.keras.registry import lowers
 from bnnflow.frontends.keras.rounding import LAST_BITS
-from bnnflow.generation import keras, qkeras
+from bnnflow.generation import keras, qkeras, quantizer_of
 from bnnflow.ir import Domain, Op
 from bnnflow.train.layers import LearnedThermometer
 from bnnflow.train.proximal import Binarize
@@ -36,7 +36,7 @@ STEADY = frozenset(
 
 @lowers(qkeras.QActivation)
 def _qactivation(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    return activate(builder, call.key, call.layer.quantizer, values[0])
+    return activate(builder, call.key, quantizer_of(call.layer), values[0])
 
 
 @lowers(keras.layers.Activation)

@@ -15,7 +15,7 @@ import h5py
 from bnnflow.errors import InputError, LoweringError
 from bnnflow.files import existing
 from bnnflow.frontends.keras.configuration import MODELS, QUANTIZERS, problems_of
-from bnnflow.generation import keras, qkeras
+from bnnflow.generation import keras, qkeras, qkeras_objects
 from bnnflow.train import LAYERS as OUR_LAYERS
 from bnnflow.train import QUANTIZERS as OUR_QUANTIZERS
 
@@ -26,8 +26,7 @@ MAX_CONFIG, MAX_WEIGHTS = 2**26, 2**33  # bytes
 
 def custom_objects() -> dict[str, Any]:
     """What `keras.models.load_model` needs to know besides Keras itself: QKeras' classes and ours."""
-    objects: dict[str, Any] = {}
-    qkeras.utils._add_supported_quantized_objects(objects)
+    objects = qkeras_objects()
     functions = {name: getattr(qkeras.quantizers, name) for name in QUANTIZERS}
     return {**functions, **objects, **{cls.__name__: cls for cls in (*OUR_LAYERS, *OUR_QUANTIZERS)}}
 
