@@ -320,7 +320,7 @@ def part(**changes):
 
 @pytest.mark.parametrize(("network", "config", "message"), [
     (of_functions(), {"build": {"depth": 3}}, "cannot be called with {'depth': 3, 'seed': 0}"),
-    (of_functions(build=lambda: 3), {}, "build() must give a built Keras model (tf_keras) of one input and one output "
+    (of_functions(build=lambda: 3), {}, f"build() must give a built Keras model ({keras.__name__}) of one input and one output "
                                         "of two or more classes, got int"),
     (of_functions(build=lambda: 1 / 0), {}, "mine: build() failed: ZeroDivisionError: division by zero ("),
     (of_functions(data=lambda: 1), {}, "data() must give four arrays: x_train, y_train, x_test, y_test"),

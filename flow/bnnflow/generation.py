@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from bnnflow.errors import InputError, ToolError
 
-__all__ = ["ANOTHER", "LEGACY", "CallNode", "call_nodes", "functional_class", "inference", "keras", "layers_here",
-           "leaf_layers", "qkeras", "quantizer_of",
-           "serialized"]
+__all__ = ["ANOTHER", "LEGACY", "WITHOUT_XLA", "CallNode", "call_nodes", "compiled_loss", "depthwise_kernel",
+           "functional_class", "inference", "keras", "kept_generators", "layers_here", "leaf_layers", "learning_rates",
+           "place_of", "producer", "qkeras", "qkeras_objects", "quantizer_of", "random_states", "serialized",
+           "tf_variables"]
 
 
 def _installed(name: str) -> str:
@@ -121,3 +123,56 @@ def qkeras_objects() -> dict[str, Any]:
     objects: dict[str, Any] = {}
     importlib.import_module("qkeras.utils")._add_supported_quantized_objects(objects)
     return objects
+
+
+# Arguments that keep XLA out of an optimizer's steps. In Keras 3 only a model's compile can ask for it.
+WITHOUT_XLA: Mapping[str, Any] = {"jit_compile": False} if LEGACY else {}
+
+
+def producer(tensor: Any) -> Any:
+    """The layer or nested model that a symbolic tensor comes from."""
+    return tensor._keras_history.layer if LEGACY else tensor._keras_history.operation
+
+
+def tf_variables(variables: Iterable[Any]) -> list[Any]:
+    """TensorFlow's own variables of Keras' ones."""
+    return [variable if LEGACY else variable.value for variable in variables]
+
+
+def place_of(variable: Any, optimizer: Any) -> int:
+    """The number of a variable among those that an optimizer was built for."""
+    return int(optimizer._index_dict[optimizer._var_key(variable)] if LEGACY
+               else optimizer._get_variable_index(variable))
+
+
+def learning_rates(optimizer: Any) -> list[Any]:
+    """The variables of an optimizer that follow from its steps, and so are not among its `variables`."""
+    return [optimizer._current_learning_rate] if LEGACY else []
+
+
+def compiled_loss(model: Any, y: Any, outputs: Any, sample_weight: Any = None) -> Any:
+    """The loss that a model was compiled with, without those that its layers add."""
+    return (model.compiled_loss if LEGACY else model._compile_loss)(y, outputs, sample_weight)
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Layers that are made in here draw from generators whose state is a variable; those of Keras 3 always do."""
+    random = keras.backend.experimental if LEGACY else None
+    if random is None or random.is_tf_random_generator_enabled():
+        yield
+        return
+    random.enable_tf_random_generator()
+    try:
+        yield
+    finally:
+        random.disable_tf_random_generator()
+
+
+def random_states(model: keras.Model) -> list[Any]:
+    """The variables that hold the states of a model's random generators."""
+    if LEGACY:
+        generators = (getattr(getattr(layer, "_random_generator", None), "_generator", None)
+                      for layer in leaf_layers(model))
+        return [generator.state for generator in generators if generator is not None]
+    return [generator.state for layer in leaf_layers(model) for generator in layer._seed_generators]

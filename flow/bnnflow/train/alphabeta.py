@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def ones_share(model: keras.Model) -> tf.Tensor:
         counted = hard + (w - tf.stop_gradient(w)) / 2.0
         mask = unwrapped(kernel.quantizer)[1]
         ones += tf.reduce_sum(counted if mask is None else counted * mask)
-    return ones / float(sum(int(kernel.weights.shape.num_elements()) for kernel in kernels))
+    return ones / float(sum(prod(kernel.weights.shape) for kernel in kernels))
 
 
 class Budget(keras.losses.Loss):

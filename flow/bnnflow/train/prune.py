@@ -159,7 +159,8 @@ class Prune(keras.callbacks.Callback):
 
     def _mask(self, kernel: Kernel, weights: Floats, alive: Mask, share: float) -> Mask:
         """The mask of a kernel at a share of the target, where N:M and fan-in keep more inputs, and others cut less."""
-        given, depthwise = self.options, getattr(kernel.layer, "depthwise_kernel", None) is kernel.weights
+        given = self.options
+        depthwise = getattr(kernel.layer, "depthwise_quantizer_internal", None) is kernel.quantizer
         try:
             if self.method == "magnitude":
                 return magnitude(weights, share * _share(given["zeros"]), alive)
