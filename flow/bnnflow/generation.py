@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,8 +19,8 @@ from bnnflow.errors import InputError, ToolError
 
 __all__ = ["ANOTHER", "LEGACY", "WITHOUT_XLA", "CallNode", "call_nodes", "compiled_loss", "depthwise_kernel",
            "functional_class", "inference", "keras", "kept_generators", "layers_here", "leaf_layers", "learning_rates",
-           "place_of", "producer", "qkeras", "qkeras_objects", "quantizer_of", "random_states", "serialized",
-           "tf_variables"]
+           "place_of", "producer", "qkeras", "qkeras_objects", "quantized_kernels", "quantizer_of", "random_states",
+           "serialized", "tf_variables"]
 
 
 def _installed(name: str) -> str:
@@ -116,6 +117,43 @@ def quantizer_of(activation: Any) -> Any:
 def depthwise_kernel(layer: Any) -> Any:
     """The kernel of a depthwise layer; that of Keras 3's own layers is called as those of all sums."""
     return layer.depthwise_kernel if hasattr(layer, "depthwise_kernel") else layer.kernel
+
+
+def quantized_kernels(layer: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(part, weights, quantizer) of each kernel of a built layer that has a quantizer; `part` is kernel, depthwise or
+    pointwise.
+    """
+    for part, kernel_of in (("kernel", lambda layer: getattr(layer, "kernel", None)), ("depthwise", depthwise_kernel),
+                            ("pointwise", lambda layer: layer.pointwise_kernel)):
+        quantizer = getattr(layer, f"{part}_quantizer_internal", None)
+        weights = kernel_of(layer) if quantizer is not None else None
+        if weights is not None:
+            yield part, weights, quantizer
+
+
+def _building_quantizers(build: Callable[..., None]) -> Callable[..., None]:
+    """A layer's `build` that builds its kernel quantizers, too, where they are layers.
+
+    qkeras-v3 leaves that to the first call on data, which is too late: optimizers and files would not know the weights
+    of quantizers. It also calls a quantizer by two names, of which the first holds a configuration in a layer that was
+    read, so that the second one's weights were not found in the file; here both are the quantizer.
+    """
+    @wraps(build)
+    def both(self: Any, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        for part, weights, quantizer in quantized_kernels(self):
+            if isinstance(quantizer, keras.layers.Layer):
+                setattr(self, f"{part}_quantizer", quantizer)
+                if not quantizer.built:
+                    quantizer.build(tuple(weights.shape))
+
+    return both
+
+
+if not LEGACY:
+    for _kind in vars(qkeras).values():
+        if isinstance(_kind, type) and issubclass(_kind, keras.layers.Layer) and "get_quantizers" in vars(_kind):
+            _kind.build = _building_quantizers(_kind.build)
 
 
 def qkeras_objects() -> dict[str, Any]:

@@ -178,11 +178,10 @@ def two_valued(model: keras.Model, zeros: float | None = None, keep: Collection[
 
     copy, found = keras.models.clone_model(model, clone_function=clone), {}
     for layer in model.layers:
-        target = copy.get_layer(layer.name)
         if layer in wanted:
-            found[layer.name] = _take_nearest(target, layer, zeros)
-        else:
-            target.set_weights(layer.get_weights())
+            found[layer.name] = _take_nearest(copy.get_layer(layer.name), layer, zeros)
+        elif layer.weights:
+            copy.get_layer(layer.name).set_weights(layer.get_weights())
     return copy, found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import tensorflow as tf
 from qkeras.quantizers import get_quantizer
 
 from bnnflow.errors import InputError
-from bnnflow.generation import depthwise_kernel, keras, leaf_layers, serialized
+from bnnflow.generation import keras, leaf_layers, quantized_kernels, serialized
 from bnnflow.train.proximal import Scheduled
 
 __all__ = ["Binary", "Kernel", "KernelQuantizer", "Masked", "kernels_of", "snap", "unwrapped"]
@@ -148,16 +148,8 @@ class Kernel(NamedTuple):
     quantizer: Any
 
 
-# part: the kernel of a built layer that the quantizer of this part quantises.
-PARTS: dict[str, Callable[[Any], Any]] = {"kernel": lambda layer: getattr(layer, "kernel", None),
-                                          "depthwise": depthwise_kernel, "pointwise": lambda layer: layer.pointwise_kernel}
-
-
 def kernels_of(model: keras.Model) -> Iterator[Kernel]:
     """Every kernel of a model (nested ones too) that has a quantizer, in the order of its layers."""
     for layer in leaf_layers(model):
-        for part, kernel_of in PARTS.items():
-            quantizer = getattr(layer, f"{part}_quantizer_internal", None)
-            weights = kernel_of(layer) if quantizer is not None and layer.built else None
-            if weights is not None:
-                yield Kernel(layer, weights, quantizer)
+        if layer.built:
+            yield from (Kernel(layer, weights, quantizer) for _, weights, quantizer in quantized_kernels(layer))
