@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from bnnflow.frontends.keras.reading import custom_objects
 from bnnflow.frontends.keras.reference import check_equal
-from bnnflow.generation import WITHOUT_XLA, keras
+from bnnflow.generation import LEGACY, WITHOUT_XLA, keras
 from bnnflow.train import Binary, Bop, Bop2ndOrder, Masked
 from tests.contracts import dense, masked
 
@@ -115,7 +115,8 @@ def train(model: keras.Model, steps: range) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("way", ["checkpoint", ".keras", ".h5"])
+# Keras 3 does not read the state of any optimizer from an .h5 file.
+@pytest.mark.parametrize("way", ["checkpoint", ".keras", *([".h5"] if LEGACY else [])])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_is_bit_identical(kind, way, tmp_path):
     cls, options = KINDS[kind]

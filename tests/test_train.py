@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import yaml
 
 import bnnflow as bf
@@ -22,6 +21,7 @@ from bnnflow.train.fit import Recipe, Training
 from bnnflow.train.plots import plot_tone_curves
 from bnnflow.train.run import Network, config_of, network_of_file, train
 
+import tensorflow as tf  # isort: skip
 from bnnflow.generation import keras  # isort: skip
 from bnnflow.models import digits  # isort: skip
 
