@@ -121,3 +121,8 @@ def qkeras_objects() -> dict[str, Any]:
     objects: dict[str, Any] = {}
     importlib.import_module("qkeras.utils")._add_supported_quantized_objects(objects)
     return objects
+
+
+def dtype_policies() -> tuple[type, ...]:
+    """The classes that say in which types a layer computes."""
+    return (keras.mixed_precision.Policy,) if LEGACY else (keras.DTypePolicy,)
