@@ -27,7 +27,7 @@ QUANTIZERS = frozenset(
 CALLED = re.compile(r".*(activation|quantizer)$")
 PUBLIC_MODULES = ("keras", "keras.layers", "keras.models", "keras.initializers", "keras.constraints",
                   "keras.regularizers", "keras.mixed_precision", "keras.src.engine.functional",
-                  "keras.src.models.functional")
+                  "keras.src.models.functional", "tf_keras.src.engine.functional")
 TENSOR = "__keras_tensor__"  # of which call an argument is, as Keras 3 writes it
 Calls = set[tuple[str, int]]  # (layer, number of its call)
 
