@@ -7,32 +7,37 @@ module asks TensorFlow for the Keras that QKeras is made for, so import it, or `
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any
 
 from bnnflow.errors import InputError, ToolError
 
 __all__ = ["ANOTHER", "LEGACY", "WITHOUT_XLA", "CallNode", "call_nodes", "compiled_loss", "depthwise_kernel",
-           "functional_class", "inference", "keras", "kept_generators", "layers_here", "leaf_layers", "learning_rates",
-           "place_of", "producer", "qkeras", "qkeras_objects", "quantized_kernels", "quantizer_of", "random_states",
+           "described", "dtype_policies", "functional_class", "inference", "keras", "kept_generators",
+           "layers_here", "leaf_layers", "learning_rates", "place_of", "producer", "qkeras", "qkeras_objects", "quantized_kernels", "quantizer_of", "random_states",
            "serialized", "tf_variables"]
 
 
-def _installed(name: str) -> str:
-    """The version of an installed distribution, or ""."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
+def _found() -> set[str]:
+    """The distributions of the QKeras that would be imported: "qkeras", "qkeras-v3", or both in one folder."""
+    spec = importlib.util.find_spec("qkeras")
+    if spec is None or not spec.submodule_search_locations:
+        raise ToolError("QKeras is not installed, which models are made with: pip install 'bnnflow[keras]' (Keras 3), or "
+                        "'bnnflow[legacy-keras]' for models of tf-keras")
+    folder = Path(spec.submodule_search_locations[0]).parent
+    return {found.metadata["Name"].lower().replace("_", "-") for found in distributions(path=[str(folder)])
+            } & {"qkeras", "qkeras-v3"}
 
 
-LEGACY = not _installed("qkeras-v3")  # True for tf-keras with QKeras 0.9
-if not LEGACY and _installed("qkeras"):
+LEGACY = "qkeras-v3" not in _found()  # True for tf-keras with QKeras 0.9
+if _found() == {"qkeras", "qkeras-v3"}:
     raise ToolError("QKeras 0.9 and qkeras-v3 are both installed, and lie in one folder: pip uninstall -y qkeras "
                     "qkeras-v3, then pip install 'bnnflow[keras]' (Keras 3) or 'bnnflow[legacy-keras]'")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -214,3 +219,36 @@ def random_states(model: keras.Model) -> list[Any]:
                       for layer in leaf_layers(model))
         return [generator.state for generator in generators if generator is not None]
     return [generator.state for layer in leaf_layers(model) for generator in layer._seed_generators]
+
+
+def dtype_policies() -> tuple[type, ...]:
+    """The classes that say in which types a layer computes."""
+    return (keras.mixed_precision.Policy,) if LEGACY else (keras.DTypePolicy,)
+
+
+def described(config: Mapping[str, Any], objects: Mapping[str, Any]) -> keras.Model:
+    """The model of Keras 3 that a configuration describes, without the weights in the file; `objects` are the classes
+    besides Keras' own, by the names that files call them.
+    """
+    from keras.src.legacy.saving.saving_utils import model_from_config
+
+    config = {**_in_keras_3(config), "compile_config": None}
+    if "module" in config:
+        return keras.saving.deserialize_keras_object(config, custom_objects=objects)
+    return model_from_config(config, custom_objects=objects)  # of HDF5 files
+
+
+def _in_keras_3(config: Any) -> Any:
+    """The configuration of a model, which may be one of the legacy Keras, in words that Keras 3 takes."""
+    if isinstance(config, list):
+        return [_in_keras_3(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: _in_keras_3(value) for key, value in config.items()}
+    if config.get("module") == "tf_keras.src.engine.functional":
+        config["module"] = "keras.src.models.functional"
+    inner = config.get("config")
+    if config.get("class_name") == "BatchNormalization" and isinstance(inner, dict):
+        axis = inner.get("axis")
+        config["config"] = {**inner, "axis": axis[0] if isinstance(axis, list) and len(axis) == 1 else axis}
+    return config
