@@ -19,10 +19,12 @@ from typing import Any
 
 from bnnflow.errors import InputError, ToolError
 
-__all__ = ["ANOTHER", "LEGACY", "WITHOUT_XLA", "CallNode", "call_nodes", "compiled_loss", "depthwise_kernel",
-           "described", "dtype_policies", "functional_class", "inference", "keras", "kept_generators",
-           "layers_here", "leaf_layers", "learning_rates", "place_of", "producer", "qkeras", "qkeras_objects", "quantized_kernels", "quantizer_of", "random_states",
-           "serialized", "tf_variables"]
+__all__ = [
+    "ANOTHER", "LEGACY", "WITHOUT_XLA", "CallNode", "call_nodes", "compiled_loss", "depthwise_kernel",
+    "described", "dtype_policies", "functional_class", "inference", "keras", "kept_generators",
+    "layers_here", "leaf_layers", "learning_rates", "place_of", "producer", "qkeras", "qkeras_objects",
+    "quantized_kernels", "quantizer_of", "random_states", "serialized", "tf_variables",
+]
 
 
 def _found() -> set[str]:
