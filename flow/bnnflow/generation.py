@@ -130,8 +130,10 @@ def quantized_kernels(layer: Any) -> Iterator[tuple[str, Any, Any]]:
     """(part, weights, quantizer) of each kernel of a built layer that has a quantizer; `part` is kernel, depthwise or
     pointwise.
     """
-    for part, kernel_of in (("kernel", lambda layer: getattr(layer, "kernel", None)), ("depthwise", depthwise_kernel),
-                            ("pointwise", lambda layer: layer.pointwise_kernel)):
+    kernels: dict[str, Callable[[Any], Any]] = {
+        "kernel": lambda layer: getattr(layer, "kernel", None), "depthwise": depthwise_kernel,
+        "pointwise": lambda layer: layer.pointwise_kernel}
+    for part, kernel_of in kernels.items():
         quantizer = getattr(layer, f"{part}_quantizer_internal", None)
         weights = kernel_of(layer) if quantizer is not None else None
         if weights is not None:
@@ -160,7 +162,7 @@ def _building_quantizers(build: Callable[..., None]) -> Callable[..., None]:
 if not LEGACY:
     for _kind in vars(qkeras).values():
         if isinstance(_kind, type) and issubclass(_kind, keras.layers.Layer) and "get_quantizers" in vars(_kind):
-            _kind.build = _building_quantizers(_kind.build)
+            setattr(_kind, "build", _building_quantizers(getattr(_kind, "build")))  # noqa: B009, B010 (for mypy)
 
 
 def qkeras_objects() -> dict[str, Any]:
