@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import tf_keras as keras
 from qkeras import QActivation, QConv2D, QDense, binary, quantized_bits, ternary
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.models.images import INPUT_TYPE, images
 from bnnflow.train.fit import Arrays
 from bnnflow.train.saving import with_input_type

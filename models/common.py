@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tf_keras as keras
 from numpy.typing import NDArray
 from qkeras import QActivation, QDense, binary, ternary
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 
 __all__ = ["KINDS", "Rows", "arrays", "dense_layers", "read_array"]
 

@@ -6,10 +6,10 @@ The data come with scikit-learn's wheel, so this network trains anywhere in well
 from __future__ import annotations
 
 import numpy as np
-import tf_keras as keras
 from qkeras import QActivation, QDense, binary
 from sklearn.datasets import load_digits
 
+from bnnflow.generation import keras
 from bnnflow.train import LearnedThermometer, Masked
 from bnnflow.train.fit import Arrays
 from bnnflow.train.saving import with_input_type

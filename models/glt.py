@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import tf_keras as keras
 from qkeras import QActivation, QConv2D, QDense, binary
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.models.images import DATASETS, INPUT_TYPE, dataset_of, images
 from bnnflow.train import ChannelSelect, LearnedThermometer, LogicAnd, LogicOr
 from bnnflow.train.fit import Arrays

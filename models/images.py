@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.models.common import Rows, arrays, read_array
 from bnnflow.train.fit import Arrays
 

@@ -5,8 +5,8 @@ binary/ternary paper (Ngadiuba et al., arXiv 2003.06308).
 from __future__ import annotations
 
 import numpy as np
-import tf_keras as keras
 
+from bnnflow.generation import keras
 from bnnflow.models.common import KINDS, arrays, dense_layers
 from bnnflow.train.fit import Arrays
 from bnnflow.train.saving import with_input_type

@@ -6,8 +6,8 @@ Pixels are divided by 256, not 255, so that they are fixed-point numbers and eve
 from __future__ import annotations
 
 import numpy as np
-import tf_keras as keras
 
+from bnnflow.generation import keras
 from bnnflow.models.common import KINDS, arrays, dense_layers
 from bnnflow.train import LearnedThermometer
 from bnnflow.train.fit import Arrays

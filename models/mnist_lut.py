@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import tf_keras as keras
 from qkeras import QDense, binary
 
+from bnnflow.generation import keras
 from bnnflow.models.mnist import INPUT_TYPE, data
 from bnnflow.train import Binarize, LearnedThermometer, Masked, MultiBranch
 from bnnflow.train.saving import with_input_type

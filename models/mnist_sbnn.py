@@ -6,9 +6,9 @@ neuron is a masked count, beside one count that all neurons of a layer share.
 
 from __future__ import annotations
 
-import tf_keras as keras
 from qkeras import QDense
 
+from bnnflow.generation import keras
 from bnnflow.models.mnist import INPUT_TYPE, data
 from bnnflow.train import AlphaBeta, Binarize, LearnedThermometer
 from bnnflow.train.saving import with_input_type

@@ -42,8 +42,7 @@ GOALS = ("interval", "throughput")
 def network(name: str) -> Graph:
     """A network of ours with random weights."""
     import bnnflow.train  # noqa: F401  # isort: skip
-    import tf_keras as keras
-
+    from bnnflow.generation import keras
     from bnnflow.models import cnv, digits, glt, mnist
 
     makers: dict[str, tuple[Any, str]] = {
@@ -63,8 +62,9 @@ def network(name: str) -> Graph:
 
 def _conv() -> Any:
     """One binary 3x3x32x32 convolution on 8x8, `same`."""
-    import tf_keras as keras
     from qkeras import QActivation, QConv2D, binary
+
+    from bnnflow.generation import keras
 
     x = keras.Input((8, 8, 32))
     h = QConv2D(32, 3, padding="same", kernel_quantizer=binary(alpha=1), use_bias=False)(

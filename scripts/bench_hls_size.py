@@ -53,7 +53,8 @@ def dense(*sizes: int, kernel: str = "binary") -> Any:
     """Inputs that are binarised, layers of sums, and a batch norm and a binary activation between them."""
     import bnnflow.train  # noqa: F401  # isort: skip
     import qkeras
-    import tf_keras as keras
+
+    from bnnflow.generation import keras
 
     keras.utils.set_random_seed(0)
     x = keras.Input(sizes[:1], name="x")

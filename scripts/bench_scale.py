@@ -56,7 +56,7 @@ def network(name: str) -> Any:
 
 def randomised(model: Any) -> Any:
     """The model, with batch norms of both signs."""
-    import tf_keras as keras
+    from bnnflow.generation import keras
 
     rng = np.random.default_rng(0)
     for layer in model.layers:
@@ -68,8 +68,9 @@ def randomised(model: Any) -> Any:
 
 def _layer() -> Any:
     """An input of 8x8x64 that is binarised, a `same` convolution of 64 filters, batch norm, a binary activation."""
-    import tf_keras as keras
     from qkeras import QActivation, QConv2D, binary
+
+    from bnnflow.generation import keras
 
     x = keras.Input((8, 8, 64))
     h = QActivation("binary(alpha=1)")(x)
@@ -86,8 +87,9 @@ def _bits() -> dict[str, Any]:
 
 def _residual(shape: tuple[int, int, int]) -> Any:
     """A convolution, a depthwise one, their sum, averages of both, and a dense layer; 8-bit activations."""
-    import tf_keras as keras
     from qkeras import QActivation, QConv2D, QDense, QDepthwiseConv2D
+
+    from bnnflow.generation import keras
 
     def relu(name: str) -> Any:
         return QActivation("quantized_relu(8,2)", name=name)
@@ -104,8 +106,9 @@ def _residual(shape: tuple[int, int, int]) -> Any:
 
 def _deepsets() -> Any:
     """Dense layers for each particle, their mean, and dense layers behind batch norms; 8-bit activations."""
-    import tf_keras as keras
     from qkeras import QActivation, QDense
+
+    from bnnflow.generation import keras
 
     h = x = keras.Input((30, 16))
     for n in (64, 32):

@@ -20,9 +20,9 @@ import bnnflow as bf
 import bnnflow.train  # isort: skip
 import h5py
 import qkeras
-import tf_keras as keras
 
 from bnnflow.frontends.keras.reference import check_equal, keras_activations
+from bnnflow.generation import keras
 
 
 def network(path: Path) -> keras.Model:

@@ -26,12 +26,12 @@ import numpy as np
 import bnnflow as bf
 
 import bnnflow.train  # isort: skip
-import tf_keras as keras
 from qkeras import QActivation, QConv2D, QDense, binary
 
 from bnnflow import train
 from bnnflow.files import whole_file
 from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.generation import keras
 from bnnflow.models import glt, mnist
 from bnnflow.train import AlphaBeta, Binarize, Binary, KernelCodebook, LearnedThermometer, Masked, SubBit
 from bnnflow.train.alphabeta import ones_share

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import qkeras
-import tf_keras as keras
 
+from bnnflow.generation import LEGACY, keras, leaf_layers
 from bnnflow.train import AlphaBeta, Binarize, Binary, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
 from bnnflow.train.codebooks import KernelCodebook, SubBit
 from bnnflow.train.proximal import PAIRS
 from bnnflow.train.weight_sets import RBNN, TTQ, TWN, AdaBin, BiPer, MultiBranch, SignedBinary, SiMaN
+
+CAUSAL = "causal" if LEGACY else "same"  # qkeras-v3, and separable layers of Keras 3, know no causal padding
 
 
 def half_mask(shape: tuple[int, ...]) -> np.ndarray:
@@ -149,7 +151,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "leaky_relu": ((6,), lambda: [dense(5), keras.layers.LeakyReLU(0.3), keras.layers.BatchNormalization()]),
     "prelu": ((6,), lambda: [dense(5), keras.layers.PReLU("uniform")]),
     "elu": ((6,), lambda: [dense(5), keras.layers.ELU()]),
-    "thresholded_relu": ((6,), lambda: [dense(5), keras.layers.ThresholdedReLU(0.5)]),
+    **({"thresholded_relu": ((6,), lambda: [dense(5), keras.layers.ThresholdedReLU(0.5)])} if LEGACY else {}),
     "sigmoid_inside": ((6,), lambda: [dense(5), keras.layers.Activation("sigmoid"), keras.layers.BatchNormalization()]),
     "tanh_argument": ((6,), lambda: [dense(5, activation="tanh"), keras.layers.BatchNormalization()]),
     "hard_tanh": ((6,), lambda: [dense(5), qkeras.QActivation("hard_tanh")]),
@@ -161,7 +163,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "noise": ((6,), lambda: [keras.layers.GaussianNoise(1.0), keras.layers.GaussianDropout(0.5),
                              keras.layers.AlphaDropout(0.5), keras.layers.ActivityRegularization(0.1)]),
     "quantised_input": ((6,), lambda: [qkeras.QActivation("ternary(alpha=1)")]),
-    "conv1d_causal": ((7, 3), lambda: [conv(4, 3, rank=1, dilation_rate=2, padding="causal")]),
+    "conv1d_causal": ((7, 3), lambda: [conv(4, 3, rank=1, dilation_rate=2, padding=CAUSAL)]),
     "conv1d_valid": ((7, 3), lambda: [conv(4, 2, rank=1, strides=3), keras.layers.BatchNormalization()]),
     "conv2d": ((5, 4, 3), lambda: [conv(4, 3, padding="same", strides=2, use_bias=True),
                                    keras.layers.BatchNormalization()]),
@@ -187,7 +189,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "separable2d": ((5, 4, 3), lambda: [qkeras.QSeparableConv2D(
         4, 2, depth_multiplier=2, depthwise_quantizer=qkeras.ternary(alpha=1),
         pointwise_quantizer=qkeras.binary(alpha=1), use_bias=False)]),
-    "plain_separable1d": ((7, 2), lambda: [keras.layers.SeparableConv1D(3, 3, padding="causal")]),
+    "plain_separable1d": ((7, 2), lambda: [keras.layers.SeparableConv1D(3, 3, padding=CAUSAL)]),
     "plain_separable2d": ((4, 5, 2), lambda: [keras.layers.SeparableConv2D(3, 2)]),
     "max_pooling1d": ((7, 3), lambda: [keras.layers.MaxPooling1D(3, padding="same")]),
     "max_pooling2d": ((5, 4, 3), lambda: [keras.layers.MaxPooling2D((3, 2), strides=1, padding="same")]),
@@ -306,7 +308,7 @@ def conv(filters: int, size: Any, rank: int = 2, **options: Any) -> keras.layers
 def shake(model: keras.Model, seed: int = 0) -> keras.Model:
     """Random weights, with batch norms of both signs; masks and thermometers keep theirs."""
     rng = np.random.default_rng(seed)
-    for layer in model._flatten_layers(include_self=False):
+    for layer in leaf_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             n = layer.gamma.shape[0]
             layer.set_weights([rng.normal(0, 1, n), rng.normal(0, 1, n), rng.integers(-2, 3, n), rng.uniform(0, 4, n)])

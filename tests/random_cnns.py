@@ -8,8 +8,8 @@ import numpy as np
 
 import bnnflow.train  # isort: skip  (before QKeras)
 import qkeras
-import tf_keras as keras
 
+from bnnflow.generation import LEGACY, keras
 from bnnflow.ir import fixed
 from tests.random_networks import ACTIVATIONS, BIASES, INPUT_TYPES, Case, Maker, first_layer
 
@@ -41,8 +41,8 @@ class ImageMaker(Maker):
     def geometry(self, h: Any, causal: bool) -> tuple[tuple[int, ...], dict[str, Any]]:
         """A kernel that fits, and how it is placed."""
         rng, size = self.rng, h.shape[1:-1]
-        padding = "same" if self.keep else self.choose("padding", ("valid", "same", "causal") if causal else (
-            "valid", "same"))
+        paddings = ("valid", "same", "causal") if causal and LEGACY else ("valid", "same")
+        padding = "same" if self.keep else self.choose("padding", paddings)
         kernel = tuple(int(rng.integers(1, min(4, n) + 1)) for n in size)
         options: dict[str, Any] = {"padding": padding}
         if not self.keep and rng.random() < 0.4:

@@ -10,8 +10,8 @@ import numpy as np
 
 import bnnflow.train  # isort: skip  (before QKeras)
 import qkeras
-import tf_keras as keras
 
+from bnnflow.generation import keras
 from bnnflow.ir import Domain, fixed
 
 INPUT_TYPES = ("ufixed<8,0>", "fixed<6,2>", "ufixed<1,1>", "fixed<4,4>", "ufixed<5,1>", "fixed<10,3>")

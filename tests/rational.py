@@ -17,9 +17,9 @@ import numpy as np
 
 from bnnflow.train.quantizers import unwrapped  # isort: skip  (before QKeras)
 import qkeras
-import tf_keras as keras
 
 from bnnflow.frontends.keras.calls import model_calls
+from bnnflow.generation import keras
 
 Reals = np.ndarray  # of Fractions
 Place = tuple[int, ...]  # of a tap in its kernel, or in the image

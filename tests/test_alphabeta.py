@@ -12,10 +12,10 @@ import bnnflow as bf
 import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
 from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.generation import keras
 from bnnflow.ir.evaluate import trace
 from bnnflow.train import AlphaBeta, Budget, Masked
 from bnnflow.train.alphabeta import closed_form, ones_share, two_valued

@@ -18,9 +18,9 @@ import bnnflow as bf
 import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError, LoweringError
+from bnnflow.generation import keras
 from tests.contracts import conv, dense, half_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

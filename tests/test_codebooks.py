@@ -10,11 +10,11 @@ import bnnflow as bf
 
 import bnnflow.train  # isort: skip
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError, LoweringError
 from bnnflow.frontends.keras.reading import read_model
 from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.generation import keras
 from bnnflow.models import digits
 from bnnflow.train import KernelCodebook, LearnedThermometer, Masked, Progress, SubBit, harden
 from bnnflow.train.codebooks import CODEWORDS, assign, codewords_of, nearest, sinkhorn

@@ -10,8 +10,8 @@ from bnnflow.backends.project import Project
 
 import bnnflow.train  # isort: skip
 import qkeras
-import tf_keras as keras
 
+from bnnflow.generation import keras
 from bnnflow.simulation import trace_project
 from tests.contracts import conv, dense, several, shake
 

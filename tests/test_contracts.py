@@ -10,7 +10,6 @@ import bnnflow as bf
 import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.frontends.keras.calls import model_calls
@@ -18,6 +17,7 @@ from bnnflow.frontends.keras.layers import LOWERINGS
 from bnnflow.frontends.keras.quantizers import levels_of
 from bnnflow.frontends.keras.reading import custom_objects, read_model
 from bnnflow.frontends.keras.reference import check_equal, keras_activations
+from bnnflow.generation import keras, leaf_layers
 from bnnflow.ir.evaluate import check_codes
 from tests.conftest import union
 from tests.contracts import ACTIVATIONS, HEADS, KERNELS, LAYERS, MODELS, dense, shake
@@ -190,7 +190,7 @@ def test_activation_takes_its_levels(name):
 
 
 def test_every_lowering_and_quantizer_has_a_row():
-    layers = {type(layer) for make in NETWORKS.values() for layer in make()._flatten_layers(include_self=False)}
+    layers = {type(layer) for make in NETWORKS.values() for layer in leaf_layers(make())}
     assert layers >= set(LOWERINGS)
 
 

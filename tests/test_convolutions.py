@@ -12,9 +12,9 @@ import bnnflow as bf
 
 import bnnflow.train  # isort: skip
 import qkeras
-import tf_keras as keras
 
 from bnnflow.frontends.keras.reference import check_equal, keras_activations
+from bnnflow.generation import keras
 from bnnflow.ir import Op
 from tests.conftest import union
 from tests.contracts import conv, dense, shake

@@ -10,10 +10,10 @@ import bnnflow as bf
 import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.exact import epilogues
 from bnnflow.frontends.keras.reference import check_equal, keras_activations
+from bnnflow.generation import keras
 from bnnflow.ir import Op, Steps
 from tests.contracts import dense, shake
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from bnnflow.errors import InputError
 from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.generation import keras
 from bnnflow.ir import Weights
 from bnnflow.models import cnv, digits, glt, jets, mnist, mnist_lut, mnist_sbnn
 from bnnflow.models.common import KINDS
@@ -239,7 +240,7 @@ def test_a_download_that_fails_says_so(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.delenv("FLOW_DATA", raising=False)
-    monkeypatch.setattr("tf_keras.datasets.mnist.load_data", fail)
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
     with pytest.raises(InputError, match=r"cannot download MNIST \(no network\); set FLOW_DATA to a folder with mnist"):
         mnist.data()
 
@@ -247,7 +248,7 @@ def test_a_download_that_fails_says_so(monkeypatch):
 def test_what_was_downloaded_is_read(monkeypatch):
     x, y, x_test, y_test = MNIST.values()
     monkeypatch.delenv("FLOW_DATA", raising=False)
-    monkeypatch.setattr("tf_keras.datasets.mnist.load_data", lambda: ((x, y), (x_test, y_test)))
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: ((x, y), (x_test, y_test)))
     assert [a.shape for a in mnist.data()] == [(4, 784), (4,), (2, 784), (2,)]
 
 
@@ -335,6 +336,6 @@ def test_missing_images_say_where_they_should_be(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"visual wake words has no loader; set FLOW_DATA to a folder with vww\.npz: "
                                          r"x_train, x_test \(n, 96, 96, 3\) uint8, .* integers from 0 to 1$"):
         glt.data("vww")
-    monkeypatch.setattr("tf_keras.datasets.cifar100.load_data", lambda: (
+    monkeypatch.setattr(keras.datasets.cifar100, "load_data", lambda: (
         tuple(pictures("cifar100").values())[:2], tuple(pictures("cifar100").values())[2:]))
     assert [len(a) for a in glt.data("cifar100")] == [4, 4, 2, 2]

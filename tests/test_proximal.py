@@ -15,10 +15,10 @@ import bnnflow as bf
 
 import bnnflow.train  # isort: skip
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.frontends.keras.reading import custom_objects
 from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.generation import keras
 from bnnflow.train import Binarize, Binary, Masked, harden
 from bnnflow.train.proximal import PAIRS, Pair, Scheduled, sign_swish, sign_swish_slope
 from bnnflow.train.schedules import HARD_FROM, set_progress

@@ -8,7 +8,7 @@ from bnnflow.train import Masked
 from bnnflow.train.prune import Prune, block, cubic, fan_in, magnitude, magnitude_global, n_of_m, zeros_of
 
 import qkeras  # isort: skip
-import tf_keras as keras  # isort: skip
+from bnnflow.generation import keras  # isort: skip
 
 RNG = np.random.default_rng(0)
 DENSE = RNG.normal(size=(12, 8)).astype(np.float32)

@@ -14,7 +14,7 @@ from bnnflow.ir import Op, Steps
 from bnnflow.ir.evaluate import ambiguous, trace
 
 import qkeras  # isort: skip
-import tf_keras as keras  # isort: skip
+from bnnflow.generation import keras  # isort: skip
 
 from tests import rational  # isort: skip
 

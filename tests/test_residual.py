@@ -10,7 +10,7 @@ from bnnflow.train.fit import fit
 from bnnflow.train.residual import prune_blocks, rank_blocks, remove_block, residual_blocks, weight_bits
 
 import qkeras  # isort: skip
-import tf_keras as keras  # isort: skip
+from bnnflow.generation import keras, producer  # isort: skip
 from bnnflow.models import digits, glt  # isort: skip
 
 WIDTH = 32
@@ -42,7 +42,7 @@ def cross_entropy(x, y):
 
 def test_the_blocks_of_the_networks():
     assert list(residual_blocks(network())) == ["merge1", "merge2", "merge3"]
-    assert [t.node.layer.name for t in residual_blocks(network()).values()] == ["act", "merge1", "merge2"]
+    assert [producer(t).name for t in residual_blocks(network()).values()] == ["act", "merge1", "merge2"]
     blocks = residual_blocks(glt.build(width=8, planes=2))
     assert list(blocks) == ["block1_or", "block2_and", "block3_select", "block4_or", "block5_and"]
     assert residual_blocks(digits.build()) == {}

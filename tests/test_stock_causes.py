@@ -14,9 +14,9 @@ import bnnflow as bf
 
 import bnnflow.train  # isort: skip
 import qkeras
-import tf_keras as keras
 
 from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.generation import keras
 from tests.contracts import conv, dense, half_mask, shake
 
 pytestmark = pytest.mark.hls

@@ -10,9 +10,9 @@ import bnnflow as bf
 
 import bnnflow.train  # isort: skip
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.train import LearnedThermometer
 from tests.contracts import dense
 

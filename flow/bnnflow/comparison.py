@@ -8,7 +8,6 @@ from typing import Any
 
 import bnnflow.train  # noqa: F401  # isort: skip  (before TensorFlow, for which it chooses the legacy Keras)
 import numpy as np
-import tf_keras as keras
 from numpy.typing import NDArray
 
 from bnnflow.backends.project import Project
@@ -16,6 +15,7 @@ from bnnflow.errors import InputError
 from bnnflow.frontends.keras.calls import Call, model_calls
 from bnnflow.frontends.keras.reading import read_model
 from bnnflow.frontends.keras.reference import keras_activations, keras_codes, nothing_compared
+from bnnflow.generation import keras
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.evaluate import ambiguous, trace
 from bnnflow.simulation import trace_project

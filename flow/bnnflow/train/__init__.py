@@ -1,25 +1,9 @@
 """Training: Keras layers, quantizers, callbacks and losses of ours, and a training run.
 
-QKeras 0.9 needs the legacy Keras (tf-keras), which TensorFlow chooses when it is imported. Importing this package asks
-for it, so import `bnnflow.train` before TensorFlow and QKeras, or set TF_USE_LEGACY_KERAS=1.
+Import it, or `bnnflow.generation`, before TensorFlow and QKeras where Keras is the legacy one.
 """
 
-import os
-
-from bnnflow.errors import InputError
-
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import qkeras
-import tf_keras as keras
-
-if not issubclass(qkeras.QDense, keras.layers.Layer):
-    raise InputError(
-        "TensorFlow was imported before bnnflow.train and chose Keras 3, which QKeras cannot use: "
-        "import bnnflow.train first, or set TF_USE_LEGACY_KERAS=1"
-    )
-
+import bnnflow.generation  # noqa: F401  (asks TensorFlow for the Keras that QKeras is made for)
 from bnnflow.train.alphabeta import AlphaBeta, Budget
 from bnnflow.train.codebooks import KernelCodebook, SubBit
 from bnnflow.train.distill import Distiller

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
-import qkeras
 import tensorflow as tf
-import tf_keras as keras
 from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras, qkeras
 from bnnflow.train.proximal import Scheduled
 from bnnflow.train.quantizers import Kernel, KernelQuantizer, kernels_of, snap, unwrapped
 from bnnflow.train.saving import input_type_of, with_input_type
@@ -130,7 +130,7 @@ def ones_share(model: keras.Model) -> tf.Tensor:
         counted = hard + (w - tf.stop_gradient(w)) / 2.0
         mask = unwrapped(kernel.quantizer)[1]
         ones += tf.reduce_sum(counted if mask is None else counted * mask)
-    return ones / float(sum(int(kernel.weights.shape.num_elements()) for kernel in kernels))
+    return ones / float(sum(prod(kernel.weights.shape) for kernel in kernels))
 
 
 class Budget(keras.losses.Loss):
@@ -179,11 +179,10 @@ def two_valued(model: keras.Model, zeros: float | None = None, keep: Collection[
 
     copy, found = keras.models.clone_model(model, clone_function=clone), {}
     for layer in model.layers:
-        target = copy.get_layer(layer.name)
         if layer in wanted:
-            found[layer.name] = _take_nearest(target, layer, zeros)
-        else:
-            target.set_weights(layer.get_weights())
+            found[layer.name] = _take_nearest(copy.get_layer(layer.name), layer, zeros)
+        elif layer.weights:
+            copy.get_layer(layer.name).set_weights(layer.get_weights())
     said = input_type_of(model)
     return copy if said is None else with_input_type(copy, said), found
 

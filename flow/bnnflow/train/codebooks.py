@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.train.proximal import PAIRS, pair_of
 from bnnflow.train.quantizers import KernelQuantizer, kernels_of, unwrapped
 from bnnflow.train.schedules import HARD_FROM, Annealed
@@ -191,6 +191,7 @@ class KernelCodebook(Annealed, Codebook):
         if not (np.isfinite(temperature) and temperature > 0 and np.isfinite(noise) and noise >= 0):
             raise InputError(f"codebook: needs temperature > 0 and noise >= 0, got {temperature} and {noise}")
         self.temperature, self.noise, self.seed = float(temperature), float(noise), _seeded(seed)
+        self.supports_jit = False  # for Keras 3: XLA knows no SciPy
         self.gradient, self._pair = gradient, pair_of(gradient)
         if self._pair.soft:
             hard = ", ".join(name for name, pair in PAIRS.items() if not pair.soft)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import compiled_loss, keras, producer
 
 __all__ = ["Distiller", "distillation_loss", "ends_in_softmax"]
 
@@ -30,8 +30,8 @@ class Distiller(keras.Model):
 
     Compile and fit it in the student's place; the student, unchanged but for its weights, is `student`. The teacher is
     any Keras model of the same inputs and classes, with logits or a softmax. It is called with each batch, in inference
-    mode; it is neither trained nor part of this model or of any file. Logs: `loss` is the compiled loss alone, `kl` the
-    distillation loss.
+    mode; it is neither trained nor part of this model or of any file. Logs: `kl` is the distillation loss, `loss` the
+    compiled loss alone in the legacy Keras and the whole loss in Keras 3.
     """
 
     def __init__(self, student: keras.Model, teacher: keras.Model, temperature: float = 1.0, mix: float = 1.0):
@@ -60,9 +60,10 @@ class Distiller(keras.Model):
         """The student's outputs."""
         return self.student(x, training=training)
 
-    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None) -> tf.Tensor:
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None,
+                     training: bool = True) -> tf.Tensor:
         """The mix; Keras calls this in every step."""
-        compiled = self.compiled_loss(y, y_pred, sample_weight)
+        compiled = compiled_loss(self, y, y_pred, sample_weight)
         kl = distillation_loss(self._learn(y_pred), tf.stop_gradient(self._teach(x)), self.temperature)
         self._kl.update_state(kl, sample_weight)
         kl = tf.reduce_mean(kl if sample_weight is None else kl * tf.reshape(sample_weight, [-1]))
@@ -71,7 +72,7 @@ class Distiller(keras.Model):
 
 def ends_in_softmax(model: keras.Model) -> bool:
     """True where the output is that of a softmax: probabilities instead of logits."""
-    layer = model.outputs[0]._keras_history.layer
+    layer = producer(model.outputs[0])
     if isinstance(layer, keras.Model):
         return ends_in_softmax(layer)
     return isinstance(layer, keras.layers.Softmax) or getattr(getattr(layer, "activation", None), "__name__",

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras, leaf_layers, learning_rates, random_states, tf_variables
 from bnnflow.train.alphabeta import Budget
 from bnnflow.train.distill import Distiller, ends_in_softmax
 from bnnflow.train.optimizers import Bop, Bop2ndOrder
@@ -139,7 +139,7 @@ class Training:
     def _end_epoch(self) -> Row:
         """Measure the epoch. It can become the best one if its network is of the kind that ships."""
         row: Row = {"epoch": len(self.rows) + 1, "step": self.step,
-                    **{m.name: float(m.result()) for m in self.trained.metrics},
+                    **{name: float(value) for name, value in self.trained.get_metrics_result().items()},
                     "zeros": zeros_of(self.model), "ships": self.ships}
         if len(self.held[0]):
             row["val_loss"], row["val_accuracy"] = self.measure(*self.held)
@@ -156,7 +156,7 @@ class Training:
     @property
     def ships(self) -> bool:
         """True where the network is of the kind that ships: every forward is hard, and masks are frozen."""
-        parts = self.model._flatten_layers(include_self=False)
+        parts = leaf_layers(self.model)
         return not any(getattr(part, "unfinished", "") for part in parts) and (self.prune is None or self.prune.frozen)
 
     def measure(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[float, float]:
@@ -180,15 +180,12 @@ class Training:
     def variables(self) -> list[Any]:
         """Every variable that a step reads or writes, but for a teacher's."""
         metrics = [v for metric in self.trained.metrics for v in metric.variables]
-        generators = [getattr(getattr(part, "_random_generator", None), "_generator", None)
-                      for part in self.model._flatten_layers(include_self=False)]
-        return [*self.model.weights, *self.trained.optimizer.variables, *metrics,
-                *(generator.state for generator in generators if generator is not None)]
+        return [*self.model.weights, *self.trained.optimizer.variables, *metrics, *random_states(self.model)]
 
     def hidden(self, teacher: keras.Model | None = None) -> Iterator[str]:
         """What a step depends on besides `variables`: variables that are not among them, and HIDDEN operations."""
-        rate = self.trained.optimizer._current_learning_rate  # follows from the steps
-        known = {v.ref() for v in [*self.variables(), rate, *(teacher.weights if teacher is not None else [])]}
+        others = [*learning_rates(self.trained.optimizer), *(teacher.weights if teacher is not None else [])]
+        known = {v.ref() for v in tf_variables([*self.variables(), *others])}
         graph = self._step.graph
         yield from (f"variable {v.name!r}" for v in graph.variables if v.ref() not in known)
         definition = graph.as_graph_def()
@@ -270,8 +267,8 @@ def _split(x: NDArray[Any], y: NDArray[Any], recipe: Recipe) -> tuple[list[NDArr
 def _check(model: keras.Model, arrays: Arrays) -> None:
     """Raise InputError unless this is a classifier of one input, with samples of its shape and labels in its range."""
     if not _is_classifier(model):
-        raise InputError("build() must give a built Keras model (tf_keras) of one input and one output of two or more "
-                         f"classes, got {getattr(model, 'output_shape', type(model).__name__)}")
+        raise InputError(f"build() must give a built Keras model ({keras.__name__}) of one input and one output of two "
+                         f"or more classes, got {getattr(model, 'output_shape', type(model).__name__)}")
     if not isinstance(arrays, (tuple, list)) or len(arrays) != 4 or not all(hasattr(a, "shape") for a in arrays):
         raise InputError("data() must give four arrays: x_train, y_train, x_test, y_test")
     for what, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
@@ -280,7 +277,7 @@ def _check(model: keras.Model, arrays: Arrays) -> None:
 
 def _is_classifier(model: Any) -> bool:
     """True for a built Keras model of one input and one output (n, classes) of two or more classes."""
-    return (isinstance(model, keras.Model) and model.built and not isinstance(model.input_shape, list)
+    return (isinstance(model, keras.Model) and model.built and len(getattr(model, "inputs", None) or ()) == 1
             and len(model.outputs) == 1 and len(model.output_shape) == 2 and (model.output_shape[1] or 0) >= 2)
 
 

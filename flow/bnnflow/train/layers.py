@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.train.schedules import Annealed
 
 __all__ = ["ChannelSelect", "LearnedThermometer", "LogicAnd", "LogicOr"]
@@ -123,9 +123,9 @@ class LearnedThermometer(Annealed):
         shape = tf.concat([tf.shape(x)[:-1], [x.shape[-1] * self.planes]], axis=0)
         return tf.ensure_shape(tf.reshape(planes, shape), self.compute_output_shape(x.shape))
 
-    def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """(..., C) -> (..., C*T)."""
-        return tf.TensorShape([*input_shape[:-1], input_shape[-1] * self.planes])
+        return (*input_shape[:-1], input_shape[-1] * self.planes)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -144,9 +144,9 @@ class _Merge(keras.layers.Layer):
                              f"got {input_shape}")
         super().build(input_shape)
 
-    def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """That of the first input."""
-        return tf.TensorShape(input_shape[0])
+        return tuple(input_shape[0])
 
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import WITHOUT_XLA, keras, place_of
 from bnnflow.train.proximal import sign
 from bnnflow.train.quantizers import Binary, kernels_of, unwrapped
 
@@ -35,7 +35,7 @@ class Bop(keras.optimizers.Adam):
 
         Raises InputError for a gamma or threshold out of range.
         """
-        super().__init__(learning_rate=learning_rate, name=name, jit_compile=kwargs.pop("jit_compile", False), **kwargs)
+        super().__init__(learning_rate=learning_rate, name=name, **{**WITHOUT_XLA, **kwargs})
         if self.weight_decay or self.use_ema:
             raise InputError(f"{name}: weight_decay and use_ema would move binary weights off -1 and +1; omit them")
         self.flips, self.threshold = list(map(bool, flips)), _positive(name, "threshold", threshold, zero=True)
@@ -63,11 +63,14 @@ class Bop(keras.optimizers.Adam):
                              "make it with of(model) once layers are frozen or not, and use every layer in the loss")
         super().build(var_list)
 
-    def update_step(self, gradient: Any, variable: Any) -> None:
-        """Flip weights of a binary kernel; make a step of Adam for any other variable."""
-        place = self._index_dict[self._var_key(variable)]
+    def update_step(self, gradient: Any, variable: Any, *learning_rate: Any) -> None:
+        """Flip weights of a binary kernel; make a step of Adam for any other variable.
+
+        Keras 3 hands the learning rate on, the legacy Keras does not.
+        """
+        place = place_of(variable, self)
         if not self.flips[place]:
-            super().update_step(gradient, variable)
+            super().update_step(gradient, variable, *learning_rate)
             return
         pull = self._pull(gradient, self._momentums[place], self._velocities[place])
         variable.assign(tf.where(variable * pull > self.threshold, -variable, variable))
@@ -82,8 +85,7 @@ class Bop(keras.optimizers.Adam):
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        gamma = self._serialize_hyperparameter(self.gamma)
-        return {**super().get_config(), "flips": self.flips, "gamma": gamma, "threshold": self.threshold}
+        return {**super().get_config(), "flips": self.flips, "gamma": _stored(self.gamma), "threshold": self.threshold}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -114,7 +116,7 @@ class Bop2ndOrder(Bop):
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return {**super().get_config(), "sigma": self._serialize_hyperparameter(self.sigma)}
+        return {**super().get_config(), "sigma": _stored(self.sigma)}
 
 
 def _positive(name: str, what: str, value: float, zero: bool = False) -> float:
@@ -129,3 +131,7 @@ def _rate(name: str, what: str, value: Rate) -> Rate:
     if _positive(name, what, value) > 1:
         raise InputError(f"{name}: {what} must be at most 1, got {value!r}")
     return float(value)
+
+
+def _stored(rate: Rate) -> Any:
+    return keras.optimizers.schedules.serialize(rate) if callable(rate) else rate

@@ -13,6 +13,7 @@ matplotlib.use("svg")  # no display is needed
 from matplotlib.figure import Figure
 
 from bnnflow.errors import InputError
+from bnnflow.generation import leaf_layers
 from bnnflow.train.layers import LearnedThermometer
 
 __all__ = ["plot_history", "plot_tone_curves", "thermometers_of"]
@@ -44,7 +45,7 @@ def plot_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def thermometers_of(model: Any) -> list[LearnedThermometer]:
     """The thermometers of a model, nested ones too."""
-    return [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, LearnedThermometer)]
+    return [layer for layer in leaf_layers(model) if isinstance(layer, LearnedThermometer)]
 
 
 def plot_tone_curves(model: Any, path: Path) -> None:

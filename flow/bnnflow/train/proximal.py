@@ -14,9 +14,9 @@ from math import pi
 from typing import Any
 
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.train.schedules import HARD_FROM, Annealed
 
 __all__ = ["PAIRS", "Binarize", "Pair", "Scheduled", "pair_of"]
@@ -156,16 +156,17 @@ class Scheduled(Annealed):
     def binarize(self, u: tf.Tensor) -> tf.Tensor:
         """F(u) with the gradient B(u)."""
         pair = self._pair
-        mu = pair.schedule(tf.convert_to_tensor(self.progress))
+        progress = tf.convert_to_tensor(self.progress)
+        mu = pair.schedule(progress)
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def paired(u: tf.Tensor) -> Any:
             y = pair.forward(u, mu)
             if pair.soft:
-                y = tf.where(self.progress >= HARD_FROM, pair.hard(u, mu), y)
+                y = tf.where(progress >= HARD_FROM, pair.hard(u, mu), y)
             return y, lambda g: g * pair.backward(u, mu)
 
-        return paired(u)
+        return paired(tf.convert_to_tensor(u))
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

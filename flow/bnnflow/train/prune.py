@@ -12,10 +12,10 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-import tf_keras as keras
 from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.train.quantizers import Kernel, Masked, kernels_of, unwrapped
 
 __all__ = ["METHODS", "Prune", "block", "cubic", "fan_in", "magnitude", "magnitude_global", "n_of_m", "zeros_of"]
@@ -159,7 +159,8 @@ class Prune(keras.callbacks.Callback):
 
     def _mask(self, kernel: Kernel, weights: Floats, alive: Mask, share: float) -> Mask:
         """The mask of a kernel at a share of the target, where N:M and fan-in keep more inputs, and others cut less."""
-        given, depthwise = self.options, getattr(kernel.layer, "depthwise_kernel", None) is kernel.weights
+        given = self.options
+        depthwise = getattr(kernel.layer, "depthwise_quantizer_internal", None) is kernel.quantizer
         try:
             if self.method == "magnitude":
                 return magnitude(weights, share * _share(given["zeros"]), alive)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 from qkeras.quantizers import get_quantizer
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras, leaf_layers, quantized_kernels, serialized
 from bnnflow.train.proximal import Scheduled
 
 __all__ = ["Binary", "Kernel", "KernelQuantizer", "Masked", "kernels_of", "snap", "unwrapped"]
@@ -128,7 +128,7 @@ class Masked(KernelQuantizer):
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments; the mask itself is a weight."""
-        return {**super().get_config(), "quantizer": keras.utils.legacy.serialize_keras_object(self.quantizer)}
+        return {**super().get_config(), "quantizer": serialized(self.quantizer)}
 
 
 def unwrapped(quantizer: Any) -> tuple[Any, Any]:
@@ -150,9 +150,6 @@ class Kernel(NamedTuple):
 
 def kernels_of(model: keras.Model) -> Iterator[Kernel]:
     """Every kernel of a model (nested ones too) that has a quantizer, in the order of its layers."""
-    for layer in model._flatten_layers(include_self=False):
-        for part in ("kernel", "depthwise", "pointwise"):
-            quantizer = getattr(layer, f"{part}_quantizer_internal", None)
-            weights = getattr(layer, part if part == "kernel" else f"{part}_kernel", None)
-            if quantizer is not None and weights is not None:
-                yield Kernel(layer, weights, quantizer)
+    for layer in leaf_layers(model):
+        if layer.built:
+            yield from (Kernel(layer, weights, quantizer) for _, weights, quantizer in quantized_kernels(layer))

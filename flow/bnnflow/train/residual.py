@@ -7,15 +7,14 @@ shortcut is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import qkeras
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import CallNode, call_nodes, keras, qkeras_objects
 from bnnflow.train.layers import ChannelSelect, LogicAnd, LogicOr
 from bnnflow.train.quantizers import kernels_of, unwrapped
 
@@ -46,11 +45,11 @@ def residual_blocks(model: keras.Model) -> dict[str, Any]:
     before: dict[int, set[int]] = {}  # tensor: itself and the tensors that it is computed from
     found: dict[str, Any] = {}
     for node in _nodes(model):
-        given = tf.nest.flatten(node.keras_inputs)
+        given = node.inputs
         past = set().union(*(before[id(t)] for t in given))
-        before.update({id(t): past | {id(t)} for t in tf.nest.flatten(node.outputs)})
+        before.update({id(t): past | {id(t)} for t in node.outputs})
         shortcuts = [t for t in given if all(id(t) in before[id(other)] for other in given)]
-        if isinstance(node.layer, MERGES) and len(node.layer.inbound_nodes) == 1 and shortcuts:
+        if isinstance(node.layer, MERGES) and len(node.layer._inbound_nodes) == 1 and shortcuts:
             found[node.layer.name] = shortcuts[0]
     return found
 
@@ -64,9 +63,7 @@ def remove_block(model: keras.Model, name: str) -> keras.Model:
     blocks = residual_blocks(model)
     if name not in blocks:
         raise InputError(f"model {model.name!r} has no residual block {name!r}; it has {', '.join(blocks) or 'none'}")
-    known: dict[str, Any] = {}
-    qkeras.utils._add_supported_quantized_objects(known)
-    with keras.utils.custom_object_scope(known):
+    with keras.utils.custom_object_scope(qkeras_objects()):
         made = _called_again(model, name, blocks[name])
     ends = [[made[id(t)] for t in tensors] for tensors in (model.inputs, model.outputs)]
     smaller = keras.Model(*(tensors[0] if len(tensors) == 1 else tensors for tensors in ends), name=model.name)
@@ -85,14 +82,14 @@ def _called_again(model: keras.Model, skipped: str, shortcut: Any) -> dict[int, 
     for node in _nodes(model):
         layer = node.layer
         if layer.name == skipped:
-            made[id(node.outputs)] = made[id(shortcut)]
+            made[id(node.outputs[0])] = made[id(shortcut)]
             continue
         if id(layer) not in copies:
             copies[id(layer)] = type(layer).from_config(layer.get_config())
         copy = copies[id(layer)]
-        args, kwargs = tf.nest.map_structure(lambda t: made.get(id(t), t), (node.call_args, node.call_kwargs))
+        args, kwargs = tf.nest.map_structure(lambda t: made.get(id(t), t), (node.args, node.kwargs))
         outputs = copy.output if node.is_input else copy(*args, **kwargs)
-        made.update({id(t): new for t, new in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs))})
+        made.update({id(t): new for t, new in zip(node.outputs, tf.nest.flatten(outputs))})
     return made
 
 
@@ -122,9 +119,9 @@ def prune_blocks(model: keras.Model, bits: int, loss: Callable[[keras.Model], fl
     return model
 
 
-def _nodes(model: keras.Model) -> Iterator[Any]:
+def _nodes(model: keras.Model) -> list[CallNode]:
     """The calls of layers of a functional model, each after the calls whose results it needs."""
-    by_depth = getattr(model, "_nodes_by_depth", None)
-    if not by_depth:
+    nodes = list(call_nodes(model))
+    if not nodes:
         raise InputError(f"model {getattr(model, 'name', model)!r} is not a built functional model")
-    return (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth])
+    return nodes

@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 import yaml
 
 from bnnflow.errors import BnnflowError, InputError
 from bnnflow.files import existing, whole_file
+from bnnflow.generation import kept_generators, keras
 from bnnflow.ir.input_types import InputType, checked_type
 from bnnflow.tables import html_table
 from bnnflow.train.fit import Arrays, Recipe, Row, Training
@@ -214,14 +214,8 @@ def _built(network: Network, config: Config) -> Any:
     arguments = dict(config.build)
     if "seed" in inspect.signature(network.build).parameters:
         arguments.setdefault("seed", config.recipe.seed)
-    random = keras.backend.experimental
-    before = random.is_tf_random_generator_enabled()
-    random.enable_tf_random_generator()
-    try:
+    with kept_generators():
         return _call(network, "build", arguments)
-    finally:
-        if not before:
-            random.disable_tf_random_generator()
 
 
 def _call(network: Network, name: str, arguments: Mapping[str, Any]) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
-import tf_keras as keras
+
+from bnnflow.generation import keras, leaf_layers
 
 __all__ = ["HARD_FROM", "Annealed", "Progress", "annealed_of", "harden", "set_progress"]
 
@@ -36,7 +37,7 @@ class Annealed(keras.layers.Layer):
 
 def annealed_of(model: keras.Model) -> Iterator[Annealed]:
     """Every part of a model that follows the training's progress."""
-    return (part for part in model._flatten_layers(include_self=False) if isinstance(part, Annealed) and part.built)
+    return (part for part in leaf_layers(model) if isinstance(part, Annealed) and part.built)
 
 
 def set_progress(model: keras.Model, progress: float) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
+from bnnflow.generation import keras
 from bnnflow.train.proximal import Pair, Scheduled
 from bnnflow.train.quantizers import KernelQuantizer, kernels_of, snap, unwrapped
 from bnnflow.train.schedules import HARD_FROM, Annealed

@@ -8,8 +8,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import qkeras
-import tf_keras as keras
 
 from bnnflow.exact.activations import close, step_rows
 from bnnflow.exact.builder_state import GraphBuilder
@@ -21,6 +19,7 @@ from bnnflow.frontends.keras.functions import on_arrays
 from bnnflow.frontends.keras.quantizers import levels_of
 from bnnflow.frontends.keras.registry import lowers
 from bnnflow.frontends.keras.rounding import LAST_BITS
+from bnnflow.generation import keras, qkeras, quantizer_of
 from bnnflow.ir import Domain, Op
 from bnnflow.train.layers import LearnedThermometer
 from bnnflow.train.proximal import Binarize
@@ -40,7 +39,7 @@ STEADY_FORMS = {"sigmoid": "hard_sigmoid", "smooth_sigmoid": "hard_sigmoid", "ta
 
 @lowers(qkeras.QActivation)
 def _qactivation(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    return activate(builder, call.key, call.layer.quantizer, values[0])
+    return activate(builder, call.key, quantizer_of(call.layer), values[0])
 
 
 @lowers(keras.layers.Activation)

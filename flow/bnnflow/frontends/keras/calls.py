@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError
+from bnnflow.generation import ANOTHER, CallNode, call_nodes, inference, keras
 
 __all__ = ["Call", "Calls", "model_calls"]
 
@@ -29,8 +29,7 @@ class Call:
 
     def __call__(self, *tensors: tf.Tensor) -> tf.Tensor:
         """Compute the call in inference mode."""
-        options = {"training": False} if self.layer._expects_training_arg else {}
-        return self.layer(tensors[0] if len(tensors) == 1 else list(tensors), **options)
+        return self.layer(tensors[0] if len(tensors) == 1 else list(tensors), **inference(self.layer))
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ class Calls:
 def model_calls(model: keras.Model) -> Calls:
     """Open a Sequential or functional model; raises InputError for anything else."""
     if not isinstance(model, keras.Model):
-        raise InputError(f"expected a Keras model or a path, got {type(model).__name__}; models of Keras 3 cannot be "
-                         "used with QKeras: build them with tf_keras (TF_USE_LEGACY_KERAS=1)")
+        raise InputError(f"expected a Keras model or a path, got {type(model).__name__}; {ANOTHER}")
     walk = _Walk()
     walk.open(model, "", [])
     calls = tuple(replace(call, inputs=tuple(map(walk.resolve, call.inputs))) for call in walk.found)
@@ -74,20 +72,20 @@ class _Walk:
 
     def open(self, model: keras.Model, prefix: str, given: list[str]) -> None:
         """Append the calls of one model; `given` are the tensors outside that feed it, none for the outermost."""
-        by_depth = getattr(model, "_nodes_by_depth", None)
-        if not by_depth:
+        nodes = list(call_nodes(model))
+        if not nodes:
             raise InputError(f"model {model.name!r} is not Sequential or functional, or has no input shape yet: "
                              "build it with an Input layer")
         self.same.update({_tensor_key(prefix, t): outside for t, outside in zip(model.inputs, given)})
-        for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]):
+        for node in nodes:
             if not (node.is_input and given):
                 self._add(node, prefix)
 
-    def _add(self, node: Any, prefix: str) -> None:
+    def _add(self, node: CallNode, prefix: str) -> None:
         """Append a call of a layer, or the calls of a nested model."""
         layer, key = node.layer, self._key(prefix + node.layer.name)
-        inputs = () if node.is_input else tuple(_tensor_key(prefix, t) for t in tf.nest.flatten(node.keras_inputs))
-        outputs = tuple(_tensor_key(prefix, t) for t in tf.nest.flatten(node.outputs))
+        inputs = () if node.is_input else tuple(_tensor_key(prefix, t) for t in node.inputs)
+        outputs = tuple(_tensor_key(prefix, t) for t in node.outputs)
         if isinstance(layer, keras.Model):
             inside = f"{key}/"
             self.open(layer, inside, list(inputs))
@@ -101,12 +99,12 @@ class _Walk:
         return name if self.uses[name] == 1 else f"{name}#{self.uses[name]}"
 
 
-def _trouble(node: Any) -> str:
+def _trouble(node: CallNode) -> str:
     """Why a call cannot be read: it has arguments besides tensors; empty where it can."""
-    options = {k: v for k, v in node.call_kwargs.items() if v is not None and not (k == "training" and v is False)}
+    options = {k: v for k, v in node.kwargs.items() if v is not None and not (k == "training" and v is False)}
     if options and not node.is_input:
         said = ", ".join(f"{k}={v!r:.40}" for k, v in sorted(options.items()))
         return f"is called with {said}; call it plainly"
-    if len(node.call_args) > 1 or len(tf.nest.flatten(node.call_args)) != len(node.keras_inputs):
+    if len(node.args) > 1 or len(tf.nest.flatten(node.args)) != len(node.inputs):
         return "is called with constants besides tensors; use layers for them"
     return ""

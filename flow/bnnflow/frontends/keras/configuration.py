@@ -11,12 +11,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import qkeras
-import tf_keras as keras
-from tf_keras.src.engine import functional as _functional
-
 from bnnflow.errors import Problem
 from bnnflow.frontends.keras.layers import LOWERINGS
+from bnnflow.generation import Functional, dtype_policies, keras, qkeras
 from bnnflow.train import QUANTIZERS as OUR_QUANTIZERS
 
 __all__ = ["MODELS", "QUANTIZERS", "problems_of", "unsupported_layer"]
@@ -30,7 +27,9 @@ QUANTIZERS = frozenset(
 # Values that name a function or a quantizer: QKeras looks such strings up and calls them.
 CALLED = re.compile(r".*(activation|quantizer)$")
 PUBLIC_MODULES = ("keras", "keras.layers", "keras.models", "keras.initializers", "keras.constraints",
-                  "keras.regularizers", "keras.mixed_precision", "keras.src.engine.functional")
+                  "keras.regularizers", "keras.mixed_precision", "keras.src.engine.functional",
+                  "keras.src.models.functional", "tf_keras.src.engine.functional")
+TENSOR = "__keras_tensor__"  # of which call an argument is, as Keras 3 writes it
 Calls = set[tuple[str, int]]  # (layer, number of its call)
 
 
@@ -84,7 +83,7 @@ def _class_problem(item: dict[str, Any], layer: str, key: str) -> str | None:
     kind, module, registered = item["class_name"], item.get("module"), item.get("registered_name")
     if not isinstance(kind, str):
         return f"layer {layer!r}: class_name {kind!r:.80} is not a name"
-    if _is_known_function(item):
+    if _is_known_function(item) or _is_tensor(item, key):
         return None
     short = kind.rsplit(">", 1)[-1]
     if key == "layers" and short not in MODELS and short not in _layers():
@@ -97,7 +96,7 @@ def _class_problem(item: dict[str, Any], layer: str, key: str) -> str | None:
     homes = (home, home.replace("tf_keras", "keras", 1), home.replace("bnnflow.", "flow.", 1), *PUBLIC_MODULES)
     if module is not None and module not in homes:
         return f"layer {layer!r}: {short} comes from module {str(module)[:80]!r}, which is not loaded from a model file"
-    if registered not in (None, short, f"bnnflow>{short}", f"Custom>{short}"):
+    if registered not in (None, short, f"bnnflow>{short}", f"qkeras>{short}", f"Custom>{short}"):
         return f"layer {layer!r}: {short} is registered as {str(registered)[:80]!r}, which is another class"
     return None
 
@@ -109,6 +108,13 @@ def _is_known_function(item: dict[str, Any]) -> bool:
     name = item.get("config")
     known = isinstance(name, str) and name in QUANTIZERS | _ACTIVATIONS
     return known and item.get("registered_name") in ("function", name)
+
+
+def _is_tensor(item: dict[str, Any], key: str) -> bool:
+    """True for an argument of a call in Keras 3's words: which tensor it is, and no more."""
+    config = item.get("config")
+    return (item["class_name"] == TENSOR and key == "args" and isinstance(config, dict)
+            and set(config) <= {"shape", "dtype", "keras_history"} and len([*_references(item)]) == 1)
 
 
 def _layers() -> dict[str, type]:
@@ -151,9 +157,11 @@ def _needs(config: dict[str, Any]) -> dict[tuple[str, int], Calls]:
     for layer in config.get("layers", []):
         name = str(layer["config"].get("name", layer.get("name")))
         inside = layer["config"].get("layers") if layer["class_name"] in MODELS else None
-        # A nested model that begins with its own inputs has call 0 inside.
-        first = int(isinstance(inside, list) and bool(inside) and inside[0]["class_name"] == "InputLayer")
-        calls = [set(_references(call)) for call in layer.get("inbound_nodes") or []]
+        nodes = layer.get("inbound_nodes") or []
+        # For the legacy Keras a nested model that begins with its own inputs has call 0 inside.
+        begins = isinstance(inside, list) and bool(inside) and inside[0]["class_name"] == "InputLayer"
+        first = int(begins and not any(isinstance(node, dict) for node in nodes))
+        calls = [set(_references(call)) for call in nodes]
         needs.update({(name, first + k): wants for k, wants in enumerate(calls or [set()])})
     return needs
 
@@ -166,6 +174,11 @@ def _references(item: Any) -> Iterator[tuple[str, int]]:
         else:
             for part in item:
                 yield from _references(part)
+    elif isinstance(item, dict) and item.get("class_name") == TENSOR:
+        yield from _references(item["config"]["keras_history"])
+    elif isinstance(item, dict):
+        for part in item.values():
+            yield from _references(part)
 
 
 def _is_known_call(text: str) -> bool:
@@ -187,14 +200,14 @@ def _classes(module: Any) -> dict[str, type]:
     return {name: getattr(module, name) for name in dir(module) if isinstance(getattr(module, name), type)}
 
 
-_MODEL_CLASSES: dict[str, Any] = {"Functional": _functional.Functional, "Model": keras.Model,
+_MODEL_CLASSES: dict[str, Any] = {"Functional": Functional, "Model": keras.Model,
                                   "Sequential": keras.Sequential}
 _SUPPORT: dict[str, Any] = {
     **_classes(keras.initializers), **_classes(keras.constraints), **_classes(keras.regularizers),
     **{name: getattr(qkeras.quantizers, name) for name in QUANTIZERS},
     **{cls.__name__: cls for cls in OUR_QUANTIZERS},
     "QInitializer": qkeras.qlayers.QInitializer, "Clip": qkeras.qlayers.Clip,
-    "Policy": keras.mixed_precision.Policy,
+    **{policy.__name__: policy for policy in dtype_policies()},
 }
 _ACTIVATIONS = frozenset(
     """elu exponential gelu hard_sigmoid leaky_relu linear mish relu relu6 selu sigmoid softmax softplus softsign

@@ -17,7 +17,6 @@ from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError, LoweringError
 from bnnflow.exact.builder_state import Framework, GraphBuilder
@@ -28,6 +27,7 @@ from bnnflow.frontends.keras.calls import Call, model_calls
 from bnnflow.frontends.keras.configuration import unsupported_layer
 from bnnflow.frontends.keras.layers import LOWERINGS
 from bnnflow.frontends.keras.reading import read_model
+from bnnflow.generation import keras, leaf_layers
 from bnnflow.ir import Domain, Graph, Node, Op, fixed
 from bnnflow.ir.input_types import InputType, no_type
 from bnnflow.ir.passes import optimise
@@ -140,7 +140,7 @@ def _unknown(calls: Sequence[Call]) -> list[str]:
 
 def _not_finite(model: keras.Model) -> list[str]:
     problems = []
-    for layer in model._flatten_layers(include_self=False):
+    for layer in leaf_layers(model):
         for weight in () if isinstance(layer, keras.Model) else layer.weights:
             array = weight.numpy()
             if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -7,7 +7,6 @@ from fractions import Fraction
 from math import lcm
 
 import numpy as np
-import tf_keras as keras
 
 from bnnflow.exact.builder_state import GraphBuilder
 from bnnflow.exact.epilogues import TABLE, FloatTensor
@@ -15,6 +14,7 @@ from bnnflow.exact.functions import Refusal
 from bnnflow.frontends.keras.calls import Call
 from bnnflow.frontends.keras.registry import lowers
 from bnnflow.frontends.keras.sums import check_bound
+from bnnflow.generation import keras
 from bnnflow.ir import Domain, Index, Node, Op, Steps, Sum, Table
 from bnnflow.train.layers import ChannelSelect, LogicAnd, LogicOr
 

@@ -8,9 +8,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import qkeras
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.exact.builder_state import GraphBuilder, Pads
 from bnnflow.exact.epilogues import FloatTensor, Line, Stage
@@ -23,6 +21,7 @@ from bnnflow.frontends.keras.quantizers import check_steady, levels_of
 from bnnflow.frontends.keras.registry import lowers
 from bnnflow.frontends.keras.rounding import scaling
 from bnnflow.frontends.keras.sums import as_keras, channels_last, weighted_sum, window_of
+from bnnflow.generation import keras, qkeras
 from bnnflow.ir import Domain, Node, Op, Weights, Window
 from bnnflow.ir.verify import dot_domain
 

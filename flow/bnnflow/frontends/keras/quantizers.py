@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import qkeras
 import tensorflow as tf
 
 from bnnflow.exact.functions import Refusal, Uncomputable
 from bnnflow.exact.levels import MAX_LEVELS, Levels, NoLevels, Reason
 from bnnflow.exact.levels import levels_of as levels_of_function
 from bnnflow.frontends.keras.functions import on_arrays
+from bnnflow.generation import qkeras
 from bnnflow.train.quantizers import unwrapped
 
 __all__ = ["check_steady", "levels_of"]

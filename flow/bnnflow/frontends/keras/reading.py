@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import qkeras
-import tf_keras as keras
 
 from bnnflow.errors import InputError, LoweringError
 from bnnflow.files import existing
+from bnnflow.frontends.keras.archives import load_weights
 from bnnflow.frontends.keras.configuration import MODELS, QUANTIZERS, problems_of
+from bnnflow.generation import ANOTHER, LEGACY, described, keras, qkeras, qkeras_objects
 from bnnflow.ir.input_types import KEY, model_file
 from bnnflow.train import LAYERS as OUR_LAYERS
 from bnnflow.train import QUANTIZERS as OUR_QUANTIZERS
@@ -24,13 +24,13 @@ from bnnflow.train.saving import with_input_type
 
 __all__ = ["custom_objects", "read_model"]
 
+WEIGHTS = "model.weights.h5"  # in an archive
 MAX_CONFIG, MAX_WEIGHTS = 2**26, 2**33  # bytes
 
 
 def custom_objects() -> dict[str, Any]:
     """What `keras.models.load_model` needs to know besides Keras itself: QKeras' classes and ours."""
-    objects: dict[str, Any] = {}
-    qkeras.utils._add_supported_quantized_objects(objects)
+    objects = qkeras_objects()
     functions = {name: getattr(qkeras.quantizers, name) for name in QUANTIZERS}
     return {**functions, **objects, **{cls.__name__: cls for cls in (*OUR_LAYERS, *OUR_QUANTIZERS)}}
 
@@ -58,11 +58,24 @@ def read_model(path: str | os.PathLike[str]) -> keras.Model:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = keras.models.load_model(source, custom_objects=custom_objects(), compile=False)
+            model = _built(source, config)
     except Exception as error:  # Keras raises any type for a damaged file; the cause is kept
         raise InputError(f"{source}: Keras cannot read this model: {_reason(error)}") from error
     said = config["config"].get(KEY)
     return model if said is None else with_input_type(model, said)
+
+
+def _built(source: Path, config: dict[str, Any]) -> keras.Model:
+    """The model that a file describes, with its weights."""
+    if LEGACY:
+        return keras.models.load_model(source, custom_objects=custom_objects(), compile=False)
+    model = described(config, custom_objects())
+    if source.suffix == ".keras":
+        with zipfile.ZipFile(source) as archive, h5py.File(io.BytesIO(archive.read(WEIGHTS)), "r") as file:
+            load_weights(model, file)
+    else:
+        model.load_weights(source)
+    return model
 
 
 def _reason(error: Exception) -> str:
@@ -83,35 +96,40 @@ def _config(source: Path) -> dict[str, Any]:
     archive = magic[:2] == b"PK"
     if not archive and magic != b"\x89HDF\r\n\x1a\n":
         raise InputError(f"{source}: is neither a .keras archive nor an HDF5 file")
-    text = _of_archive(source) if archive else _of_hdf5(source)
+    text, version = _of_archive(source) if archive else _of_hdf5(source)
     if archive != (source.suffix == ".keras"):
         raise InputError(f"{source}: the content is not what its suffix says; rename it to .keras or .h5")
     config = json.loads(text)
+    if LEGACY and version.startswith("3"):
+        raise InputError(f"{source}: written by Keras {version}, and {ANOTHER}")
     known = isinstance(config, dict) and config.get("class_name") in MODELS
     if not known or not isinstance(config.get("config"), dict):
         raise InputError(f"{source}: does not describe a Keras Sequential or functional model")
     return dict(config)
 
 
-def _of_archive(source: Path) -> str | bytes:
-    """The description in a .keras archive."""
+def _of_archive(source: Path) -> tuple[str | bytes, str]:
+    """The description in a .keras archive, and the version of Keras that wrote it."""
     with zipfile.ZipFile(source) as archive:
         sizes = {item.filename: item.file_size for item in archive.infolist()}
-        if sizes.get("config.json", 0) > MAX_CONFIG or sum(sizes.values()) > MAX_WEIGHTS:
+        described_in = max(sizes.get(name, 0) for name in ("config.json", "metadata.json"))
+        if described_in > MAX_CONFIG or sum(sizes.values()) > MAX_WEIGHTS:
             raise InputError(f"{source}: its configuration or weights are too large to be a model")
         text = archive.read("config.json")
-        _check_storage(source, io.BytesIO(archive.read("model.weights.h5")))
-    return text
+        about = json.loads(archive.read("metadata.json")) if "metadata.json" in sizes else {}
+        _check_storage(source, io.BytesIO(archive.read(WEIGHTS)))
+    return text, str(dict(about).get("keras_version", ""))
 
 
-def _of_hdf5(source: Path) -> str | bytes:
-    """The description in an HDF5 file."""
+def _of_hdf5(source: Path) -> tuple[str | bytes, str]:
+    """The description in an HDF5 file, and the version of Keras that wrote it."""
     _check_storage(source, source)
     with h5py.File(source, "r") as file:
         if "model_config" not in file.attrs:
             raise InputError(f"{source}: holds weights only; save the whole model with model.save()")
         text: str | bytes = file.attrs["model_config"]
-    return text
+        version = file.attrs.get("keras_version", "")
+    return text, version.decode() if isinstance(version, bytes) else str(version)
 
 
 def _check_storage(source: Path, file: Any) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 
 from bnnflow.errors import InputError, Mismatch
 from bnnflow.frontends.keras.calls import model_calls
+from bnnflow.generation import keras
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.evaluate import ambiguities, ambiguous, trace
 

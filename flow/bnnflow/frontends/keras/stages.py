@@ -9,8 +9,6 @@ from math import isqrt, prod
 from typing import Any
 
 import numpy as np
-import qkeras
-import tf_keras as keras
 
 from bnnflow.exact.builder_state import EXACT_UNITS, GraphBuilder
 from bnnflow.exact.epilogues import FloatTensor, Line, Stage
@@ -19,6 +17,7 @@ from bnnflow.frontends.keras.calls import Call
 from bnnflow.frontends.keras.functions import on_arrays, shape_of
 from bnnflow.frontends.keras.registry import lowers
 from bnnflow.frontends.keras.rounding import LAST_BITS, scaling
+from bnnflow.generation import keras, layers_here, qkeras
 
 __all__ = ["elementwise", "moves"]
 
@@ -45,7 +44,7 @@ def _elu(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> Fl
     return _float_stage(call, values[0], LAST_BITS, alike=True)
 
 
-@lowers(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ThresholdedReLU)
+@lowers(keras.layers.ReLU, keras.layers.LeakyReLU, *layers_here("ThresholdedReLU"))
 def _relu(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     rising = type(call.layer) is keras.layers.ReLU and float(call.layer.negative_slope) >= 0
     return _float_stage(call, values[0], 0, alike=True, rising=rising)

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
-import qkeras
 import tensorflow as tf
-import tf_keras as keras
 from numpy.typing import NDArray
 
 from bnnflow.exact.affine_inputs import AffineElement, AffineInput, offsets, plain
@@ -23,6 +21,7 @@ from bnnflow.frontends.keras.kernels import QuantizedKernel, read_kernel
 from bnnflow.frontends.keras.quantizers import check_steady, levels_of
 from bnnflow.frontends.keras.registry import lowers
 from bnnflow.frontends.keras.rounding import ADDITION, FLUSHED, SAFE, scaling
+from bnnflow.generation import depthwise_kernel, keras, qkeras
 from bnnflow.ir import Domain, Node, Op, Weights, Window
 from bnnflow.ir.verify import dot_domain
 
@@ -54,7 +53,7 @@ def _convolution(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor
 @lowers(qkeras.QDepthwiseConv2D, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 def _depthwise(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     x, affine, pads = _image(builder, call, values[0], values[0].shape[-1])
-    kernel = read_kernel(call.key, "depthwise_quantizer", call.layer.depthwise_kernel,
+    kernel = read_kernel(call.key, "depthwise_quantizer", depthwise_kernel(call.layer),
                          getattr(call.layer, "depthwise_quantizer_internal", None), groups=x.shape[-1], axes=2)
     out = weighted_sum(builder, call.key, _sum_name(call), x, affine, kernel, _depthwise_window(call, x, pads))
     return _finished(builder, call, as_keras(call, values[0], out))
@@ -177,7 +176,7 @@ def _finished(builder: GraphBuilder, call: Call, out: FloatTensor) -> FloatTenso
         bias = tf.convert_to_tensor(quantizer(layer.bias) if quantizer is not None else layer.bias)
         if not np.isfinite(bias.numpy()).all():
             raise Refusal(f"layer {key!r}: its quantised bias is not finite; use another bias_quantizer")
-        added = on_arrays(lambda t: keras.backend.bias_add(t, bias, data_format="channels_last"))
+        added = on_arrays(lambda t: tf.nn.bias_add(t, bias))
         lines = [Line(Fraction(1), v, ADDITION) for v in map(Fraction, bias.numpy().tolist())]
         out = out.then(Stage(key, added, lines, alike=True, rising=True))
     return activate(builder, key, layer.activation, out)

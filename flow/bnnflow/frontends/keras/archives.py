@@ -1,0 +1,67 @@
+"""The weights of a `.keras` archive, which names layers by their classes and numbers, put into a model's layers.
+
+Keras' own loader finds the quantizers of a layer under the attribute that held them when it was saved. qkeras-v3 holds
+them under another one once the layer is read back, and QKeras 0.9 in a list; here they are found under either.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from bnnflow.errors import InputError
+from bnnflow.generation import keras
+
+__all__ = ["load_weights"]
+
+PARTS = ("kernel", "depthwise", "pointwise", "bias")
+
+
+def load_weights(model: keras.Model, file: h5py.File) -> None:
+    """Put the weights in an archive's HDF5 file into a model of the same layers; raises InputError where one lacks."""
+    _load(model, file)
+
+
+def _load(layer: Any, group: h5py.Group) -> None:
+    """The weights of a layer, its quantizers and the layers in it."""
+    own = {place: np.asarray(value) for place, value in group["vars"].items()} if "vars" in group else {}
+    if layer.weights and own:
+        layer.load_own_variables(own)
+    loaded = bool(own)
+    for part, inner in _inside(layer):
+        places = [place for place in part if place in group]
+        if places:
+            _load(inner, group[places[0]])
+            loaded = True
+    if layer.weights and not loaded:
+        raise InputError(f"the file holds no weights of layer {layer.name!r}")
+
+
+def _inside(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(Where it may lie, layer or quantizer) for each that is a part of a layer."""
+    if isinstance(layer, keras.Model):
+        names: Counter[str] = Counter()
+        for part in layer.layers:
+            name = _snake(type(part).__name__)
+            yield (f"layers/{name}_{names[name]}" if names[name] else f"layers/{name}",), part
+            names[name] += 1
+        return
+    names = Counter()
+    found = [(f"{part}_quantizer", getattr(layer, f"{part}_quantizer_internal", None)) for part in PARTS]
+    for attribute, part in [*found, ("quantizer", getattr(layer, "quantizer", None))]:
+        if isinstance(part, keras.layers.Layer):
+            name = _snake(type(part).__name__)
+            listed = f"quantizers/{name}_{names[name]}" if names[name] else f"quantizers/{name}"
+            yield (attribute, f"{attribute}_internal", listed), part
+            names[name] += 1
+
+
+def _snake(name: str) -> str:
+    """A class's name as archives have it."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
