@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
+# QKeras for Keras 3 beside that of the legacy Keras: where PYTHONPATH names this folder, Keras 3 is here.
+KERAS_3 := $(VENV)/keras3
+
 .PHONY: demo test quick fuzz lint clean
 
 demo: $(VENV)/.ready
@@ -11,6 +14,8 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
+	PYTHONPATH=$(KERAS_3) $(BIN)/python -m pytest -n $(WORKERS) tests/test_contracts.py \
+		-m "not long and not hls and not rtl and not files and not training"
 
 # No C++ compiler, no yosys, no training, no processes of their own, not the rows of every layer and quantizer; under a minute.
 quick: $(VENV)/.ready
@@ -34,6 +39,7 @@ lint: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(KERAS_3) qkeras-v3==1.2.1
 	touch $@
 
 clean:

@@ -251,8 +251,44 @@ def _in_keras_3(config: Any) -> Any:
     config = {key: _in_keras_3(value) for key, value in config.items()}
     if config.get("module") == "tf_keras.src.engine.functional":
         config["module"] = "keras.src.models.functional"
-    inner = config.get("config")
-    if config.get("class_name") == "BatchNormalization" and isinstance(inner, dict):
+    kind, inner = str(config.get("class_name")), config.get("config")
+    if not isinstance(inner, dict):
+        return config
+    if kind.endswith("BatchNormalization"):
         axis = inner.get("axis")
         config["config"] = {**inner, "axis": axis[0] if isinstance(axis, list) and len(axis) == 1 else axis}
+    elif "DepthwiseConv" in kind or "SeparableConv" in kind:  # they have kernels of other names, and one group
+        config["config"] = {key: value for key, value in inner.items() if key not in UNUSED}
+    elif "layers" in inner:
+        config["config"] = _numbered_from_0(inner)
     return config
+
+
+# Arguments of any convolution, which the legacy Keras writes for depthwise and separable ones too.
+UNUSED = frozenset({"groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"})
+
+
+def _numbered_from_0(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a functional model that calls nested ones: for the legacy Keras the first call of one that
+    begins with its own inputs has number 1, for Keras 3 it has number 0.
+    """
+    nested = {layer["config"].get("name") for layer in config["layers"] if _begins_with_inputs(layer)}
+
+    def numbered(item: Any) -> Any:
+        if not isinstance(item, list):
+            return item
+        if len(item) >= 3 and isinstance(item[0], str) and item[0] in nested and isinstance(item[1], int):
+            return [item[0], item[1] - 1, *item[2:]]
+        return [numbered(part) for part in item]
+
+    layers = [{**layer, "inbound_nodes": numbered(layer["inbound_nodes"])} if "inbound_nodes" in layer else layer
+              for layer in config["layers"]]
+    ends = {key: numbered(config[key]) for key in ("input_layers", "output_layers") if key in config}
+    return {**config, "layers": layers, **ends}
+
+
+def _begins_with_inputs(layer: Mapping[str, Any]) -> bool:
+    """True for a nested model in whose configuration, of the legacy Keras, its inputs come first."""
+    inside = layer["config"].get("layers")
+    written_by_keras_3 = any(isinstance(node, dict) for node in layer.get("inbound_nodes") or [])
+    return bool(inside) and inside[0]["class_name"] == "InputLayer" and not written_by_keras_3
