@@ -241,9 +241,9 @@ REFUSED = {  # options and a node of "same" -> what is said of it, and what to d
     "thresholds_alone": ({"strategy": "Latency", "layers": {"codes": {"pe": 2, "simd": 1}}},
                          "node 'codes': pe and simd fold sums and maxima, and this node is neither; leave them out"),
     "unrolled": ({"strategy": "Latency", "layers": {"sum": {"pe": 2}}},
-                 r"node 'sum': pe fold.*layers=\{'sum': \{'strategy': 'Resource', ...\}\}, or io_type='io_stream'"),
+                 r"node 'sum': pe fold a loop; with layers=\{'sum': \{'pe': 2, 'strategy': 'Resource'\}\}, or io_type='io_stream'"),
     "a_netlist": ({"io_type": "io_stream", "strategy": "distributed_arithmetic", "layers": {"sum": {"simd": 2}}},
-                  "node 'sum': simd fold.* another strategy than 'distributed_arithmetic'"),
+                  r"node 'sum': simd fold a loop; with layers=\{'sum': \{'simd': 2, 'strategy': 'Resource'\}\}"),
     "both": ({"strategy": "Resource", "layers": {"sum": {"pe": 5, "simd": 5}}},
              "node 'sum': pe=5, simd=5 does not divide its outputs and taps evenly; for pe use 3 or 6, of 1, 2, 3, 6"),
 }

@@ -477,7 +477,7 @@ def test_no_compiler(project, monkeypatch, tmp_path):
 
 
 def test_unknown_tool_and_project(project, tmp_path):
-    with pytest.raises(InputError, match="tool 'modelsim': use one of gxx, verilator, clang, vitis, vivado"):
+    with pytest.raises(InputError, match="tool 'modelsim': use one of gxx, verilator, clang, bambu, vitis, vivado"):
         bf.simulate(project, tool="modelsim")
     with pytest.raises(InputError, match="not a bnnflow project"):
         bf.simulate(tmp_path)

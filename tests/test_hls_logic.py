@@ -159,8 +159,8 @@ def test_not_for_verilog():
 
 def test_too_large_for_a_vendors_compiler(tmp_path, monkeypatch):
     monkeypatch.setattr(hls_logic, "MOST", 1500)
-    message = (r"node 'conv' unrolls to \d+ functions and additions at 15 positions; .*1,500: give it strategy "
-               r"'Latency' or 'Resource'.*'conv'.*or use io_type='io_stream'")
+    message = (r"node 'conv' unrolls to \d+ functions and additions at 15 positions; .*1,500: give it another "
+               r"strategy, layers=\{'conv': \{'strategy': 'Resource'\}\}, or use io_type='io_stream'")
     with pytest.raises(InputError, match=message):
         bf.build(image(), bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA))
     bf.build(image(), bf.BuildConfig(output_dir=tmp_path / "prj", strategy=DA, io_type="io_stream"))

@@ -406,7 +406,7 @@ def test_signals_through_the_command_line(network, tmp_path):
     text = done.stdout.read()
     whole = run(network_of_file(tmp_path / "net.py"), tmp_path / "whole", config)
     assert f"test accuracy, hard-quantised: {whole.accuracy:.4f} (weights of epoch {whole.epoch} of 60)" in text
-    assert 'next: bnnflow build run/model.h5 --input-type "ufixed<5,1>" -o prj' in text
+    assert 'next: bnnflow build run/model.h5 -o prj' in text
     assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / "whole"))
     assert (tmp_path / "run/history.csv").read_bytes() == (tmp_path / "whole/history.csv").read_bytes()
 
