@@ -174,7 +174,8 @@ def test_kernel_quantizer(name):
     config = keras.layers.serialize(layer)
     with keras.utils.custom_object_scope(custom_objects()):
         again = keras.layers.deserialize(config)
-    again.build((None, 12))
+    if not again.built:  # Keras 3 has built it as it was
+        again.build((None, 12))
     again(np.zeros((1, 12), np.float32))
     again.set_weights(layer.get_weights() or [])
     assert np.array_equal(again.kernel_quantizer_internal(w), y)

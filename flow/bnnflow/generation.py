@@ -152,7 +152,8 @@ def _building_quantizers(build: Callable[..., None]) -> Callable[..., None]:
         build(self, *args, **kwargs)
         for part, weights, quantizer in quantized_kernels(self):
             if isinstance(quantizer, keras.layers.Layer):
-                setattr(self, f"{part}_quantizer", quantizer)
+                if getattr(self, f"{part}_quantizer") is not quantizer:
+                    setattr(self, f"{part}_quantizer", quantizer)
                 if not quantizer.built:
                     quantizer.build(tuple(weights.shape))
 
