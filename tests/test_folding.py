@@ -241,7 +241,7 @@ REFUSED = {  # options and a node of "same" -> what is said of it, and what to d
     "thresholds_alone": ({"strategy": "Latency", "layers": {"codes": {"pe": 2, "simd": 1}}},
                          "node 'codes': pe and simd fold sums and maxima, and this node is neither; leave them out"),
     "unrolled": ({"strategy": "Latency", "layers": {"sum": {"pe": 2}}},
-                 r"node 'sum': pe fold a loop; with layers=\{'sum': \{'pe': 2, 'strategy': 'Resource'\}\}, or io_type="),
+                 r"node 'sum': pe fold a loop; with layers=\{'sum': \{'pe': 2, 'strategy': 'Resource'\}\}, or "),
     "a_netlist": ({"io_type": "io_stream", "strategy": "distributed_arithmetic", "layers": {"sum": {"simd": 2}}},
                   r"node 'sum': simd fold a loop; with layers=\{'sum': \{'simd': 2, 'strategy': 'Resource'\}\}"),
     "both": ({"strategy": "Resource", "layers": {"sum": {"pe": 5, "simd": 5}}},
