@@ -284,7 +284,7 @@ def _numbered_from_0(config: dict[str, Any]) -> dict[str, Any]:
 
     layers = [{**layer, "inbound_nodes": numbered(layer["inbound_nodes"])} if "inbound_nodes" in layer else layer
               for layer in config["layers"]]
-    ends = {key: numbered(config[key]) for key in ("input_layers", "output_layers") if key in config}
+    ends: dict[str, Any] = {key: numbered(config[key]) for key in ("input_layers", "output_layers") if key in config}
     return {**config, "layers": layers, **ends}
 
 
