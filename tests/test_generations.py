@@ -65,6 +65,32 @@ def test_keras_3_reads_what_the_legacy_keras_wrote(part, tmp_path):
         assert wanted in found[file], f"{file.name}: {found[file][-300:]}"
 
 
+WITHOUT_MASK = """
+import sys, zipfile
+import h5py
+from bnnflow.models import digits
+model = digits.build()
+model.save(sys.argv[1])
+with zipfile.ZipFile(sys.argv[1]) as archive:
+    files = {name: archive.read(name) for name in archive.namelist()}
+with open(sys.argv[1] + ".weights", "wb") as file:
+    file.write(files["model.weights.h5"])
+with h5py.File(sys.argv[1] + ".weights", "a") as weights:
+    del weights["layers/q_dense_1/kernel_quantizer"]
+with zipfile.ZipFile(sys.argv[1], "w") as archive:
+    for name, data in files.items():
+        archive.writestr(name, open(sys.argv[1] + ".weights", "rb").read() if name.endswith(".h5") else data)
+"""
+
+
+def test_keras_3_refuses_an_archive_that_lacks_a_mask(tmp_path):
+    """All ones instead would be another network."""
+    file = str(tmp_path / "net.keras")
+    in_keras_3(WITHOUT_MASK, file)
+    (said,) = in_keras_3(READ, "ufixed<5,1>", file)
+    assert "the file holds no weights of 'masked', a part of 'dense2'" in said
+
+
 def test_a_file_of_keras_3_is_refused_by_the_legacy_keras(tmp_path):
     """The message says which Keras wrote it, which is here, and what helps."""
     files = [str(tmp_path / f"net{suffix}") for suffix in (".keras", ".h5")]

@@ -28,18 +28,15 @@ def load_weights(model: keras.Model, file: h5py.File) -> None:
 
 
 def _load(layer: Any, group: h5py.Group) -> None:
-    """The weights of a layer, its quantizers and the layers in it."""
-    own = {place: np.asarray(value) for place, value in group["vars"].items()} if "vars" in group else {}
-    if layer.weights and own:
-        layer.load_own_variables(own)
-    loaded = bool(own)
-    for part, inner in _inside(layer):
-        places = [place for place in part if place in group]
-        if places:
-            _load(inner, group[places[0]])
-            loaded = True
-    if layer.weights and not loaded:
-        raise InputError(f"the file holds no weights of layer {layer.name!r}")
+    """The weights of a layer, of its quantizers and of the layers in it, all of them."""
+    layer.load_own_variables({place: np.asarray(value) for place, value in group.get("vars", {}).items()})
+    for places, part in _inside(layer):
+        place = next((place for place in places if place in group), None)
+        if place is not None:
+            _load(part, group[place])
+        elif part.weights:
+            raise InputError(f"the file holds no weights of {part.name!r}, a part of {layer.name!r}; save the model "
+                             "again")
 
 
 def _inside(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
