@@ -17,7 +17,7 @@ from bnnflow.frontends.keras.layers import LOWERINGS
 from bnnflow.frontends.keras.quantizers import levels_of
 from bnnflow.frontends.keras.reading import custom_objects, read_model
 from bnnflow.frontends.keras.reference import check_equal, keras_activations
-from bnnflow.generation import keras, leaf_layers
+from bnnflow.generation import LEGACY, keras, leaf_layers
 from bnnflow.ir.evaluate import check_codes
 from tests.conftest import union
 from tests.contracts import ACTIVATIONS, HEADS, KERNELS, LAYERS, MODELS, dense, shake
@@ -71,6 +71,9 @@ NETWORKS = {
 # QKeras 0.9.0 cannot read back what it wrote of these.
 UNREADABLE = {("argument-quantized_hswish", ".keras"), ("argument-quantized_hswish", ".h5"),
               ("argument-binary_tanh", ".h5"), ("argument-binary_sigmoid", ".h5")}
+if not LEGACY:  # qkeras-v3 reads no quantized_hswish that it wrote, wherever it stands
+    UNREADABLE = {(f"{where}-quantized_hswish", suffix) for where in ("activation", "argument")
+                  for suffix in (".keras", ".h5")}
 
 
 def check_outputs(model: keras.Model, graph: bf.ir.Graph, x: np.ndarray | list[np.ndarray]) -> None:

@@ -70,7 +70,7 @@ def _object_problems(item: dict[str, Any], layer: str, key: str) -> Iterator[str
             yield wrong
             return
     for name, value in item.items():
-        if name != "compile_config" or value is None:
+        if name != "compile_config" or not value:  # Keras 3 writes {} for a model that is not compiled
             yield from _problems(value, layer, str(name))
         elif key != "":  # only the outermost one is left out by load_model(compile=False)
             yield f"layer {layer!r}: carries a compile_config of its own; save the model again, uncompiled"
