@@ -38,8 +38,9 @@ def _found() -> set[str]:
             } & {"qkeras", "qkeras-v3"}
 
 
-LEGACY = "qkeras-v3" not in _found()  # True for tf-keras with QKeras 0.9
-if _found() == {"qkeras", "qkeras-v3"}:
+_QKERAS = _found()
+LEGACY = "qkeras-v3" not in _QKERAS  # True for tf-keras with QKeras 0.9
+if len(_QKERAS) == 2:
     raise ToolError("QKeras 0.9 and qkeras-v3 are both installed, and lie in one folder: pip uninstall -y qkeras "
                     "qkeras-v3, then pip install 'bnnflow[keras]' (Keras 3) or 'bnnflow[legacy-keras]'")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

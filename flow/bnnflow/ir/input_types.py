@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from bnnflow.errors import InputError, as_given, in_words_of
 from bnnflow.ir.domain import fixed
 
-__all__ = ["KEY", "InputType", "checked_type", "kept_type", "model_file", "narrowest_type", "no_type"]
+__all__ = ["KEY", "MAX_CONFIG", "InputType", "checked_type", "kept_type", "model_file", "narrowest_type", "no_type"]
 
 InputType = str | Mapping[str, str]  # of all inputs, or {input layer: type}
 KEY = "bnnflow_input_type"  # in the configuration of a model
-MAX_CONFIG = 2**26  # bytes
+MAX_CONFIG = 2**26  # bytes of the description of a model
 WIDEST = 16  # bits of a type that is read off data: what needs more lies on no grid that was meant
 
 

@@ -17,7 +17,7 @@ from bnnflow.files import existing
 from bnnflow.frontends.keras.archives import load_weights
 from bnnflow.frontends.keras.configuration import MODELS, QUANTIZERS, problems_of
 from bnnflow.generation import ANOTHER, LEGACY, described, keras, qkeras, qkeras_objects
-from bnnflow.ir.input_types import KEY, model_file
+from bnnflow.ir.input_types import KEY, MAX_CONFIG, model_file
 from bnnflow.train import LAYERS as OUR_LAYERS
 from bnnflow.train import QUANTIZERS as OUR_QUANTIZERS
 from bnnflow.train.saving import with_input_type
@@ -25,7 +25,7 @@ from bnnflow.train.saving import with_input_type
 __all__ = ["custom_objects", "read_model"]
 
 WEIGHTS = "model.weights.h5"  # in an archive
-MAX_CONFIG, MAX_WEIGHTS = 2**26, 2**33  # bytes
+MAX_WEIGHTS = 2**33  # bytes
 
 
 def custom_objects() -> dict[str, Any]:
