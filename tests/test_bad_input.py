@@ -284,7 +284,7 @@ def scaled_by_batch(x: tf.Tensor) -> tf.Tensor:
 @pytest.mark.parametrize(("activation", "message"), [
     ("binary(alpha=.3)", "levels are not exact; use one power of two"),
     ("ternary(alpha='auto_po2')", "takes its scale from the data"),
-    ("quantized_relu(9,1)", "has more than 256 levels; use at most 8 bits"),
+    ("quantized_relu(17,1)", "with 17 bits has more than 2^16 levels; use at most 16 bits"),
     ("quantized_ulaw(4)", "are not exact, small integers times a power of two"),
     ("quantized_relu(4,1,qnoise_factor=.5)", "qnoise_factor of quantized_relu is 0.5"),
     ("bernoulli()", "is random at inference"), (scaled_by_batch, "takes its scale from the data of each batch"),

@@ -291,26 +291,27 @@ class Epilogue:
         """thresholds[i, k]: the first sum at which |code - start| exceeds k; hi + 1 where it never does."""
         thresholds = np.full((self.size, count), self.hi + 1, np.int64)
         step = max(1, CHUNK // self.size)
+        largest = np.zeros((1, self.size), np.int64)  # level so far
         for first in range(self.lo, self.hi + 1, step):
             sums = np.arange(first, min(first + step, self.hi + 1))
-            level = (self.codes(sums[:, None]) - start) * sign
-            for k in range(count):
-                above = level > k
-                found = above.any(axis=0) & (thresholds[:, k] > self.hi)
-                thresholds[found, k] = sums[above.argmax(axis=0)[found]]
+            level = np.concatenate([largest, np.minimum((self.codes(sums[:, None]) - start) * sign, count)])
+            level = np.maximum.accumulate(level)
+            rise = np.diff(level, axis=0)
+            for k in range(int(rise.max())):
+                sum_of, element = np.nonzero(rise > k)
+                thresholds[element, level[sum_of, element] + k] = sums[sum_of]
+            largest = level[-1:]
         return thresholds
 
     def _bisected(self, start: Int, sign: Int, count: int) -> Int:
         """As `_from_table`, by bisection: right where the codes rise or fall."""
-        thresholds = np.empty((self.size, count), np.int64)
-        for k in range(count):
-            below, above = np.full(self.size, self.lo), np.full(self.size, self.hi + 1)
-            while (above - below > 1).any():
-                middle = (below + above) // 2
-                passed = (self.codes_at(middle[None])[0] - start) * sign > k
-                above, below = np.where(passed, middle, above), np.where(passed, below, middle)
-            thresholds[:, k] = above
-        return thresholds
+        k = np.arange(count)[:, None]
+        below, above = (np.full((count, self.size), end) for end in (self.lo, self.hi + 1))
+        while (above - below > 1).any():
+            middle = (below + above) // 2
+            passed = (self.codes_at(middle) - start) * sign > k
+            above, below = np.where(passed, middle, above), np.where(passed, below, middle)
+        return above.T.copy()
 
     @cached_property
     def _rank(self) -> Int:
@@ -336,7 +337,7 @@ class Epilogue:
         return result
 
     def _agrees(self, steps: Steps, candidates: Int) -> bool:
-        chunk = max(1, CHUNK // (self.size * max(1, steps.thresholds.shape[1])))
+        chunk = max(1, CHUNK // self.size)
         return all(
             np.array_equal(self.codes(part), _apply(steps, part))
             for part in (candidates[i : i + chunk] for i in range(0, len(candidates), chunk))
@@ -348,6 +349,5 @@ class Epilogue:
 
 
 def _apply(steps: Steps, candidates: Int) -> Int:
-    level = (candidates[..., None] >= steps.thresholds).sum(axis=-1)
-    result: Int = steps.start + steps.sign * level
+    result: Int = steps.start + steps.sign * steps.reached(candidates)
     return result

@@ -80,10 +80,7 @@ def _add(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
 def _step(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
     (x,), p = xs, node.params
     assert isinstance(p, Steps)
-    count = np.zeros(x.shape, np.int64)
-    for k in range(p.thresholds.shape[1]):
-        count += x >= p.thresholds[:, k]
-    return p.start + p.sign * count
+    return p.start + p.sign * p.reached(x)
 
 
 def _lut(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
@@ -288,7 +285,8 @@ def _batch_ambiguities(graph: Dataflow, batch: Sequence[Int], steps: dict[str, S
 def _in_margin(p: Steps, x: Int) -> NDArray[np.bool_]:
     """Samples (n,) of the input `x` of a STEP that have a value within the margin of a threshold."""
     assert p.margin is not None
-    near = np.zeros(len(x), bool)
-    for threshold, margin in zip(p.thresholds.T, p.margin.transpose(1, 2, 0)):
-        near |= ((x >= threshold - margin[0]) & (x < threshold + margin[1])).reshape(len(x), -1).any(axis=1)
+    # It is in as many margins as have begun and not ended.
+    begun, ended = (Steps(p.start, p.sign, np.sort(ends, axis=1)).reached(x) for ends in (
+        p.thresholds - p.margin[..., 0], p.thresholds + p.margin[..., 1]))
+    near: NDArray[np.bool_] = np.any((begun > ended).reshape(len(x), -1), axis=1)
     return near

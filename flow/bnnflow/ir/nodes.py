@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 Int = NDArray[np.int64]
+COMPARED = 16  # thresholds of a channel that are compared one after the other; more are searched
 
 
 class Op(Enum):
@@ -200,6 +201,19 @@ class Steps:
     sign: Int
     thresholds: Int
     margin: Int | None = None
+
+    def reached(self, x: Int) -> Int:
+        """How many thresholds of its channel each code x (..., channels or 1) reaches: (..., channels)."""
+        channels, count = self.thresholds.shape
+        result = np.zeros((*x.shape[:-1], channels), np.int64)
+        if count <= COMPARED:
+            for k in range(count):
+                result += x >= self.thresholds[:, k]
+            return result
+        each = np.broadcast_to(x, result.shape)
+        for c, row in enumerate(self.thresholds):
+            result[..., c] = np.searchsorted(row, each[..., c], side="right")
+        return result
 
 
 @dataclass(frozen=True, eq=False)
