@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+from math import frexp, prod
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,16 @@ def read_kernel(layer: str, what: str, kernel: tf.Variable, quantizer: Any, grou
         weights = Weights(found[0], connections, groups)
         return QuantizedKernel(weights, found[1], [Fraction(float(v)) for v in scale], real)
     name = type(quantizer).__name__ if quantizer is not None else f"no {what}"
-    raise Refusal(f"layer {layer!r}: its weights ({name}) are not small integers times a power of two, nor times one "
-                  "scale a channel; use binary, ternary or quantized_bits")
+    raise Refusal(f"layer {layer!r}: its weights ({name}) are not integers of at most {MAX_LEVEL.bit_length()} bits "
+                  f"times a power of two, nor small ones times one scale a channel; "
+                  f"{_replacement(what, quantizer, real)}")
+
+
+def _replacement(what: str, quantizer: Any, real: NDArray[np.float64]) -> str:
+    """The quantizer of 8 bits that holds such weights."""
+    integer = max(0, frexp(np.abs(real).max())[1])
+    layer = "replace it by the layer of QKeras (QDense for Dense) with" if quantizer is None else "use"
+    return f"{layer} {what}=quantized_bits(8, {integer}, alpha=1)"
 
 
 def _check_finite(layer: str, what: str, real: NDArray[np.float64]) -> None:

@@ -155,7 +155,7 @@ def weighted_sum(builder: GraphBuilder, key: str, name: str, x: Node, affine: Af
     if real:
         builder.notes.append(f"{key}: real-scaled, exact in real numbers; Keras' float32 sums are noise around them")
     else:
-        check_bound(key, bound, unit)
+        check_bound(key, bound, unit, _fewer_bits(x, largest, weights.l1_bound))
         builder.notes.append(f"{key}: dyadic, sums stay within {bound} units of 2^24")
     affine, taps = affine or plain(x), None
     if window is not None and not (window.taps == 1 and set(window.strides) == {1} and not np.any(window.pads)):
@@ -183,8 +183,19 @@ def _finished(builder: GraphBuilder, call: Call, out: FloatTensor) -> FloatTenso
     return activate(builder, key, layer.activation, out)
 
 
-def check_bound(key: str, bound: int, unit: Fraction) -> None:
-    """Refuse sums that float32 may not hold exactly."""
+def _fewer_bits(x: Node, largest: int, l1_bound: int) -> str:
+    """What to do about a sum of codes of `x`, up to `largest` units, that is too large."""
+    bits = ((EXACT_UNITS - 1) // max(1, l1_bound)).bit_length() - 1 + x.domain.signed
+    if bits < 2:
+        return "use fewer inputs or smaller weights"
+    if x.traits.outside:
+        return f"use an input type of at most {bits} bits, fewer inputs or smaller weights"
+    return (f"the codes that it reads count up to {largest} units: put a QActivation of at most {bits} bits before it, "
+            "or use smaller weights")
+
+
+def check_bound(key: str, bound: int, unit: Fraction, remedy: str = "quantise its inputs to fewer bits") -> None:
+    """Refuse sums that float32 may not hold exactly, with the remedy for those that are too large."""
     if not SMALLEST <= unit <= LARGEST:
         raise Refusal(f"layer {key!r}: its sums count units of {float(unit):g}, where float32 flushes or overflows; "
                       "use weights and input types near 1")
@@ -194,7 +205,7 @@ def check_bound(key: str, bound: int, unit: Fraction) -> None:
     bound *= unit.numerator // (unit.numerator & -unit.numerator)
     if bound >= EXACT_UNITS:
         raise Refusal(f"layer {key!r}: its sums can reach {bound} units, past the {EXACT_UNITS} that float32 adds "
-                      "exactly; use a narrower input type, fewer inputs or smaller weights")
+                      f"exactly; {remedy}")
 
 
 def _real_scale(key: str, shape: tuple[int, ...], kernel: QuantizedKernel, affine: AffineInput, window: Window | None,
