@@ -277,7 +277,7 @@ def pooled(bits: int = 0) -> keras.Model:
 
 def test_the_remedy_for_too_large_a_sum_helps():
     with pytest.raises(LoweringError, match="layer 'rho': its sums can reach 30028800 units, .* the codes that it "
-                                            "reads count up to 8160 units: put a QActivation of at most 12 bits before"):
+                                            "reads count up to 8160 units: put a QActivation of at most 12 bits"):
         bf.lower(pooled(), "fixed<4,1>")
     bf.lower(pooled(12), "fixed<4,1>")
     x = keras.Input((300,))
