@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+import bnnflow as bf
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.exact.activations import close
 from bnnflow.exact.epilogues import FloatTensor, Line, Stage
@@ -16,6 +17,7 @@ from bnnflow.exact.levels import levels_of
 from bnnflow.ir import Domain, Graph, Node, Op, Steps
 from bnnflow.ir import ramps as module
 from bnnflow.ir.ramps import NO_TIE, ChannelRamps, ramps_of, ramps_of_channel
+from tests.test_code_size import ramps as ramp_design
 from tests.test_exact import Array, builder
 
 SUMS = Domain(-40_000, 40_000)
@@ -144,3 +146,17 @@ def test_a_wide_activation_that_is_no_line():
                    [Line(Fraction(8137, 10_000), Fraction(0))], alike=True)
     with pytest.raises(Refusal, match="because float32 rounds 'coarse' to other sides of them"):
         wide(round_10_bits, Domain(-60_000, 60_000), coarse)
+
+
+@pytest.mark.hls
+@pytest.mark.parametrize("options", [{}, {"io_type": "io_stream"}, {"layers": {"d": {"pe": 6, "simd": 2}}}])
+@pytest.mark.parametrize("ties", [True, False])
+def test_ramps_in_c(ties, options, tmp_path):
+    """Ties and exceptions, with constants known and read in every pass."""
+    graph = ramp_design(ties)
+    steps = graph["a"].params
+    assert isinstance(steps, Steps)
+    found = ramps_of(steps, graph["d"].domain)
+    assert found is not None and bool((found.tie != NO_TIE).any()) == ties and bool(found.more.any()) != ties
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", **{"strategy": "Resource", **options}))
+    bf.simulate(tmp_path / "prj", np.stack(np.meshgrid(*[np.arange(-128, 128, 5)] * 2), axis=-1).reshape(-1, 2))
