@@ -73,6 +73,8 @@ KERNELS = {
     "binary_use_01": Kernel(lambda: qkeras.binary(use_01=True, alpha=1), (0, 1)),
     "quantized_bits": Kernel(lambda: qkeras.quantized_bits(3, 0, alpha=1), tuple(k / 4 for k in range(-4, 4))),
     "quantized_po2": Kernel(lambda: qkeras.quantized_po2(3), (-1, -0.5, -0.25, 0.25, 0.5, 1, -2, 2)),
+    "quantized_bits_wide": Kernel(lambda: qkeras.quantized_bits(16, 2, alpha=1), tuple(
+        k / 2**13 for k in range(-(2**15), 2**15))),
     "masked_binary": Kernel(lambda: masked(qkeras.binary(alpha=1)), (-1, 0, 1)),
     "masked_ternary": Kernel(lambda: masked("ternary(alpha=1)"), (-1, 0, 1)),
     **{f"binary_{name}": Kernel(lambda name=name: finished(Binary(name)), (-1, 1)) for name in PAIRS},
@@ -113,6 +115,10 @@ ACTIVATIONS = {
     "stochastic_ternary": Activation("stochastic_ternary(alpha=1)", (-1, 0, 1)),
     "quantized_bits": Activation("quantized_bits(3,0,alpha=1)", tuple(k / 4 for k in range(-4, 4))),
     "quantized_bits_unsigned": Activation("quantized_bits(2,1,keep_negative=0,alpha=1)", (0, 0.5, 1, 1.5)),
+    "quantized_relu_wide": Activation("quantized_relu(10,2)", tuple(k / 256 for k in range(1024))),
+    "quantized_relu_slope_wide": Activation("quantized_relu(9,3,negative_slope=.25)", tuple(
+        k / 32 for k in range(-64, 256))),
+    "quantized_bits_wide": Activation("quantized_bits(12,3,alpha=1)", tuple(k / 256 for k in range(-2048, 2048))),
     "quantized_tanh": Activation("quantized_tanh(3)", tuple(k / 4 for k in range(-4, 4))),
     "quantized_sigmoid": Activation("quantized_sigmoid(3)", tuple(k / 8 for k in range(8))),
     "quantized_po2": Activation("quantized_po2(3)", (-2, -1, -0.5, -0.25, 0.25, 0.5, 1, 2)),
@@ -259,6 +265,18 @@ def shared_layers() -> keras.Model:
     return keras.Model(x, dense(3)(act(layer(act(layer(x))))))
 
 
+def wide(text: str, normalised: bool = True) -> Callable[[], keras.Model]:
+    """Sums of so many values that a wide activation is no table but ramps."""
+    def make() -> keras.Model:
+        x, bits = keras.Input((6,)), qkeras.quantized_bits(12, 1, alpha=1)
+        h = dense(5, kernel_quantizer=bits, use_bias=not normalised)(x)
+        h = keras.layers.BatchNormalization()(h) if normalised else h
+        last = dense(3, kernel_quantizer=qkeras.quantized_bits(4, 0, alpha=1))
+        return keras.Model(x, last(qkeras.QActivation(text)(h)))
+
+    return make
+
+
 def nested() -> keras.Model:
     """A Sequential inside a functional model inside a functional model, used twice."""
     inner = keras.Sequential([keras.Input((6,)), dense(6, name="in_d"), qkeras.QActivation("ternary(alpha=1)")])
@@ -288,6 +306,12 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "channel_select": lambda: merged(ChannelSelect(), "binary(alpha=1)", "binary(alpha=1)", "binary(alpha=1)"),
     "channel_select_mixed": lambda: merged(ChannelSelect(), "binary(alpha=.5)", "quantized_relu(3,1)"),
     "plain_dense": plain_dense,
+    "wide_relu": wide("quantized_relu(10,2)"),
+    "wide_relu_ties": wide("quantized_relu(10,2)", normalised=False),
+    "wide_bits": wide("quantized_bits(9,2,alpha=1)"),
+    "wide_slope": wide("quantized_relu(9,3,negative_slope=.25)"),
+    "wide_slope_ties": wide("quantized_relu(9,3,negative_slope=.25)", normalised=False),
+    "many_levels_ties": wide("quantized_tanh(6)", normalised=False),
     "shared_layers": shared_layers,
     "nested": nested,
     "several": several,

@@ -263,6 +263,44 @@ def test_a_neuron_without_connections_is_a_constant():
     assert len(np.unique(bf.trace(graph, codes)["a1"][:, 1])) == 1
 
 
+def pooled(quantizer: str = "") -> keras.Model:
+    """An average over 32 positions into a sum, with an activation between, or none."""
+    x = keras.Input((32, 3))
+    h = qkeras.QActivation("quantized_relu(8,0)")(dense(32)(x))
+    h = keras.layers.GlobalAveragePooling1D()(h)
+    h = qkeras.QActivation(quantizer)(h) if quantizer else h
+    rho = dense(16, kernel_quantizer="quantized_bits(8,0,alpha=1)", name="rho")
+    model = keras.Model(x, qkeras.QActivation("binary(alpha=1)")(rho(h)))
+    rho.set_weights([np.full((32, 16), 0.9)])
+    return model
+
+
+def test_the_remedy_for_too_large_a_sum_helps():
+    with pytest.raises(LoweringError, match="layer 'rho': its sums can reach 30028800 units, .* put "
+                                            "QActivation.'quantized_bits.11,0,alpha=1.'. right before") as caught:
+        bf.lower(pooled(), "fixed<4,1>")
+    bf.lower(pooled(re.findall("QActivation.'(.*)'", str(caught.value))[0]), "fixed<4,1>")
+    x = keras.Input((300,))
+    model = keras.Model(x, qkeras.QActivation("binary(alpha=1)")(dense(1, name="d")(x)))
+    with pytest.raises(LoweringError, match="make the input type 2 bits narrower"):
+        bf.lower(model, "fixed<18,18>")
+    bf.lower(model, "fixed<16,16>")
+
+
+def test_the_remedy_for_float_weights_helps():
+    def net(head: keras.layers.Layer) -> keras.Model:
+        x = keras.Input((6,))
+        model = keras.Model(x, head(qkeras.QActivation("quantized_relu(4)")(dense(5)(x))))
+        head.set_weights([np.random.default_rng(0).normal(0, 1.3, (5, 3)), *head.get_weights()[1:]])
+        return model
+
+    with pytest.raises(LoweringError, match="layer 'head'.* replace it by the layer of QKeras .QDense for Dense. with "
+                                            "kernel_quantizer=quantized_bits.8, 2, alpha=1.") as caught:
+        bf.lower(net(keras.layers.Dense(3, name="head")), "fixed<8,3>")
+    quantizer = str(caught.value).rpartition("kernel_quantizer=")[2].split(", or")[0]
+    bf.lower(net(qkeras.QDense(3, kernel_quantizer=quantizer, name="head")), "fixed<8,3>")
+
+
 def test_all_problems_of_a_model_come_in_one_message():
     x = keras.Input((6,))
     h = qkeras.QActivation("binary(alpha='auto')", name="a1")(dense(4, name="d1")(x))
@@ -284,7 +322,7 @@ def scaled_by_batch(x: tf.Tensor) -> tf.Tensor:
 @pytest.mark.parametrize(("activation", "message"), [
     ("binary(alpha=.3)", "levels are not exact; use one power of two"),
     ("ternary(alpha='auto_po2')", "takes its scale from the data"),
-    ("quantized_relu(9,1)", "has more than 256 levels; use at most 8 bits"),
+    ("quantized_relu(17,1)", "with 17 bits has more than 2^16 levels; use at most 16 bits"),
     ("quantized_ulaw(4)", "are not exact, small integers times a power of two"),
     ("quantized_relu(4,1,qnoise_factor=.5)", "qnoise_factor of quantized_relu is 0.5"),
     ("bernoulli()", "is random at inference"), (scaled_by_batch, "takes its scale from the data of each batch"),

@@ -43,6 +43,16 @@ def summed(inputs: int, outputs: int, kernel: int = 0, size: int = 0, domain: Do
     return Graph(tuple(nodes), ("a",))
 
 
+def ramps(ties: bool) -> Graph:
+    """A sum and a relu of 8 bits: a shift with ties to even, or products with exceptions."""
+    head = summed(2, 24, domain=Domain(-128, 127), values=tuple(range(-500, 500))).nodes[:-1]
+    rng, k = np.random.default_rng(0), np.arange(255)
+    lines = [np.floor(rng.uniform(90, 150) * k + rng.uniform(-99, 99) + rng.normal(0, 0.02, 255)) for _ in range(24)]
+    cuts = [128 * k - 64 + k % 2] * 24 if ties else lines
+    steps = Steps(np.zeros(24, int), np.ones(24, int), np.sort(np.array(cuts, np.int64), axis=1))
+    return Graph((*head, Node("a", Op.STEP, ("d",), (24,), Domain(0, 255), steps)), ("a",))
+
+
 DESIGNS: dict[str, tuple[Graph, dict[str, Any]]] = {
     "wires": (summed(64, 16), {}),
     "many wires": (summed(192, 48), {}),
@@ -58,6 +68,8 @@ DESIGNS: dict[str, tuple[Graph, dict[str, Any]]] = {
     "memory of a stream": (summed(64, 32, 3, 8), {**STREAM, "reuse_factor": 288}),
     "products": (summed(16, 16, domain=Domain(-8, 7)), {**LOOPED, "reuse_factor": 64}),
     "netlist": (summed(64, 16), {"strategy": "distributed_arithmetic"}),
+    "ramps": (ramps(ties=True), {}),
+    "ramps of lanes": (ramps(ties=False), {**LOOPED, "layers": {"d": {"pe": 6, "simd": 2}}}),
 }
 
 
@@ -83,7 +95,7 @@ def test_without_clang():
 PINNED = {
     "wires": 1226, "many wires": 5695, "ternary wires": 1788, "values": 818, "image": 7238, "passes apart": 7612,
     "image of loops": 11878, "lanes": 7446, "lanes of a window": 14240, "stream": 3568, "lanes of a stream": 2683,
-    "memory of a stream": 818, "products": 303, "netlist": 3829,
+    "memory of a stream": 818, "products": 303, "netlist": 3829, "ramps": 747, "ramps of lanes": 1227,
 }
 
 

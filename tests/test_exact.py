@@ -17,6 +17,7 @@ from bnnflow.exact.levels import NoLevels, Reason, levels_of
 from bnnflow.exact.noise import UNIT_ROUNDOFF, NoisyLine
 from bnnflow.exact.outputs import output
 from bnnflow.ir import Domain, Graph, Node, Op, Steps
+from bnnflow.ir.evaluate import ambiguous
 from tests.conftest import ROOT, plain_environment
 
 Array = np.ndarray
@@ -105,13 +106,25 @@ def test_noise_of_two_lines():
 
 
 def test_bits_that_are_not_sure():
-    """A function off by up to an ulp is fine where no code depends on it, and refused where one does."""
+    """A function off by up to an ulp is fine where no code depends on it; where one does, its sum is in the margin."""
     half = Stage("half", lambda x: x + np.float32(0.5), alike=True, output_ulps=1)
     _, node = closed(half, last=Stage("act", sign, alike=True))
     assert node.params.thresholds.tolist() == [[0]]
-    with pytest.raises(Refusal, match="layer 'act': a code of it depends on the last bits of 'one'"):
-        closed(Stage("one", lambda x: x + np.float32(1.5), alike=True, output_ulps=1),
-               last=Stage("act", steps_of_three, alike=True))
+    assert node.params.margin is None
+    # x + 1.5 is -.5 at -2, which rounds to 0, or to -1 if it is a bit less; at -1 it is .5: 0, or 1 if it is more.
+    one = Stage("one", lambda x: x + np.float32(1.5), alike=True, output_ulps=1)
+    graph, node = closed(one, last=Stage("act", steps_of_three, alike=True))
+    assert node.params.thresholds.tolist() == [[-2, 0]] and node.params.margin.tolist() == [[[0, 1], [1, 0]]]
+    assert "act: 2 of 2 thresholds lie within NumPy's float32 noise of a sum" in graph.notes[-1]
+    made = Graph(tuple(graph.nodes), (node.name,))
+    sums = np.arange(-9, 10)[:, None]
+    assert sums[ambiguous(made, sums)].tolist() == [[-2], [-1]]
+    # At the lowest sum of all, too.
+    _, node = closed(one, last=Stage("act", steps_of_three, alike=True), domain=Domain(-1, 9))
+    assert node.params.thresholds.tolist() == [[0]] and node.params.margin.tolist() == [[[1, 0]]]
+    bump = Stage("bump", lambda x: np.abs(x) + np.float32(1.5), alike=True, output_ulps=1)
+    with pytest.raises(Refusal, match="layer 'act': a code of it depends on the last bits of 'bump'.* use a monotone"):
+        closed(bump, last=Stage("act", lambda x: np.clip(np.rint(x), -4, 4).astype(np.float32), alike=True))
 
 
 def test_an_error_of_the_framework_names_the_layer():

@@ -179,7 +179,7 @@ def test_elements_with_fewer_codes_than_others():
 def test_a_kernel_on_no_grid_is_refused():
     x = keras.Input((8,))
     dense = keras.layers.Dense(3, name="plain")
-    with pytest.raises(LoweringError, match=r"layer 'plain': its weights \(no kernel_quantizer\) are not small"):
+    with pytest.raises(LoweringError, match=r"layer 'plain': its weights \(no kernel_quantizer\) are not integers"):
         bf.lower(keras.Model(x, dense(x)), "fixed<4,4>")
 
 
@@ -211,6 +211,45 @@ def test_the_noise_of_a_bias_and_a_mean_that_cancel(large, rank, most):
         assert off.max() > 2.0**-11  # half a unit of float32 at 1e4: it is real, and so are the flags
 
 
+def test_a_batch_norm_of_codes_before_a_sum_is_a_normalization():
+    mean, variance = np.random.default_rng(0).normal(size=6), np.full(6, 1.3)
+
+    def net(norm: keras.layers.Layer, after_a_sum: bool = False) -> keras.Model:
+        x = keras.Input((6,))
+        h = qkeras.QDense(6, kernel_quantizer="binary(alpha=1)", use_bias=False)(x) if after_a_sum else x
+        h = qkeras.QDense(3, kernel_quantizer="quantized_bits(8,0,alpha=1)", use_bias=False, name="d")(norm(h))
+        return keras.Model(x, qkeras.QActivation("quantized_relu(4,1)", name="a")(h))
+
+    def batch_norm() -> keras.layers.Layer:
+        return keras.layers.BatchNormalization(name="bn", scale=False, center=False, epsilon=1e-12)
+
+    models = [net(batch_norm()), net(keras.layers.Normalization(mean=mean, variance=variance))]
+    oversight = net(batch_norm(), after_a_sum=True)
+    for model in (models[0], oversight):
+        model.get_layer("bn").set_weights([mean, variance])
+    models[1].get_layer("d").set_weights(models[0].get_layer("d").get_weights())
+    graphs = [bf.lower(model, "fixed<12,4>") for model in models]
+    assert np.array_equal(*(steps(graph).thresholds for graph in graphs))
+    x = np.random.default_rng(1).integers(-2048, 2048, (300, 6)) / 256
+    for graph, model in zip(graphs, models):
+        assert check_equal(graph, model, x)["a"] > 600
+    with pytest.raises(bf.LoweringError, match="layer 'd': its input is not quantised: 'bn' yields floats"):
+        bf.lower(oversight, "fixed<12,4>")
+
+
+def test_samples_on_the_last_bit_of_a_sigmoid_are_flagged():
+    """TensorFlow computes another last bit in the body of a vector than in its remainder: no graph can be right."""
+    x, dense = keras.Input((1,)), keras.layers.Dense(1)
+    h = keras.layers.Rescaling(1.0, -0.25)(keras.layers.Activation("sigmoid", name="shaky")(dense(x)))
+    model = keras.Model(x, qkeras.QActivation("binary(alpha=1)", name="q")(h))
+    dense.set_weights([np.ones((1, 1)), np.array([-1.0986122])])
+    graph = bf.lower(model, "fixed<18,6>")
+    codes = np.arange(-600, 600)[:, None]
+    flagged = codes[ambiguous(graph, codes)].ravel()
+    assert len(flagged) and abs(flagged).max() <= 4 and "q: 1 of 1 thresholds lie within" in graph.notes[-1]
+    assert check_equal(graph, model, codes / 4096)["q"] == len(codes) - len(flagged)
+
+
 def test_nothing_to_compare_is_an_error():
     model = cancelling(1e7, 1)
     x = np.random.default_rng(1).integers(-32, 32, (50, 16)) / 16
@@ -225,7 +264,7 @@ def test_compare_says_which_samples_are_not_compared(tmp_path):
     bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj"))
     x = np.random.default_rng(1).choice([-1.0, 1.0], (300, 8))
     result = bf.compare(model, tmp_path / "prj", x)
-    assert result.equal and "samples bring a real-scaled sum within float32 noise of a threshold" in result.notes[0]
+    assert result.equal and "samples bring a sum within float32 noise of a threshold" in result.notes[0]
     assert 0 < result.left_out < 300
     assert str(result) == f"equal; {result.left_out} of 300 samples were not compared with Keras"
     zero = bf.compare(model, tmp_path / "prj", np.tile([1.0, -1.0], (5, 4)) * 0)

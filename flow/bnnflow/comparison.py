@@ -100,7 +100,7 @@ def _ambiguity_notes(graph: Graph, codes: Any, left_out: Flags) -> list[str]:
         return [nothing_compared(graph, codes)]
     if not left_out.any():
         return []
-    return [f"{int(left_out.sum())} of {len(left_out)} samples bring a real-scaled sum within float32 noise of a "
+    return [f"{int(left_out.sum())} of {len(left_out)} samples bring a sum within float32 noise of a "
             "threshold; what Keras gives there depends on its order of addition and is not compared"]
 
 

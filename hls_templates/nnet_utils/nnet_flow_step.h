@@ -34,7 +34,7 @@ Element:
             #pragma HLS UNROLL
             count += x >= thresholds[row][c * CONFIG_T::n_threshold + k] ? 1 : 0;
         }
-        flow_set(res[i], ap_int<16>(start[row][c] + sign[row][c] * count));
+        flow_set(res[i], ap_int<18>(start[row][c] + sign[row][c] * count));
     }
 }
 
@@ -48,7 +48,7 @@ void flow_constant(const data_T data[CONFIG_T::n_in], const flow_at &at, res_T r
 Element:
     for (int i = 0; i < CONFIG_T::n_in; i++) {
         #pragma HLS UNROLL
-        flow_set(res[i], ap_int<16>(start[CONFIG_T::n_row == 1 ? 0 : at.pass][i % CONFIG_T::n_chan]));
+        flow_set(res[i], ap_int<18>(start[CONFIG_T::n_row == 1 ? 0 : at.pass][i % CONFIG_T::n_chan]));
     }
 }
 

@@ -21,6 +21,7 @@ from bnnflow.backends.hls.types import IntType
 from bnnflow.backends.netlist.bit_heap import signed_digits
 from bnnflow.ir import Affine, Node, Op, Steps, Sum, Table, Weights
 from bnnflow.ir.nodes import Int
+from bnnflow.ir.ramps import NO_TIE, Ramps, ramps_of
 
 __all__ = ["COST", "Cost", "Costs", "Work", "follower", "parameter_cost", "ram", "rom", "table_cost"]
 
@@ -244,6 +245,9 @@ def _step(node: Node, source: Node, folding: Folding) -> Cost:
     """A comparator for every threshold that the input can reach; where a channel has several, their bits are added."""
     steps = node.params
     assert isinstance(steps, Steps)
+    ramps = ramps_of(steps, source.domain)
+    if ramps is not None:
+        return _ramps(ramps, node, source, folding)
     width, (channels, each) = source.domain.bits, steps.thresholds.shape
     reached = int(((steps.thresholds > source.domain.lo) & (steps.thresholds <= source.domain.hi)).sum())
     if folding.folds > 1:  # thresholds come from a ROM: every lane has them all
@@ -251,6 +255,19 @@ def _step(node: Node, source: Node, folding: Folding) -> Cost:
     else:
         lut = folding.at_once * (reached * max(1, ceil((width - 1) / 5)) + LUT_PER_BIT * max(0, reached - channels))
     return Cost(lut, levels=1 + (each > 1) * log2(max(2, each)), weight_bits=steps.thresholds.size * width)
+
+
+def _ramps(ramps: Ramps, node: Node, source: Node, folding: Folding) -> Cost:
+    """Of every ramp a product, where it is no shift, an adder, a test for ties and the clipping; exceptions compare."""
+    width, (channels, each) = source.domain.bits, ramps.mul.shape
+    factor = ramps.mul // np.maximum(ramps.mul & -ramps.mul, 1)  # the common shift costs nothing
+    size = int(factor.max()).bit_length()
+    products = ceil(width / 26) * ceil((size + 1) / 17) if size > 1 else 0
+    ties = bool((ramps.tie != NO_TIE).any())
+    lut = each * ((0 if products else width + 1) + (2 + ties) * node.domain.bits + ties * ceil(ramps.shift / 5))
+    lut += ramps.at.shape[1] * (ceil(width / 5) + 1) * bool(ramps.more.any())
+    return Cost(_lanes(folding) * lut, dsp=_lanes(folding) * each * products, levels=4 + 4 * (products > 0),
+                weight_bits=channels * (each * (size + width) + ramps.at.shape[1] * width))
 
 
 def _lut(node: Node, source: Node, folding: Folding) -> Cost:
@@ -347,6 +364,10 @@ def _memories(work: Work) -> list[tuple[int, int, int]]:
         fields = [(rows * count, bits, f.folds) for count, bits in _words(f.simd, form.level_bits or 1)]
         own = (f.pe * (1 + form.popcounts), form.own_bits, f.passes)
         return [*fields, own, (f.pe, form.offset_bits, form.classes * f.passes)]
+    ramps = ramps_of(p, source.domain) if isinstance(p, Steps) else None
+    if f.folds > 1 and ramps is not None:
+        each = (ramps.mul, ramps.add, ramps.count, ramps.tie, ramps.at, ramps.more)
+        return [(f.pe * values.shape[1], bits_of(values), f.passes) for values in each]
     if f.folds > 1 and isinstance(p, Steps):
         thresholds = (f.pe * p.thresholds.shape[1], source.domain.bits, f.passes)
         return [thresholds, (f.pe, bits_of(p.start), f.passes), (f.pe, bits_of(p.sign > 0), f.passes)]

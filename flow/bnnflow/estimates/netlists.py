@@ -21,6 +21,7 @@ from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.backends.netlist.schedule import REGISTER_DELAY
 from bnnflow.estimates.costs import Cost, Costs, Work, table_cost
 from bnnflow.ir import Graph, Op, Steps, Weights
+from bnnflow.ir.ramps import MANY
 
 __all__ = ["SOURCE", "USABLE", "counted_cost", "piece", "spaced", "terms", "timing"]
 
@@ -137,7 +138,7 @@ def terms(work: Work) -> int:
     params, width = work.node.params, work.sources[0].domain.bits
     if isinstance(params, Weights):
         return max(1, ceil(np.count_nonzero(params.effective) * width / work.node.shape[-1]))
-    return width * (params.thresholds.shape[1] if isinstance(params, Steps) else 1) or 1
+    return width * (min(params.thresholds.shape[1], MANY) if isinstance(params, Steps) else 1) or 1
 
 
 def spaced(count: int, most: int) -> list[int]:

@@ -15,7 +15,7 @@ from bnnflow.ir import Node, Weights, Window
 
 __all__ = ["MAX_LEVEL", "AffineElement", "AffineInput", "affine_input_of", "offsets", "plain"]
 
-MAX_LEVEL = 2**12  # integers wider than this are floats, not levels of weights
+MAX_LEVEL = 2**15  # integers wider than this are floats, not levels of weights
 
 
 @dataclass(frozen=True)

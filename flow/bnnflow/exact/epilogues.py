@@ -65,8 +65,8 @@ class Stage:
 
     `affine` gives a Line per element of the last axis, or one for all, where the stage is affine; `which`, where the
     positions differ, the number of the Line of every element. `ideal` marks the stage that stands for the real scale of
-    a sum (reals.py). `sums` says that a sum may follow with no activation between (a Rescaling, an average); behind a
-    bias or a batch norm that is an oversight, and refused.
+    a sum (reals.py). `sums` says that a sum may follow with no activation between (a Rescaling, an average, the batch
+    norm of codes); behind a bias, or the batch norm of a sum, that is an oversight, and refused.
 
     `alike` says that all positions of a channel (all but the last axis) are treated alike, `rising` that no output
     falls where its input rises. `index` (flat, output -> input) marks a stage that only moves elements; `planes` > 1
@@ -253,7 +253,7 @@ class Epilogue:
 
     def steps(self) -> Steps | None:
         """The thresholds, per element of the value, checked against evaluation; None where codes neither rise nor
-        fall. Raises Refusal where a code depends on bits that are not sure.
+        fall. Their margin has the sums whose code depends on bits that are not sure.
         """
         start, last = self.codes(np.array([[self.lo], [self.hi]]))
         sign = np.where(last >= start, 1, -1).astype(np.int64)
@@ -265,8 +265,11 @@ class Epilogue:
         near = [np.clip(thresholds.T + d, self.lo, self.hi) for d in (-2, -1, 0, 1)] if count else []
         if not (self.small or self._agrees_near(steps, near)):
             return None
-        if not all(self._agrees_near(steps, near, nudges) for nudges in self._nudges()):
-            self._refuse_last_bits()
+        unsure = [nudges for nudges in self._nudges() if not self._agrees_near(steps, near, nudges)]
+        if unsure:
+            moved = np.array([thresholds, *(self._bisected(start, sign, count, nudges) for nudges in unsure)])
+            margin = np.stack([thresholds - moved.min(axis=0), moved.max(axis=0) - thresholds], axis=-1)
+            steps = Steps(start, sign, thresholds, margin)
         return steps
 
     def _probe(self) -> Int:
@@ -307,13 +310,13 @@ class Epilogue:
             largest = level[-1:]
         return thresholds
 
-    def _bisected(self, start: Int, sign: Int, count: int) -> Int:
+    def _bisected(self, start: Int, sign: Int, count: int, nudges: Sequence[int] | None = None) -> Int:
         """As `_from_table`, by bisection: right where the codes rise or fall."""
         k = np.arange(count)[:, None]
-        below, above = (np.full((count, self.size), end) for end in (self.lo, self.hi + 1))
+        below, above = (np.full((count, self.size), end) for end in (self.lo - 1, self.hi + 1))
         while (above - below > 1).any():
             middle = (below + above) // 2
-            passed = (self.codes_at(middle) - start) * sign > k
+            passed = (self.codes_at(middle, nudges) - start) * sign > k
             above, below = np.where(passed, middle, above), np.where(passed, below, middle)
         return above.T.copy()
 

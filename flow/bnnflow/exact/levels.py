@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from bnnflow.exact.functions import ArrayFunction
 from bnnflow.ir import Domain
 
-__all__ = ["MAX_LEVELS", "Levels", "NoLevels", "Reason", "dyadic", "levels_of"]
+__all__ = ["MAX_CODE_BITS", "MAX_LEVELS", "Levels", "NoLevels", "Reason", "dyadic", "levels_of"]
 
-MAX_LEVELS = 256
+MAX_LEVELS = 256  # unless all integers of at most MAX_CODE_BITS are levels
 MAX_CODE_BITS = 16  # of an activation's codes; wider ones are floats that happen to be dyadic
 
 
@@ -26,7 +26,7 @@ class Reason(Enum):
     NOT_FINITE = auto()  # no input gives a finite value
     RANDOM = auto()  # it gives two answers to one question
     BATCH = auto()  # its scale depends on the other samples of the batch
-    MANY = auto()  # it takes more than MAX_LEVELS values: a float function, or a quantizer of too many bits
+    MANY = auto()  # it takes more than MAX_LEVELS values on no coarse grid: a float function, or too many bits
     INEXACT = auto()  # its values are no small integers times a power of two
 
 
@@ -96,12 +96,17 @@ def levels_of(function: ArrayFunction) -> Levels:
     if not np.allclose(_call(function, x[part]), y[part], rtol=1e-4, atol=1e-30, equal_nan=True):
         raise NoLevels(Reason.BATCH)
     values = np.unique(y[np.isfinite(y)])
-    if len(values) > MAX_LEVELS:
-        raise NoLevels(Reason.MANY, values)
     exact = dyadic(values) if np.isfinite(y).all() else None
-    if exact is None or int(np.abs(exact[0]).max(initial=0)).bit_length() > MAX_CODE_BITS:
+    fits = exact is not None and int(np.abs(exact[0]).max(initial=0)).bit_length() <= MAX_CODE_BITS
+    levels = _on_grid(*exact) if exact is not None and fits else None
+    if len(values) > MAX_LEVELS:
+        if levels is None or levels.domain.size > 2**MAX_CODE_BITS:
+            raise NoLevels(Reason.MANY, values)
+        # The inputs above reach too few of so many levels to tell which are none.
+        return Levels(levels.domain, tuple(range(levels.domain.lo, levels.domain.hi + 1)))
+    if levels is None:
         raise NoLevels(Reason.INEXACT, values)
-    return _on_grid(*exact)
+    return levels
 
 
 def _call(function: ArrayFunction, x: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -51,7 +51,9 @@ EACH = {
     "larger code": 0.95, "larger bit": 3.1, "rival": 2.9,
     # Elements with known constants: a comparison alone, one of several, and other functions.
     "cut alone": 0.87, "cut": 3, "added": 1, "affine element": 4.9, "lut element": 4.9, "table of all element": 5.9,
+    "ramp": 13, "tie": 7, "exception": 3,
     # The same where constants are read in every pass.
+    "row ramps": 20, "row ramp": 31, "row tie": 10, "row exception": 8.75,
     "row cut alone": 27, "row cut": 9.8, "row lut element": 30, "row affine element": 61,
     "row table of all element": 22,
     # A cell that reads its constants: a bit is moved to its place and masked; words of ROMs; codes and their levels.
@@ -188,6 +190,8 @@ def _elements(call: KernelCall) -> Counts:
     if kernel == "step":
         cuts = m["n_threshold"]
         return Counter({f"{row}cut alone": elements} if cuts == 1 else {f"{row}cut": elements * cuts})
+    if kernel == "ramp":
+        return _ramps(call, row)
     if kernel == "argmax":
         return Counter({"rival": elements * (m["n_chan"] - 1)})
     if kernel in ("gather", "join", "constant"):
@@ -199,6 +203,16 @@ def _elements(call: KernelCall) -> Counts:
     if kernel == "lut" and m["n_chan"] == 1:
         kernel = "table of all"
     return Counter({f"{row}{kernel} element": elements})
+
+
+def _ramps(call: KernelCall, row: str) -> Counts:
+    """The elements of a STEP of ramps: what clips them, tests for ties, and exceptions that are none are left out."""
+    m, elements = call.members, call.members["n_in"]
+    more, ramps = np.count_nonzero(_rom(call, "more")), elements * m["n_ramp"]
+    if row:
+        return Counter({"row ramps": elements, "row ramp": ramps, "row tie": ramps * m["ties"],
+                        "row exception": elements * m["n_exception"] * bool(more)})
+    return Counter({"ramp": ramps, "tie": ramps * m["ties"], "exception": more * elements // m["n_chan"]})
 
 
 def _positions(call: KernelCall, inlined: bool) -> list[Counts]:

@@ -36,7 +36,7 @@ ASKED = "distributed_arithmetic"  # the strategy, as hls4ml calls it
 MAX_PARTITIONED = 4096  # elements of a completely partitioned array that the vendor tools accept
 MAX_STREAM = 4096  # bits of a pixel in a stream
 MAX_CODE = 31  # bits of a code that the kernels hold,
-MAX_BITS = {Op.STEP: 15, Op.AFFINE: 62}  # and of other ones
+MAX_BITS = {Op.STEP: 17, Op.AFFINE: 62}  # and of other ones
 REUSES = tuple(4**k for k in range(9))  # that are tried where something is too large
 MAX_GIVEN = 24  # bits of a code that a graph, hence a netlist, can begin with
 

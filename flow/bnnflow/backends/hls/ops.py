@@ -16,6 +16,7 @@ from bnnflow.backends.hls.sums import dot, maximum
 from bnnflow.backends.hls.types import IntType, Native, Type, code_int
 from bnnflow.ir import Affine, Index, Node, Op, Steps, Sum, Table
 from bnnflow.ir.evaluate import EVAL
+from bnnflow.ir.ramps import NO_TIE, Ramps, ramps_of
 
 __all__ = ["EMIT_HLS"]
 
@@ -77,11 +78,28 @@ def _step(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:
     start = Rom("start", Native.INT, p.start)
     if p.thresholds.shape[1] == 0:
         return KernelCall("flow_constant", "nnet_flow_step.h", members, roms=(start,))
+    ramps = ramps_of(p, source.domain)
+    if ramps is not None:
+        return _ramp(node, source, p, ramps)
     # A threshold past the input's range is never reached; clipping keeps the comparators as narrow as the input.
     thresholds = np.clip(p.thresholds, source.domain.lo, source.domain.hi + 1)
     kind = Native.INT if np.abs(thresholds).max() < 2**31 else Native.LONG
     roms = (start, Rom("sign", Native.INT, p.sign), Rom("thresholds", kind, thresholds.ravel()))
     return KernelCall("flow_step", "nnet_flow_step.h", members, {"threshold_t": kind} | _codes(sources), roms)
+
+
+def _ramp(node: Node, source: Node, p: Steps, ramps: Ramps) -> KernelCall:
+    """A STEP whose thresholds are ramps: a product or a shift each, and a comparator for every exception."""
+    members = {"n_in": node.size, "n_chan": len(p.start), "n_ramp": ramps.mul.shape[1],
+               "n_exception": ramps.at.shape[1], "shift": ramps.shift, "ties": int((ramps.tie != NO_TIE).any())}
+    largest = max(abs(source.domain.lo), abs(source.domain.hi))
+    types: dict[str, Type] = {"mul_t": _holding(int(ramps.mul.max())),
+                              "product_t": _holding(int((ramps.mul * largest + abs(ramps.add)).max()))}
+    roms = (Rom("start", Native.INT, p.start + p.sign * ramps.first), Rom("sign", Native.INT, p.sign),
+            *(Rom(name, Native.LONG, values.ravel()) for name, values in (("mul", ramps.mul), ("add", ramps.add))),
+            *(Rom(name, Native.INT, values.ravel()) for name, values in (
+                ("most", ramps.count), ("tie", ramps.tie), ("exception", ramps.at), ("more", ramps.more))))
+    return KernelCall("flow_ramp", "nnet_flow_ramp.h", members, types | _codes([source]), roms)
 
 
 def _affine(node: Node, sources: Sequence[Node], folding: Folding) -> KernelCall:

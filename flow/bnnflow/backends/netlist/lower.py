@@ -29,6 +29,7 @@ from bnnflow.backends.netlist.subexpressions import AdderGraph, adder_graph
 from bnnflow.errors import InputError, as_given
 from bnnflow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from bnnflow.ir.nodes import Int
+from bnnflow.ir.ramps import MANY, NO_TIE, ChannelRamps, Ramp, grid, ramps_of_channel
 
 __all__ = ["EMIT_LOGIC", "Logic", "check", "to_logic"]
 
@@ -275,11 +276,11 @@ def _step_of_sums(net: Netlist, sums: Sequence[OpenSum], domain: Domain, channel
     common = _common(net, sums) if single else None
     result = []
     for open_sum, channel in zip(sums, channels):
-        grid = _grid(channel.thresholds)
-        if grid is not None:
-            count = _rounded(net, open_sum, domain, grid)
-            result.append(total(net, [(literal, channel.sign << k) for k, literal in enumerate(count)],
-                                channel.start, width))
+        ramps = _ramps(channel.thresholds, domain)
+        if ramps is not None:
+            count = _reached(net, open_sum, domain, ramps)
+            result.append(total(net, [(literal, channel.sign * weight) for literal, weight in count],
+                                channel.start + channel.sign * ramps.first, width))
             continue
         if not single:  # several comparisons read the bits of one word
             open_sum = OpenSum(_terms(total(net, *open_sum, domain.bits), domain), 0)
@@ -343,59 +344,54 @@ def _compared(net: Netlist, open_sum: OpenSum, domain: Domain, channel: Channel,
     return [net.parity(flips[k]) ^ base[k] for k in range(width)]
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Thresholds that are a shift: with u = x - origin, clip(u / 2^shift - skipped, 0, count) of them are reached.
-
-    The quotient is rounded down, or where `even` to the nearest whole number, ties to the even one.
-    """
-
-    origin: int
-    shift: int
-    even: bool
-    skipped: int
-    count: int
+def _ramps(thresholds: Int, domain: Domain) -> ChannelRamps | None:
+    """The thresholds of a channel as ramps, few ones only where these are shifts; or None."""
+    if len(thresholds) >= MANY:
+        return ramps_of_channel(thresholds, domain)
+    ramp = grid(thresholds)
+    return ChannelRamps(0, (ramp,), ()) if ramp is not None else None
 
 
-def _grid(thresholds: Int) -> Grid | None:
-    """The grid of thresholds at distances of 2^shift, or of 2^shift - 1 and 2^shift + 1 in turn; None for others."""
-    distances = np.diff(thresholds)
-    if len(distances) < 2 or (distances[2:] != distances[:-2]).any():
-        return None
-    first, count = int(thresholds[0]), len(thresholds)
-    step, uneven = int(distances[0] + distances[1]) // 2, int(distances[1] - distances[0])
-    if step < 1 or step & (step - 1) or uneven not in (-2, 0, 2):
-        return None
-    shift = step.bit_length() - 1
-    if uneven == 0:
-        return Grid(first - step, shift, False, 0, count)
-    if step < 2:
-        return None
-    # m is reached at (m - 1/2) steps where m is even, and one later where m is odd.
-    if uneven > 0:
-        return Grid(first - step // 2 - 1, shift, True, 0, count)
-    return Grid(first - step // 2 - step, shift, True, 1, count)
+def _reached(net: Netlist, open_sum: OpenSum, domain: Domain, ramps: ChannelRamps) -> list[Term]:
+    """The terms of the number of thresholds that a sum reaches, but for the `first`."""
+    shifts = len(ramps.ramps) == 1 and ramps.ramps[0].mul == 1 and not ramps.exceptions
+    if not shifts:  # several readers, or a product, of one word
+        word = total(net, *open_sum, domain.bits)
+        open_sum = OpenSum(_terms(word, domain), 0)
+    terms = [term for ramp in ramps.ramps for term in unsigned_terms(_rounded(net, open_sum, domain, ramp))]
+    return [*terms, *((_equal(net, word, at), more) for at, more in ramps.exceptions)]
 
 
-def _rounded(net: Netlist, open_sum: OpenSum, domain: Domain, grid: Grid) -> Word:
-    """The word of the number of thresholds that a sum reaches: it is shifted, rounded and clipped."""
-    terms, constant = open_sum
-    shifted = Domain(min(domain.lo - grid.origin, 0), max(domain.hi - grid.origin, 0))
-    u = total(net, terms, constant - grid.origin, max(shifted.bits, grid.shift + 2))
-    whole = Domain(shifted.lo >> grid.shift, shifted.hi >> grid.shift)
-    parts = list(zip(u[grid.shift :], (weight >> grid.shift for _, weight in _terms(u, shifted)[grid.shift :])))
-    if grid.even:  # one more where the rest is more than a half, or a half and the quotient odd
-        below = FALSE
-        for literal in u[: grid.shift - 1]:
-            below = net.lut([below, literal], 0b1110)
-        parts.append((net.lut([u[grid.shift - 1], below, u[grid.shift]], 0b10101000), 1))
-    bounds = Domain(whole.lo - grid.skipped, max(whole.hi + grid.even - grid.skipped, 0))
-    word = total(net, parts, -grid.skipped, bounds.bits)
+def _rounded(net: Netlist, open_sum: OpenSum, domain: Domain, ramp: Ramp) -> Word:
+    """The word of a ramp of a sum: the sum is multiplied, shifted, rounded and clipped."""
+    terms, constant = _weighted([(open_sum, ramp.mul)]).plus(ramp.add)
+    ends = (ramp.mul * domain.lo + ramp.add, ramp.mul * domain.hi + ramp.add)
+    product = Domain(min(ends[0], 0), max(ends[1], 0))
+    v = total(net, terms, constant, max(product.bits, ramp.shift + 1 + product.signed))
+    word, bounds = v[ramp.shift :], Domain(product.lo >> ramp.shift, product.hi >> ramp.shift)
+    if ramp.tie != NO_TIE:
+        less = net.lut([_any(net, v[: ramp.shift]), word[0]], 0b0100 if ramp.tie else 0b0001)
+        lower = Domain(bounds.lo - 1, bounds.hi)
+        word, bounds = total(net, [*_terms(word, bounds), (less, -1)], 0, lower.bits), lower
     negative = word[-1] if bounds.signed else FALSE
-    over = at_least(net, _terms(word, bounds), grid.count + 1) if bounds.hi > grid.count else FALSE
-    word += [negative] * (grid.count.bit_length() - len(word))
-    return [net.lut([literal, negative, over], 0b00110010 if grid.count >> k & 1 else 0b00000010)
-            for k, literal in enumerate(word[: grid.count.bit_length()])]
+    over = at_least(net, _terms(word, bounds), ramp.count + 1) if bounds.hi > ramp.count else FALSE
+    word += [negative] * (ramp.count.bit_length() - len(word))
+    return [net.lut([literal, negative, over], 0b00110010 if ramp.count >> k & 1 else 0b00000010)
+            for k, literal in enumerate(word[: ramp.count.bit_length()])]
+
+
+def _any(net: Netlist, literals: Sequence[int]) -> int:
+    """The literal of [some of these are true]."""
+    rest = list(literals)
+    while len(rest) > 1:
+        part, rest = rest[:INPUTS], rest[INPUTS:]
+        rest.append(net.lut(part, (1 << (1 << len(part))) - 2))
+    return rest[0] if rest else FALSE
+
+
+def _equal(net: Netlist, word: Word, code: int) -> int:
+    """The literal of [a word is that of the code]."""
+    return _any(net, [literal ^ bit for literal, bit in zip(word, _constant(code, len(word)))]) ^ 1
 
 
 def _patterns(domain: Domain) -> list[int]:

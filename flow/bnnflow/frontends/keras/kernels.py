@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+from math import frexp, prod
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,8 @@ def read_kernel(layer: str, what: str, kernel: tf.Variable, quantizer: Any, grou
         return QuantizedKernel(weights, found[1], [Fraction(float(v)) for v in scale], real)
     name = type(quantizer).__name__ if quantizer is not None else f"no {what}"
     raise Refusal(f"layer {layer!r}: its weights ({name}) are not small integers times a power of two, nor times one "
-                  f"scale a channel: {_too_fine(exact)}; give it {what}=quantized_bits(8, 0, alpha=1), or another "
-                  f"quantizer whose values take at most {MAX_LEVEL.bit_length()} bits with the sign")
+                  f"scale a channel: {_too_fine(exact)}; {_replacement(what, quantizer, real)}, or another quantizer "
+                  f"whose values take at most {MAX_LEVEL.bit_length()} bits with the sign")
 
 
 def _too_fine(exact: tuple[NDArray[np.int64], Fraction] | None) -> str:
@@ -69,6 +69,13 @@ def _too_fine(exact: tuple[NDArray[np.int64], Fraction] | None) -> str:
         return "they lie on no grid of at most 52 bits"
     bits = int(np.abs(exact[0]).max(initial=0)).bit_length() + 1
     return f"as multiples of {exact[1]} they take {bits} bits with the sign"
+
+
+def _replacement(what: str, quantizer: Any, real: NDArray[np.float64]) -> str:
+    """The quantizer of 8 bits that holds such weights."""
+    integer = max(0, frexp(np.abs(real).max())[1])
+    layer = "replace it by the layer of QKeras (QDense for Dense) with" if quantizer is None else "give it"
+    return f"{layer} {what}=quantized_bits(8, {integer}, alpha=1)"
 
 
 def _check_finite(layer: str, what: str, real: NDArray[np.float64]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from bnnflow.exact.functions import Refusal, Uncomputable
-from bnnflow.exact.levels import MAX_LEVELS, Levels, NoLevels, Reason
+from bnnflow.exact.levels import MAX_CODE_BITS, MAX_LEVELS, Levels, NoLevels, Reason
 from bnnflow.exact.levels import levels_of as levels_of_function
 from bnnflow.frontends.keras.functions import on_arrays
 from bnnflow.generation import qkeras
@@ -68,9 +68,10 @@ def _check_scale(layer: str, name: str, activation: Any) -> None:
 
 def _too_many(name: str, activation: Any) -> str:
     bits = getattr(activation, "bits", None)
-    if isinstance(bits, (int, np.integer)) and bits > 8:
-        return f"{name} with {bits} bits has more than {MAX_LEVELS} levels; use at most 8 bits"
-    return f"{name} takes more than {MAX_LEVELS} values; use fewer bits, and no unquantised negative slope"
+    if isinstance(bits, (int, np.integer)) and bits > MAX_CODE_BITS:
+        return f"{name} with {bits} bits has more than 2^{MAX_CODE_BITS} levels; use at most {MAX_CODE_BITS} bits"
+    return (f"{name} takes more than {MAX_LEVELS} values, and not the multiples of one power of two in {MAX_CODE_BITS} "
+            "bits; use fewer bits, and no unquantised negative slope")
 
 
 def check_steady(layer: str, what: str, quantizer: Any, weights: tf.Variable) -> None:

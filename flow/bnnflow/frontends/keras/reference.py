@@ -81,7 +81,7 @@ def nothing_compared(graph: Graph, codes: Any) -> str:
     worst = max(found, key=lambda name: int(found[name].sum()))
     near = found[worst]
     return (f"none of {len(near)} samples can be compared with Keras: at layer {graph[worst].origin or worst!r} "
-            f"{int(near.sum())} of them bring a real-scaled sum within Keras' float32 noise of a threshold")
+            f"{int(near.sum())} of them bring a sum within Keras' float32 noise of a threshold")
 
 
 def check_equal(graph: Graph, model: keras.Model, x: Any, batch_size: int = 1024) -> Mapping[str, int]:

@@ -88,7 +88,10 @@ def _batch_norm(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]
     gamma, beta, mean = (_norm_parameter(call, name, value.shape[-1]) for name in ("gamma", "beta", "moving_mean"))
     scale = [g / s for g, s in zip(gamma, _spread(call, value.shape[-1]))]
     lines = [Line(s, b - m * s, scaling(abs(b) + abs(m * s), late=b)) for b, m, s in zip(beta, mean, scale)]
-    return value.then(Stage(call.key, on_arrays(call), lines, alike=True, rising=min(scale) >= 0))
+    normalises_codes = not value.node.traits.adds and all(stage.sums or stage.index is not None
+                                                          for stage in value.epilogue)
+    return value.then(Stage(call.key, on_arrays(call), lines, sums=normalises_codes, alike=True,
+                            rising=min(scale) >= 0))
 
 
 def _norm_parameter(call: Call, name: str, channels: int) -> list[Fraction]:

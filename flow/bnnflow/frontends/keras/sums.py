@@ -13,6 +13,7 @@ from bnnflow.exact.affine_inputs import AffineElement, AffineInput, offsets, pla
 from bnnflow.exact.builder_state import EXACT_UNITS, GraphBuilder, Pads
 from bnnflow.exact.epilogues import FloatTensor, Line, Stage
 from bnnflow.exact.functions import Refusal, Uncomputable
+from bnnflow.exact.levels import MAX_CODE_BITS
 from bnnflow.exact.noise import sum_noise
 from bnnflow.frontends.keras.activations import activate
 from bnnflow.frontends.keras.calls import Call
@@ -207,7 +208,7 @@ def _narrower(builder: GraphBuilder, x: Node, weights: Weights, past: int) -> st
     count = f"{past} bit{'s' if past > 1 else ''}"
     remedies = [f"make {what} {count} narrower"] if own > past else []
     if width > own and levels < 22:
-        room = min(23 - levels, 8)
+        room = min(23 - levels, MAX_CODE_BITS)
         remedies.append(f"put QActivation('quantized_bits({room},0,alpha=1)') right before this layer")
     wide = int(np.abs(weights.levels).max(initial=0)).bit_length()
     remedies.append(f"make the weights {count} narrower" if wide > past else "use fewer inputs")
