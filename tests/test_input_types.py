@@ -15,10 +15,10 @@ import pytest
 import bnnflow as bf
 
 import bnnflow.train  # isort: skip
-import tf_keras as keras
 
 from bnnflow.errors import InputError
 from bnnflow.frontends.keras.reading import read_model
+from bnnflow.generation import keras
 from bnnflow.ir.input_types import kept_type
 from bnnflow.models import digits
 from bnnflow.train import input_type_of, with_input_type

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import traceback
 import warnings
 import zipfile
 from pathlib import Path
@@ -79,8 +81,14 @@ def _built(source: Path, config: dict[str, Any]) -> keras.Model:
 
 
 def _reason(error: Exception) -> str:
-    """Keras' words, in one line, and what to do where that is known."""
-    text = " ".join(str(error).split())
+    """Keras' words, in one line, with the layer that raised them, and what to do where that is known."""
+    text = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
+    held = [frame.f_locals.get(name) for frame, _ in traceback.walk_tb(error.__traceback__)
+            for name in ("layer", "self")]
+    names = [getattr(item, "name", None) for item in held
+             if isinstance(item, keras.layers.Layer) and not isinstance(item, keras.Model)]
+    if names and repr(names[-1]) not in text:
+        text = f"layer {names[-1]!r}: {text}"
     hint = ""
     if "QActivation" in text:
         hint = (" A QActivation that holds a quantizer object cannot be read back from .keras: write it as a string"
