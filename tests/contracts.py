@@ -184,6 +184,21 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "conv2d_subbit_masked": ((4, 4, 2), lambda: [conv(4, 3, kernel_quantizer=Masked(SubBit(2, seed=4)))]),
     "depthwise_codebook": ((4, 5, 3), lambda: [qkeras.QDepthwiseConv2D(
         3, depth_multiplier=2, depthwise_quantizer=KernelCodebook(3, seed=5), use_bias=False)]),
+    "folded_conv2d": ((6, 5, 3), lambda: [qkeras.QConv2DBatchnorm(
+        4, 3, padding="same", strides=2, kernel_quantizer=bits(5), bias_quantizer=bits(8, 3))]),
+    "folded_conv2d_float_bias": ((5, 4, 2), lambda: [qkeras.QConv2DBatchnorm(
+        3, (2, 3), use_bias=False, kernel_quantizer=qkeras.ternary(), folding_mode="batch_stats_folding",
+        ema_freeze_delay=1, activation="quantized_relu(3,1)")]),
+    "folded_depthwise": ((5, 4, 3), lambda: [qkeras.QDepthwiseConv2DBatchnorm(
+        3, depth_multiplier=2, padding="same", depthwise_quantizer=bits(4), bias_quantizer=bits(6, 2))]),
+    "folded_depthwise_float_bias": ((4, 5, 3), lambda: [qkeras.QDepthwiseConv2DBatchnorm(
+        2, use_bias=False, depthwise_quantizer=qkeras.binary(alpha=1), folding_mode="batch_stats_folding",
+        ema_freeze_delay=1)]),
+    **({} if LEGACY else {"folded_dense": ((6,), lambda: [qkeras.QDenseBatchnorm(
+        5, kernel_quantizer=bits(5, 1), bias_quantizer=bits(8, 3))]),
+        "folded_dense_float_bias": ((3, 4), lambda: [qkeras.QDenseBatchnorm(
+            5, use_bias=False, kernel_quantizer=bits(3), ema_freeze_delay=1, activation="ternary(alpha=1)")]),
+        "conv2d_mask": ((5, 4, 3), lambda: [conv(4, 3, mask=np.float32([[1, 0, 1], [0, 1, 0], [1, 1, 0]]))])}),
     "plain_conv1d": ((7, 2), lambda: [keras.layers.Conv1D(3, 3, padding="same")]),
     "plain_conv2d": ((4, 5, 2), lambda: [keras.layers.Conv2D(3, 2)]),
     "depthwise": ((4, 5, 3), lambda: [qkeras.QDepthwiseConv2D(
@@ -321,6 +336,11 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
 def dense(units: int, **options: Any) -> qkeras.QDense:
     """A binary QDense without bias, unless told otherwise."""
     return qkeras.QDense(units, **{"kernel_quantizer": qkeras.binary(alpha=1), "use_bias": False, **options})
+
+
+def bits(width: int, integer: int = 0) -> Any:
+    """Weights of so many bits, exact."""
+    return qkeras.quantized_bits(width, integer, alpha=1)
 
 
 def conv(filters: int, size: Any, rank: int = 2, **options: Any) -> keras.layers.Layer:
