@@ -22,7 +22,8 @@ from bnnflow.errors import InputError, ToolError
 __all__ = [
     "ANOTHER", "LEGACY", "WITHOUT_XLA", "CallNode", "Functional", "call_nodes", "compiled_loss", "depthwise_kernel",
     "described", "dtype_policies", "inference", "keras", "kept_generators",
-    "layers_here", "leaf_layers", "learning_rates", "place_of", "producer", "qkeras", "qkeras_objects",
+    "layers_here", "leaf_layers", "learning_rates", "place_of", "producer", "pruning_wrappers", "qkeras",
+    "qkeras_objects",
     "quantized_kernels", "quantizer_of", "random_states", "serialized", "takes_rsqrt", "tf_variables",
 ]
 
@@ -115,6 +116,11 @@ def layers_here(*names: str) -> tuple[type, ...]:
     """The layer classes of Keras or QKeras that have these names; those that this generation lacks are left out."""
     found = (getattr(keras.layers, name, None) or getattr(qkeras, name, None) for name in names)
     return tuple(kind for kind in found if kind is not None)
+
+
+def pruning_wrappers() -> tuple[type, ...]:
+    """The class of TensorFlow Model Optimization around a pruned layer; QKeras 0.9 brings it, Keras 3 cannot use it."""
+    return (importlib.import_module("qkeras.utils").pruning_wrapper.PruneLowMagnitude,) if LEGACY else ()
 
 
 def quantizer_of(activation: Any) -> Any:

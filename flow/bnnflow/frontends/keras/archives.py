@@ -64,7 +64,7 @@ def _inside(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         return
     names = Counter()
     found = [(f"{part}_quantizer", getattr(layer, f"{part}_quantizer_internal", None)) for part in PARTS]
-    found += [(attribute, getattr(layer, attribute, None)) for attribute in ("quantizer", "batchnorm")]
+    found += [(attribute, getattr(layer, attribute, None)) for attribute in ("quantizer", "batchnorm", "layer")]
     for attribute, part in found:
         if isinstance(part, keras.layers.Layer):
             name = _snake(type(part).__name__)
