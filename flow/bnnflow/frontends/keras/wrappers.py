@@ -12,7 +12,7 @@ from bnnflow.exact.builder_state import GraphBuilder
 from bnnflow.exact.epilogues import FloatTensor
 from bnnflow.exact.functions import Refusal
 from bnnflow.frontends.keras.calls import Call
-from bnnflow.frontends.keras.registry import LOWERINGS, lowers
+from bnnflow.frontends.keras.registry import LOWERINGS, Lower, lowers
 from bnnflow.generation import inference, keras, layers_here, pruning_wrappers
 
 __all__ = ["PruneLowMagnitude"]
@@ -96,33 +96,42 @@ def _multiply_by_masks(wrapper: Any) -> None:
 
 @lowers(*pruning_wrappers(), PruneLowMagnitude)
 def _pruned(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
-    inside = call.layer.layer
-    if type(inside) not in LOWERINGS:
-        raise Refusal(f"layer {call.key!r}: prunes a {type(inside).__name__}, which is not supported; replace it by "
-                      "a supported layer")
+    lower = _lowering(call)
     _multiply_by_masks(call.layer)
     for _, mask, *_ in call.layer.pruning_vars:
         kept = np.asarray(mask)
-        builder.notes.append(f"{call.key}: read without its pruning wrapper; its weights are multiplied by the mask, "
+        builder.notes.append(f"{call.key}: its pruning wrapper is left out, its weights are multiplied by the mask, "
                              f"which keeps {int((kept != 0).sum())} of {kept.size}")
-    return LOWERINGS[type(inside)](builder, replace(call, layer=inside), values)
+    return lower(builder, replace(call, layer=call.layer.layer), values)
 
 
 @lowers(keras.layers.TimeDistributed)
 def _time_distributed(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """The layer inside, on all times at once: times are more samples to it."""
     inside = call.layer.layer
+    if isinstance(inside, keras.Model):
+        raise Refusal(f"layer {call.key!r}: applies a model at each time; put each of its layers into a "
+                      "TimeDistributed of its own")
+    lower = _lowering(call)
     if type(inside) not in AT_EACH_TIME:
         raise Refusal(f"layer {call.key!r}: applies a {type(inside).__name__} at each time; {_instead(inside)}")
-    return LOWERINGS[type(inside)](builder, replace(call, layer=inside, times=call.times + 1), values)
+    return lower(builder, replace(call, layer=inside, times=call.times + 1), values)
+
+
+def _lowering(call: Call) -> Lower:
+    """The lowering of the layer in a wrapper."""
+    inside = call.layer.layer
+    if type(inside) not in LOWERINGS:
+        raise Refusal(f"layer {call.key!r}: wraps {inside.name!r} ({type(inside).__name__}), which is not supported; "
+                      "replace that by a supported layer")
+    return LOWERINGS[type(inside)]
 
 
 def _instead(layer: Any) -> str:
     """What to do about a TimeDistributed around such a layer."""
     kind = type(layer).__name__
-    if isinstance(layer, keras.Model):
-        return "put each of its layers into a TimeDistributed of its own"
-    if kind.endswith("1D") and not kind.startswith("Global") and hasattr(keras.layers, kind.replace("1D", "2D")):
-        return f"use a {kind.replace('1D', '2D')} instead, of size 1 along the times: (1, k) where it is k"
+    planar = kind.replace("1D", "2D")
+    if planar != kind and "Global" not in kind and layers_here(planar):
+        return f"use a {planar} instead, of size 1 along the times: (1, k) where it is k"
     return ("give each time an input of its own, call the layer on each of them, and put a Concatenate behind the "
             "activations")
