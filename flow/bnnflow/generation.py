@@ -275,6 +275,8 @@ def _in_keras_3(config: Any) -> Any:
     if "DepthwiseConv" in kind or "SeparableConv" in kind:  # they have kernels of other names, and one group
         inner = {key: value for key, value in inner.items() if key not in UNUSED}
     config["config"] = inner
+    if kind == "TimeDistributed":  # the legacy Keras writes the shape for the layer inside; a call finds the right one
+        config.pop("build_config", None)
     if "layers" in inner:
         config["config"] = _numbered_from_0(inner)
     return config
