@@ -1,4 +1,4 @@
-"""Folded layers of QKeras: a batch norm within the kernel and bias of a sum, which Keras quantises as they are."""
+"""Folded layers of QKeras: a batch norm within the kernel and the bias of a sum, which are quantised then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import qkeras
 
 from bnnflow.frontends.keras.kernels import parameters
 from bnnflow.frontends.keras.reference import check_equal, keras_activations
-from bnnflow.generation import depthwise_kernel, keras, layers_here
+from bnnflow.generation import depthwise_kernel, keras, layers_here, leaf_layers
+from bnnflow.ir import Op
+from bnnflow.ir.ramps import ramps_of
 from tests.contracts import bits, shake
 
 CHANNELS = 67
@@ -83,3 +85,48 @@ def test_plain_predict_is_the_graph(kind):
     model.compile("adam", "mse", jit_compile=False)
     assert np.array_equal(model.predict(x, verbose=0), last)
     assert np.array_equal(graph.decode(graph(graph.encode(x))), last)
+
+
+def anomalies(bias_quantizer: Any) -> keras.Model:
+    """The shape of autoencoders that find anomalies: 128-72-72-8-72-72-128, relus of 10 bits, folded batch norms.
+
+    The legacy Keras has no folded dense layers, there the batch norms stand behind.
+    """
+    h = x = keras.Input((128,))
+    for units in (72, 72, 8, 72, 72):
+        if layers_here("QDenseBatchnorm"):
+            h = qkeras.QDenseBatchnorm(units, kernel_quantizer=bits(6, 1), bias_quantizer=bias_quantizer)(h)
+        else:
+            h = qkeras.QDense(units, kernel_quantizer=bits(6, 1), bias_quantizer=bias_quantizer)(h)
+            h = keras.layers.BatchNormalization()(h)
+        h = qkeras.QActivation("quantized_relu(10,3)")(h)
+    model = keras.Model(x, qkeras.QDense(128, kernel_quantizer=bits(6, 1), bias_quantizer=bits(10, 3))(h))
+    rng = np.random.default_rng(0)
+    for layer in leaf_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            n = layer.gamma.shape[0]
+            layer.set_weights([rng.uniform(.5, 1.5, n), rng.normal(0, .5, n), rng.normal(0, 1, n),
+                               rng.uniform(.5, 4, n)])
+        elif hasattr(layer, "kernel"):
+            layer.kernel.assign(rng.normal(0, .25, layer.kernel.shape))
+    return model
+
+
+@pytest.mark.hls
+@pytest.mark.parametrize(("bias_quantizer", "options"), [
+    (bits(10, 3), {"io_type": "io_stream"}), (None, {"io_type": "io_parallel", "strategy": "Resource"})])
+def test_the_anomaly_detector(bias_quantizer, options, tmp_path):
+    model = anomalies(bias_quantizer)
+    x = np.random.default_rng(0).integers(-128, 128, (200, 128)).astype(np.float32) / 64
+    graph = bf.lower(model, "fixed<8,2>")
+    compared = check_equal(graph, model, x)
+    assert sum(compared.values()) == 200 * (4 * 72 + 8)
+    last = model.layers[-1].name
+    assert np.array_equal(graph.decode(graph(graph.encode(x))), keras_activations(model, [last], x)[last])
+    # Nearly all thresholds are ramps: as a list, a relu of 10 bits would have 1,023 of them.
+    assert all(ramps_of(node.params, graph[node.inputs[0]].domain) for node in graph if node.op is Op.STEP)
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", reuse_factor=72, **options))
+    codes = graph.encode(x)
+    assert np.array_equal(bf.simulate(tmp_path / "prj", codes), graph(codes))
+    facts = bf.estimate(tmp_path / "prj")
+    assert facts.interval == (72, 72) and 0 < facts.lut < 100_000
