@@ -170,11 +170,3 @@ def test_the_remedy_for_a_row_at_each_time():
     plain.set_weights([rows.get_weights()[0][None]])
     graph, data = bf.lower(followed, "ufixed<4,0>"), np.random.default_rng(0).integers(0, 16, (20, 3, 6, 2)) / 16
     assert np.array_equal(graph.decode(graph(graph.encode(data))), model.predict(data, verbose=0))
-
-
-def test_the_remedy_for_a_model_at_each_time():
-    x = keras.Input((3, 6))
-    inner = keras.Sequential([keras.Input((6,)), dense(4), qkeras.QActivation("binary(alpha=1)")])
-    with pytest.raises(bf.InputError, match="put each of its layers into a TimeDistributed of its own"):
-        bf.lower(keras.Model(x, each(inner)(x)), "ufixed<4,0>")
-    bf.lower(keras.Model(x, each(qkeras.QActivation("binary(alpha=1)"))(each(dense(4))(x))), "ufixed<4,0>")

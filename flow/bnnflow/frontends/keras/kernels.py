@@ -98,7 +98,7 @@ def _too_fine(exact: tuple[NDArray[np.int64], Fraction] | None) -> str:
 def _replacement(what: str, quantizer: Any, real: NDArray[np.float64]) -> str:
     """The quantizer of 8 bits that holds such weights."""
     integer = max(0, frexp(np.abs(real).max())[1])
-    layer = "replace it by the layer of QKeras (QDense for Dense) with" if quantizer is None else "give it"
+    layer = "make it a layer of QKeras (QDense for Dense) with" if quantizer is None else "give it"
     return f"{layer} {what}=quantized_bits(8, {integer}, alpha=1)"
 
 
