@@ -94,6 +94,24 @@ def test_what_is_inside_is_checked(wrap, tmp_path):
                 bf.lower(tmp_path / "net.h5", "ufixed<4,0>")
 
 
+@pytest.mark.parametrize("place", ["dtype", "inbound_nodes", "name"])
+def test_what_is_around_is_checked(place, tmp_path):
+    """Whatever of a wrapper Keras would build; of a schedule it builds nothing."""
+    network().save(tmp_path / "net.h5")
+    trap = {"class_name": "Lambda", "module": "keras.layers", "config": {"function": "f"}}
+    with h5py.File(tmp_path / "net.h5", "a") as opened:
+        config = json.loads(opened.attrs["model_config"])
+        layer = config["config"]["layers"][1]
+        assert layer["class_name"] == "PruneLowMagnitude"
+        if place == "inbound_nodes":
+            layer[place].append({"args": [], "kwargs": {"mask": trap}})
+        else:
+            layer["config"][place] = trap
+        opened.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(bf.InputError, match="Lambda is not a known"):
+        bf.lower(tmp_path / "net.h5", "ufixed<4,0>")
+
+
 def tfmot() -> Any:
     """TensorFlow Model Optimization, which QKeras 0.9 brings."""
     if not LEGACY:

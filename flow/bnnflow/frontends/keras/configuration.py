@@ -72,9 +72,8 @@ def _object_problems(item: dict[str, Any], layer: str, key: str) -> Iterator[str
         if wrong:
             yield wrong
             return
-    if item.get("class_name") == PruneLowMagnitude.__name__ and key in HOLD_LAYERS:
-        yield from _problems(dict(inner or {}).get("layer"), layer, "layer")  # nothing else of it is built
-        return
+        if item["class_name"] == PruneLowMagnitude.__name__ and isinstance(inner, dict):
+            item = {**item, "config": {name: inner.get(name) for name in PruneLowMagnitude.TAKEN}}
     for name, value in item.items():
         if name != "compile_config" or not value:  # Keras 3 writes {} for a model that is not compiled
             yield from _problems(value, layer, str(name))

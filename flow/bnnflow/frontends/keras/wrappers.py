@@ -34,6 +34,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):  # type: ignore[misc]
     inside are multiplied by their masks, for good, and the layer is called. It prunes no further.
     """
 
+    TAKEN = ("layer", "name", "trainable", "dtype")  # of its configuration; all else says how to prune
+
     def build(self, input_shape: Any = None) -> None:
         """Make the layer's weights and then those of the wrapper."""
         super().build(input_shape)
@@ -75,9 +77,9 @@ class PruneLowMagnitude(keras.layers.Wrapper):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> PruneLowMagnitude:
-        """The wrapper without its schedule and blocks, by which it would prune further."""
-        inside = keras.layers.deserialize(config["layer"], custom_objects=custom_objects)
-        return cls(inside, **{key: config[key] for key in ("name", "trainable", "dtype") if key in config})
+        """The wrapper without its schedule of pruning."""
+        taken = {key: config[key] for key in cls.TAKEN if key in config}
+        return cls(keras.layers.deserialize(taken.pop("layer"), custom_objects=custom_objects), **taken)
 
 
 def _prunable(layer: Any) -> list[Any]:
