@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import qkeras
 
+from bnnflow.frontends.keras.wrappers import PruneLowMagnitude
 from bnnflow.generation import LEGACY, keras, leaf_layers
 from bnnflow.train import AlphaBeta, Binarize, Binary, ChannelSelect, LearnedThermometer, LogicAnd, LogicOr, Masked
 from bnnflow.train.codebooks import KernelCodebook, SubBit
@@ -184,6 +185,21 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "conv2d_subbit_masked": ((4, 4, 2), lambda: [conv(4, 3, kernel_quantizer=Masked(SubBit(2, seed=4)))]),
     "depthwise_codebook": ((4, 5, 3), lambda: [qkeras.QDepthwiseConv2D(
         3, depth_multiplier=2, depthwise_quantizer=KernelCodebook(3, seed=5), use_bias=False)]),
+    "folded_conv2d": ((6, 5, 3), lambda: [qkeras.QConv2DBatchnorm(
+        4, 3, padding="same", strides=2, kernel_quantizer=bits(5), bias_quantizer=bits(8, 3))]),
+    "folded_conv2d_float_bias": ((5, 4, 2), lambda: [qkeras.QConv2DBatchnorm(
+        3, (2, 3), use_bias=False, kernel_quantizer=qkeras.ternary(), folding_mode="batch_stats_folding",
+        ema_freeze_delay=1, activation="quantized_relu(3,1)")]),
+    "folded_depthwise": ((5, 4, 3), lambda: [qkeras.QDepthwiseConv2DBatchnorm(
+        3, depth_multiplier=2, padding="same", depthwise_quantizer=bits(4), bias_quantizer=bits(6, 2))]),
+    "folded_depthwise_float_bias": ((4, 5, 3), lambda: [qkeras.QDepthwiseConv2DBatchnorm(
+        2, use_bias=False, depthwise_quantizer=qkeras.binary(alpha=1), folding_mode="batch_stats_folding",
+        ema_freeze_delay=1)]),
+    **({} if LEGACY else {"folded_dense": ((6,), lambda: [qkeras.QDenseBatchnorm(
+        5, kernel_quantizer=bits(5, 1), bias_quantizer=bits(8, 3))]),
+        "folded_dense_float_bias": ((3, 4), lambda: [qkeras.QDenseBatchnorm(
+            5, use_bias=False, kernel_quantizer=bits(3), ema_freeze_delay=1, activation="ternary(alpha=1)")]),
+        "conv2d_mask": ((5, 4, 3), lambda: [conv(4, 3, mask=np.float32([[1, 0, 1], [0, 1, 0], [1, 1, 0]]))])}),
     "plain_conv1d": ((7, 2), lambda: [keras.layers.Conv1D(3, 3, padding="same")]),
     "plain_conv2d": ((4, 5, 2), lambda: [keras.layers.Conv2D(3, 2)]),
     "depthwise": ((4, 5, 3), lambda: [qkeras.QDepthwiseConv2D(
@@ -197,6 +213,19 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
         pointwise_quantizer=qkeras.binary(alpha=1), use_bias=False)]),
     "plain_separable1d": ((7, 2), lambda: [keras.layers.SeparableConv1D(3, 3, padding=CAUSAL)]),
     "plain_separable2d": ((4, 5, 2), lambda: [keras.layers.SeparableConv2D(3, 2)]),
+    "pruned": ((6,), lambda: [PruneLowMagnitude(dense(5, kernel_quantizer=bits(4), use_bias=True)),
+                              PruneLowMagnitude(keras.layers.BatchNormalization())]),
+    "pruned_binary": ((5, 4, 2), lambda: [PruneLowMagnitude(conv(3, 3))]),
+    "pruned_separable": ((5, 4, 2), lambda: [PruneLowMagnitude(qkeras.QSeparableConv2D(
+        3, 3, depthwise_quantizer=bits(3), pointwise_quantizer=bits(3), use_bias=False))]),
+    "pruned_folded": ((5, 4, 2), lambda: [PruneLowMagnitude(qkeras.QConv2DBatchnorm(3, 2, kernel_quantizer=bits(4)))]),
+    "times_dense": ((3, 4), lambda: [each(dense(5, use_bias=True)), each(keras.layers.BatchNormalization()),
+                                     each(qkeras.QActivation("quantized_relu(3,1)"))]),
+    "times_image": ((3, 4, 2), lambda: [conv(3, 2), each(keras.layers.BatchNormalization()), each(
+        keras.layers.LeakyReLU(0.3)), each(keras.layers.Flatten())]),
+    "times_twice": ((3, 2, 4), lambda: [each(each(dense(5, activation="binary(alpha=1)"))),
+                                        each(keras.layers.Permute((2, 1)))]),
+    "times_prelu": ((3, 2, 4), lambda: [conv(3, 1), each(keras.layers.PReLU("uniform"))]),
     "max_pooling1d": ((7, 3), lambda: [keras.layers.MaxPooling1D(3, padding="same")]),
     "max_pooling2d": ((5, 4, 3), lambda: [keras.layers.MaxPooling2D((3, 2), strides=1, padding="same")]),
     "max_pooling_of_sums": ((5, 4, 3), lambda: [conv(4, 2, use_bias=True), keras.layers.MaxPooling2D(2),
@@ -323,6 +352,16 @@ def dense(units: int, **options: Any) -> qkeras.QDense:
     return qkeras.QDense(units, **{"kernel_quantizer": qkeras.binary(alpha=1), "use_bias": False, **options})
 
 
+def each(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer at each time."""
+    return keras.layers.TimeDistributed(layer)
+
+
+def bits(width: int, integer: int = 0) -> Any:
+    """Weights of so many bits, exact."""
+    return qkeras.quantized_bits(width, integer, alpha=1)
+
+
 def conv(filters: int, size: Any, rank: int = 2, **options: Any) -> keras.layers.Layer:
     """A binary QConv2D or QConv1D without bias, unless told otherwise."""
     kind = (qkeras.QConv1D, qkeras.QConv2D)[rank - 1]
@@ -336,6 +375,9 @@ def shake(model: keras.Model, seed: int = 0) -> keras.Model:
         if isinstance(layer, keras.layers.BatchNormalization):
             n = layer.gamma.shape[0]
             layer.set_weights([rng.normal(0, 1, n), rng.normal(0, 1, n), rng.integers(-2, 3, n), rng.uniform(0, 4, n)])
+        elif isinstance(layer, PruneLowMagnitude):
+            for _, mask in layer.pruning_vars:
+                mask.assign(half_mask(mask.shape))
         elif isinstance(layer, LearnedThermometer):
             layer.gaps.assign(rng.normal(0, 1, layer.gaps.shape))
         elif type(layer).__module__.startswith("qkeras") or "convolutional" in type(layer).__module__:

@@ -302,7 +302,7 @@ def test_the_remedy_for_float_weights_helps():
         head.set_weights([np.random.default_rng(0).normal(0, 1.3, (5, 3)), *head.get_weights()[1:]])
         return model
 
-    with pytest.raises(LoweringError, match="layer 'head'.* replace it by the layer of QKeras .QDense for Dense. with "
+    with pytest.raises(LoweringError, match="layer 'head'.* make it a layer of QKeras .QDense for Dense. with "
                                             "kernel_quantizer=quantized_bits.8, 2, alpha=1.") as caught:
         bf.lower(net(keras.layers.Dense(3, name="head")), "fixed<8,3>")
     quantizer = str(caught.value).rpartition("kernel_quantizer=")[2].split(", or")[0]

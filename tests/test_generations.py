@@ -16,6 +16,7 @@ import bnnflow.train  # isort: skip
 from bnnflow.generation import LEGACY
 from tests.conftest import ROOT, plain_environment
 from tests.test_contracts import INPUT_TYPE, NETWORKS, UNREADABLE
+from tests.test_wrappers import tfmot, trained
 
 # Where `make` puts the QKeras of Keras 3: what is found there first makes it the generation that is here.
 KERAS_3 = Path(sys.prefix) / "keras3"
@@ -63,6 +64,16 @@ def test_keras_3_reads_what_the_legacy_keras_wrote(part, tmp_path):
     for file, digest in expected.items():
         wanted = LACKING.get(file.stem, digest)
         assert wanted in found[file], f"{file.name}: {found[file][-300:]}"
+
+
+@pytest.mark.files
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_keras_3_reads_what_tensorflow_model_optimization_wrote(tmp_path):
+    """Pruning wrappers, which Keras 3 cannot have, are read from files."""
+    files, model = [tmp_path / f"net{suffix}" for suffix in (".keras", ".h5")], trained(tfmot())
+    for file in files:
+        model.save(file)
+    assert set(in_keras_3(READ, INPUT_TYPE, *map(str, files))) == {bf.lower(model, INPUT_TYPE).digest}
 
 
 WITHOUT_MASK = """

@@ -83,6 +83,20 @@ def variance(value: float, epsilon: float) -> keras.Model:
     return model
 
 
+def folded(quantizer: Any, value: float = 1, epsilon: float = 1e-3) -> keras.Model:
+    """A layer with a batch norm of this variance in it."""
+    layer = qkeras.QConv2DBatchnorm(2, 2, kernel_quantizer=quantizer, epsilon=epsilon, name="folded")
+    model = net(layer, act("quantized_relu(4,1)"), shape=(4, 4, 2))
+    layer.batchnorm.moving_variance.assign([value] * 2)
+    return model
+
+
+def at_each_time(layer: Any, *instead: Any) -> keras.Model:
+    """A layer within TimeDistributed, or others in its place."""
+    layers = instead or (keras.layers.TimeDistributed(layer, name="times"),)
+    return net(act("quantized_relu(4,0)", "before"), *layers, act("quantized_relu(4,1)"), shape=(3, 6, 2))
+
+
 def upsampled(interpolation: str) -> keras.Model:
     return net(act("binary(alpha=1)"), keras.layers.UpSampling2D(2, interpolation=interpolation, name="up"), conv(2, 3),
                shape=(4, 4, 2))
@@ -163,6 +177,30 @@ REFUSED: dict[str, tuple[Model, str, list[Model], str, tuple[str, ...]]] = {
     "axis": (lambda: normed(1), "normalises axis [1]", [lambda: normed(-1)], "ufixed<4,0>", ("use axis=-1",)),
     "variance": (lambda: variance(0, 0), "variance and epsilon are both 0", [lambda: variance(0, 1e-3)], "ufixed<4,0>",
                  ("set an epsilon",)),
+    "folded without a quantizer": (
+        lambda: folded(None), "'folded': its weights (no kernel_quantizer)", [lambda: folded(bits(8))], "ufixed<4,0>",
+        ("with kernel_quantizer=quantized_bits(8, ",)),
+    "folded variance": (
+        lambda: folded(bits(8), 0, 0), "'folded': its moving_variance with epsilon is not positive (0)",
+        [lambda: folded(bits(8), 0), lambda: folded(bits(8), 1, 0)], "ufixed<4,0>",
+        ("train again, or set an epsilon",)),
+    "rows at each time": (
+        lambda: at_each_time(conv(2, 3, rank=1)), "'times': applies a QConv1D at each time",
+        [lambda: at_each_time(None, conv(2, (1, 3)))], "ufixed<4,0>",
+        ("use a QConv2D instead, of size 1 along the times: (1, k)",)),
+    "pools at each time": (
+        lambda: at_each_time(keras.layers.MaxPooling1D(2)), "'times': applies a MaxPooling1D at each time",
+        [lambda: at_each_time(None, keras.layers.MaxPooling2D((1, 2)))], "ufixed<4,0>",
+        ("use a MaxPooling2D instead, of size 1 along the times: (1, k)",)),
+    "a model at each time": (
+        lambda: at_each_time(keras.Sequential([keras.Input((6, 2)), dense(4), act("binary(alpha=1)", "in")])),
+        "'times': applies a model at each time", [lambda: at_each_time(None, *(
+            keras.layers.TimeDistributed(layer) for layer in (dense(4), act("binary(alpha=1)", "in"))))],
+        "ufixed<4,0>", ("put each of its layers into a TimeDistributed of its own",)),
+    "unknown at each time": (
+        lambda: at_each_time(keras.layers.LayerNormalization(name="ln")), "'times': wraps 'ln' (LayerNormalization)",
+        [lambda: at_each_time(keras.layers.BatchNormalization())], "ufixed<4,0>",
+        ("replace that by a supported layer",)),
     "interpolation": (lambda: upsampled("bilinear"), "'up': does more than move", [lambda: upsampled("nearest")],
                       "ufixed<4,0>", ("use interpolation='nearest'",)),
     "real-scaled": (lambda: real_scaled([keras.layers.Activation("tanh", name="t")]), "'t' stands before it",
@@ -210,7 +248,7 @@ def test_what_is_common_is_said_once():
     model = net(keras.layers.LayerNormalization(), keras.layers.Lambda(lambda t: t), keras.layers.LayerNormalization())
     with pytest.raises(InputError) as caught:
         bf.lower(model, "ufixed<4,0>")
-    assert str(caught.value).count("QDense") == 1 and str(caught.value).startswith("3 problems")
+    assert str(caught.value).count("QDense,") == 1 and str(caught.value).startswith("3 problems")
 
 
 def too_long() -> bf.ir.Graph:

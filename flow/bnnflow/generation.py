@@ -22,8 +22,9 @@ from bnnflow.errors import InputError, ToolError
 __all__ = [
     "ANOTHER", "LEGACY", "WITHOUT_XLA", "CallNode", "Functional", "call_nodes", "compiled_loss", "depthwise_kernel",
     "described", "dtype_policies", "inference", "keras", "kept_generators",
-    "layers_here", "leaf_layers", "learning_rates", "place_of", "producer", "qkeras", "qkeras_objects",
-    "quantized_kernels", "quantizer_of", "random_states", "serialized", "tf_variables",
+    "layers_here", "leaf_layers", "learning_rates", "place_of", "producer", "pruning_wrappers", "qkeras",
+    "qkeras_objects",
+    "quantized_kernels", "quantizer_of", "random_states", "serialized", "takes_rsqrt", "tf_variables",
 ]
 
 
@@ -117,6 +118,11 @@ def layers_here(*names: str) -> tuple[type, ...]:
     return tuple(kind for kind in found if kind is not None)
 
 
+def pruning_wrappers() -> tuple[type, ...]:
+    """The class of TensorFlow Model Optimization around a pruned layer; QKeras 0.9 brings it, Keras 3 cannot use it."""
+    return (importlib.import_module("qkeras.utils").pruning_wrapper.PruneLowMagnitude,) if LEGACY else ()
+
+
 def quantizer_of(activation: Any) -> Any:
     """The quantizer of a QActivation layer."""
     return activation.quantizer if LEGACY else activation.activation
@@ -125,6 +131,11 @@ def quantizer_of(activation: Any) -> Any:
 def depthwise_kernel(layer: Any) -> Any:
     """The kernel of a depthwise layer; that of Keras 3's own layers is called as those of all sums."""
     return layer.depthwise_kernel if hasattr(layer, "depthwise_kernel") else layer.kernel
+
+
+def takes_rsqrt(layer: Any) -> bool:
+    """True for a layer that folds a batch norm with 1/sqrt as one operation, which rounds otherwise than two."""
+    return LEGACY or hasattr(layer, "depthwise_kernel")
 
 
 def quantized_kernels(layer: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -256,18 +267,25 @@ def _in_keras_3(config: Any) -> Any:
     kind, inner = str(config.get("class_name")), config.get("config")
     if not isinstance(inner, dict):
         return config
-    if kind.endswith("BatchNormalization"):
+    if kind.endswith(("BatchNormalization", "Batchnorm")):
         axis = inner.get("axis")
-        config["config"] = {**inner, "axis": axis[0] if isinstance(axis, list) and len(axis) == 1 else axis}
-    elif "DepthwiseConv" in kind or "SeparableConv" in kind:  # they have kernels of other names, and one group
-        config["config"] = {key: value for key, value in inner.items() if key not in UNUSED}
-    elif "layers" in inner:
+        inner = {**inner, "axis": axis[0] if isinstance(axis, list) and len(axis) == 1 else axis}
+    if kind.endswith("Batchnorm"):
+        inner = {key: value for key, value in inner.items() if key not in UNREAD}
+    if "DepthwiseConv" in kind or "SeparableConv" in kind:  # they have kernels of other names, and one group
+        inner = {key: value for key, value in inner.items() if key not in UNUSED}
+    config["config"] = inner
+    if kind == "TimeDistributed":  # the legacy Keras writes the shape for the layer inside; a call finds the right one
+        config.pop("build_config", None)
+    if "layers" in inner:
         config["config"] = _numbered_from_0(inner)
     return config
 
 
 # Arguments of any convolution, which the legacy Keras writes for depthwise and separable ones too.
 UNUSED = frozenset({"groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"})
+# Arguments of a batch norm, of no effect in inference, which folded layers write and do not all read back.
+UNREAD = frozenset({"synchronized", "renorm", "renorm_clipping", "renorm_momentum"})
 
 
 def _numbered_from_0(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -29,7 +29,11 @@ def load_weights(model: keras.Model, file: h5py.File) -> None:
 
 def _load(layer: Any, group: h5py.Group) -> None:
     """The weights of a layer, of its quantizers and of the layers in it, all of them."""
-    layer.load_own_variables({place: np.asarray(value) for place, value in group.get("vars", {}).items()})
+    values = {place: np.asarray(value) for place, value in group.get("vars", {}).items()}
+    if hasattr(layer, "batchnorm"):
+        _load_folded(layer, values)
+    else:
+        layer.load_own_variables(values)
     for places, part in _inside(layer):
         place = next((place for place in places if place in group), None)
         if place is not None:
@@ -37,6 +41,16 @@ def _load(layer: Any, group: h5py.Group) -> None:
         elif part.weights:
             raise InputError(f"the file holds no weights of {part.name!r}, a part of {layer.name!r}; save the model "
                              "again")
+
+
+def _load_folded(layer: Any, values: Mapping[str, Any]) -> None:
+    """The weights of a folded layer besides those of its batch norm: numbered ones, and the steps of its training,
+    which qkeras-v3 writes by their name, or by both, and cannot always read back.
+    """
+    variables = layer._trainable_variables
+    for place, variable in enumerate(variables):
+        variable.assign(values[str(place)])
+    layer._iteration.assign(values["iteration"] if "iteration" in values else values[str(len(variables))])
 
 
 def _inside(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -50,7 +64,8 @@ def _inside(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         return
     names = Counter()
     found = [(f"{part}_quantizer", getattr(layer, f"{part}_quantizer_internal", None)) for part in PARTS]
-    for attribute, part in [*found, ("quantizer", getattr(layer, "quantizer", None))]:
+    found += [(attribute, getattr(layer, attribute, None)) for attribute in ("quantizer", "batchnorm", "layer")]
+    for attribute, part in found:
         if isinstance(part, keras.layers.Layer):
             name = _snake(type(part).__name__)
             listed = f"quantizers/{name}_{names[name]}" if names[name] else f"quantizers/{name}"

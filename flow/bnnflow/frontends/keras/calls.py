@@ -17,7 +17,8 @@ __all__ = ["Call", "Calls", "model_calls"]
 class Call:
     """One use of a layer. `key` names it: the layer's name, after those of the models around it, and from its second
     use on the number of the use (`outer/dense`, `dense#2`). Tensors are named by opaque keys. `trouble` says why the
-    call cannot be read, where it cannot.
+    call cannot be read, where it cannot. The first `times` axes of a sample are those of times around the layer, to
+    which they are more samples.
     """
 
     key: str
@@ -26,9 +27,14 @@ class Call:
     outputs: tuple[str, ...]
     is_input: bool = False
     trouble: str = ""
+    times: int = 0
 
     def __call__(self, *tensors: tf.Tensor) -> tf.Tensor:
         """Compute the call in inference mode."""
+        if self.times:
+            (x,), first = tensors, 1 + self.times
+            y = self.layer(tf.reshape(x, (-1, *x.shape[first:])), **inference(self.layer))
+            return tf.reshape(y, (-1, *x.shape[1:first], *y.shape[1:]))
         return self.layer(tensors[0] if len(tensors) == 1 else list(tensors), **inference(self.layer))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from bnnflow.errors import Problem
 from bnnflow.frontends.keras.layers import LOWERINGS
+from bnnflow.frontends.keras.wrappers import PruneLowMagnitude
 from bnnflow.generation import Functional, dtype_policies, keras, qkeras
 from bnnflow.train import QUANTIZERS as OUR_QUANTIZERS
 
@@ -29,6 +30,8 @@ CALLED = re.compile(r".*(activation|quantizer)$")
 PUBLIC_MODULES = ("keras", "keras.layers", "keras.models", "keras.initializers", "keras.constraints",
                   "keras.regularizers", "keras.mixed_precision", "keras.src.engine.functional",
                   "keras.src.models.functional", "tf_keras.src.engine.functional")
+HOLD_LAYERS = ("layers", "layer")  # of a model, and of a wrapper
+PRUNING_WRAPPERS = "tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper"
 TENSOR = "__keras_tensor__"  # of which call an argument is, as Keras 3 writes it
 Calls = set[tuple[str, int]]  # (layer, number of its call)
 
@@ -63,12 +66,14 @@ def _problems(item: Any, layer: str, key: str) -> Iterator[str]:
 def _object_problems(item: dict[str, Any], layer: str, key: str) -> Iterator[str]:
     if "class_name" in item:
         inner = item.get("config")
-        if key == "layers" and isinstance(inner, dict):
+        if key in HOLD_LAYERS and isinstance(inner, dict):
             layer = str(inner.get("name", item.get("name", layer)))
         wrong = _class_problem(item, layer, key)
         if wrong:
             yield wrong
             return
+        if item["class_name"] == PruneLowMagnitude.__name__ and isinstance(inner, dict):
+            item = {**item, "config": {name: inner.get(name) for name in PruneLowMagnitude.TAKEN}}
     for name, value in item.items():
         if name != "compile_config" or not value:  # Keras 3 writes {} for a model that is not compiled
             yield from _problems(value, layer, str(name))
@@ -86,14 +91,15 @@ def _class_problem(item: dict[str, Any], layer: str, key: str) -> str | None:
     if _is_known_function(item) or _is_tensor(item, key):
         return None
     short = kind.rsplit(">", 1)[-1]
-    if key == "layers" and short not in MODELS and short not in _layers():
+    if key in HOLD_LAYERS and short not in MODELS and short not in _layers():
         return unsupported_layer(layer, short)
     cls = _known_class(short, key)
     if cls is None:
         return f"layer {layer!r}: {short} is not a known quantizer, initializer, constraint or regularizer"
     home = getattr(cls, "__module__", "")
     # Files of before the package was called bnnflow name its classes by their former home.
-    homes = (home, home.replace("tf_keras", "keras", 1), home.replace("bnnflow.", "flow.", 1), *PUBLIC_MODULES)
+    former = (PRUNING_WRAPPERS,) if cls is PruneLowMagnitude else ()
+    homes = (home, *former, home.replace("tf_keras", "keras", 1), home.replace("bnnflow.", "flow.", 1), *PUBLIC_MODULES)
     if module is not None and module not in homes:
         return f"layer {layer!r}: {short} comes from module {str(module)[:80]!r}, which is not loaded from a model file"
     if registered not in (None, short, f"bnnflow>{short}", f"qkeras>{short}", f"Custom>{short}"):
@@ -123,8 +129,8 @@ def _layers() -> dict[str, type]:
 
 def _known_class(name: str, key: str) -> Any:
     """The class that an object of this name, the value of `key`, is built from; None where there is none."""
-    layer = _layers().get(name) if key == "layers" else None
-    model = _MODEL_CLASSES.get(name) if key in ("", "layers") else None
+    layer = _layers().get(name) if key in HOLD_LAYERS else None
+    model = _MODEL_CLASSES.get(name) if key in ("", *HOLD_LAYERS) else None
     return layer or _SUPPORT.get(name) or model
 
 

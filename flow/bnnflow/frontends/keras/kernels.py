@@ -15,10 +15,11 @@ from bnnflow.exact.affine_inputs import MAX_LEVEL
 from bnnflow.exact.functions import Refusal
 from bnnflow.exact.levels import dyadic
 from bnnflow.frontends.keras.quantizers import check_steady
+from bnnflow.generation import takes_rsqrt
 from bnnflow.ir import Weights
 from bnnflow.train.quantizers import unwrapped
 
-__all__ = ["QuantizedKernel", "read_kernel"]
+__all__ = ["QuantizedKernel", "parameters", "read_kernel"]
 
 LEVEL_BITS = 8  # behind the point, of a level that is a weight divided by its channel's scale
 
@@ -36,17 +37,40 @@ class QuantizedKernel:
     real: NDArray[np.float64]
 
 
-def read_kernel(layer: str, what: str, kernel: tf.Variable, quantizer: Any, groups: int = 1,
-                axes: int = 1) -> QuantizedKernel:
+def parameters(key: str, layer: Any, kernel: Any) -> tuple[Any, Any]:
+    """The kernel of a layer, and its bias or None, before both are quantised.
+
+    In those of a folded layer is its batch norm, with its moving mean and variance: how the layer was trained
+    (`folding_mode`, `ema_freeze_delay`) makes no difference. They are computed as the layer's `call` does it, which is
+    not in every layer as `get_folded_weights` does it.
+    """
+    bias, norm = layer.bias if layer.use_bias else None, getattr(layer, "batchnorm", None)
+    if norm is None:
+        return kernel, bias
+    square = norm.moving_variance + norm.epsilon
+    if not (np.asarray(square) > 0).all():
+        raise Refusal(f"layer {key!r}: its moving_variance with epsilon is not positive "
+                      f"({float(np.min(np.asarray(square))):g}); train again, or set an epsilon")
+    scale = tf.math.rsqrt(square) if takes_rsqrt(layer) else 1 / tf.sqrt(square)
+    if norm.gamma is not None:
+        scale *= norm.gamma
+    folded = scale * ((0 if bias is None else bias) - norm.moving_mean) + norm.beta
+    return tf.reshape(scale, (-1, kernel.shape[-1])) * kernel, folded
+
+
+def read_kernel(layer: str, what: str, kernel: Any, quantizer: Any, groups: int = 1, axes: int = 1,
+                mask: Any = None) -> QuantizedKernel:
     """The weights of a layer, whose quantizer is its argument `what`; the last `axes` axes of the kernel are the
-    outputs, those before them the inputs. Raises Refusal where they have no exact levels.
+    outputs, those before them the inputs. `mask` is what Keras multiplies them with once they are quantised. Raises
+    Refusal where they have no exact levels.
     """
     if why := getattr(quantizer, "unfinished", ""):
         raise Refusal(f"layer {layer!r}: {why}")
     check_steady(layer, what, quantizer, kernel)
     real = np.asarray(quantizer(kernel) if quantizer is not None else kernel, np.float64)
-    quantizer, mask = unwrapped(quantizer)
-    connections = _connections(layer, mask, real.shape)
+    real = real if mask is None else real * np.asarray(mask, np.float64)
+    quantizer, connected = unwrapped(quantizer)
+    connections = _connections(layer, connected, real.shape)
     _check_finite(layer, what, real)
     scale = _channel_scale(quantizer, real.shape, axes)
     form = (-1, prod(real.shape[-axes:]))
@@ -74,7 +98,7 @@ def _too_fine(exact: tuple[NDArray[np.int64], Fraction] | None) -> str:
 def _replacement(what: str, quantizer: Any, real: NDArray[np.float64]) -> str:
     """The quantizer of 8 bits that holds such weights."""
     integer = max(0, frexp(np.abs(real).max())[1])
-    layer = "replace it by the layer of QKeras (QDense for Dense) with" if quantizer is None else "give it"
+    layer = "make it a layer of QKeras (QDense for Dense) with" if quantizer is None else "give it"
     return f"{layer} {what}=quantized_bits(8, {integer}, alpha=1)"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bnnflow.frontends.keras import activations, merges, pools, stages, sums  # noqa: F401  (they fill the table)
+# They fill the table.
+from bnnflow.frontends.keras import activations, merges, pools, stages, sums, wrappers  # noqa: F401
 from bnnflow.frontends.keras.registry import LOWERINGS
 
 __all__ = ["LOWERINGS"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from bnnflow.exact.functions import Refusal, Uncomputable
 from bnnflow.exact.levels import MAX_CODE_BITS, MAX_LEVELS, Levels, NoLevels, Reason
@@ -74,7 +73,7 @@ def _too_many(name: str, activation: Any) -> str:
             "bits; use fewer bits, and no unquantised negative slope")
 
 
-def check_steady(layer: str, what: str, quantizer: Any, weights: tf.Variable) -> None:
+def check_steady(layer: str, what: str, quantizer: Any, weights: Any) -> None:
     """Refuse a quantizer of weights that is random at inference."""
     inner, _ = unwrapped(quantizer)
     again = [] if quantizer is None else [np.asarray(quantizer(weights)) for _ in range(3)]

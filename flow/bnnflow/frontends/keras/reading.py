@@ -18,6 +18,7 @@ from bnnflow.errors import InputError, LoweringError
 from bnnflow.files import existing
 from bnnflow.frontends.keras.archives import load_weights
 from bnnflow.frontends.keras.configuration import MODELS, QUANTIZERS, problems_of
+from bnnflow.frontends.keras.wrappers import PruneLowMagnitude
 from bnnflow.generation import ANOTHER, LEGACY, described, keras, qkeras, qkeras_objects
 from bnnflow.ir.input_types import KEY, MAX_CONFIG, model_file
 from bnnflow.train import LAYERS as OUR_LAYERS
@@ -34,7 +35,8 @@ def custom_objects() -> dict[str, Any]:
     """What `keras.models.load_model` needs to know besides Keras itself: QKeras' classes and ours."""
     objects = qkeras_objects()
     functions = {name: getattr(qkeras.quantizers, name) for name in QUANTIZERS}
-    return {**functions, **objects, **{cls.__name__: cls for cls in (*OUR_LAYERS, *OUR_QUANTIZERS)}}
+    ours = (*OUR_LAYERS, *OUR_QUANTIZERS, PruneLowMagnitude)
+    return {**functions, **objects, **{cls.__name__: cls for cls in ours}}
 
 
 def read_model(path: str | os.PathLike[str]) -> keras.Model:

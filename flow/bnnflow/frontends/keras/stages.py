@@ -82,7 +82,7 @@ lowers(keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.l
 def _batch_norm(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     layer, (value,) = call.layer, values
     axis = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
-    if axis not in ([len(value.shape)], [-1]):
+    if axis not in ([layer.input_spec.ndim - 1], [-1]):
         raise Refusal(f"layer {call.key!r}: normalises axis {axis}, only the last one is supported; use "
                       "axis=-1, between two Permute layers where it is another one")
     gamma, beta, mean = (_norm_parameter(call, name, value.shape[-1]) for name in ("gamma", "beta", "moving_mean"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,11 +19,11 @@ from bnnflow.exact.noise import sum_noise
 from bnnflow.frontends.keras.activations import activate
 from bnnflow.frontends.keras.calls import Call
 from bnnflow.frontends.keras.functions import on_arrays, shape_of
-from bnnflow.frontends.keras.kernels import QuantizedKernel, read_kernel
+from bnnflow.frontends.keras.kernels import QuantizedKernel, parameters, read_kernel
 from bnnflow.frontends.keras.quantizers import check_steady, levels_of
 from bnnflow.frontends.keras.registry import lowers
 from bnnflow.frontends.keras.rounding import ADDITION, FLUSHED, SAFE, scaling
-from bnnflow.generation import depthwise_kernel, keras, qkeras
+from bnnflow.generation import depthwise_kernel, keras, layers_here, qkeras
 from bnnflow.ir import Domain, Node, Op, Weights, Window
 from bnnflow.ir.verify import dot_domain
 
@@ -31,33 +32,38 @@ __all__ = ["as_keras", "channels_last", "check_bound", "weighted_sum", "window_o
 SMALLEST, LARGEST = Fraction(2) ** -100, Fraction(2) ** 100  # of a unit in this range: no denormals, no infinities
 
 
-@lowers(qkeras.QDense, keras.layers.Dense)
+@lowers(qkeras.QDense, keras.layers.Dense, *layers_here("QDenseBatchnorm"))
 def _dense(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     layer, key = call.layer, call.key
     x, affine = builder.summand(values[0], key)
-    kernel = read_kernel(key, "kernel_quantizer", layer.kernel, getattr(layer, "kernel_quantizer_internal", None))
-    return _finished(builder, call, weighted_sum(builder, key, _sum_name(call), x, affine, kernel))
+    weights, bias = parameters(key, layer, layer.kernel)
+    kernel = read_kernel(key, "kernel_quantizer", weights, getattr(layer, "kernel_quantizer_internal", None))
+    return _finished(builder, call, weighted_sum(builder, key, _sum_name(call), x, affine, kernel), bias)
 
 
-@lowers(qkeras.QConv1D, qkeras.QConv2D, keras.layers.Conv1D, keras.layers.Conv2D)
+@lowers(qkeras.QConv1D, qkeras.QConv2D, qkeras.QConv2DBatchnorm, keras.layers.Conv1D, keras.layers.Conv2D)
 def _convolution(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     """The kernel is (*taps, channels/groups, filters), filters group by group: the order of WINDOW and of Weights."""
     layer, key = call.layer, call.key
     x, affine, pads = _image(builder, call, values[0], layer.groups)
     window = window_of(key, x, pads, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding, layer.groups)
-    kernel = read_kernel(key, "kernel_quantizer", layer.kernel, getattr(layer, "kernel_quantizer_internal", None),
-                         groups=layer.groups)
+    weights, bias = parameters(key, layer, layer.kernel)
+    mask = None if hasattr(layer, "batchnorm") else getattr(layer, "_mask", None)  # folded layers leave it out
+    kernel = read_kernel(key, "kernel_quantizer", weights, getattr(layer, "kernel_quantizer_internal", None),
+                         groups=layer.groups, mask=mask)
     out = weighted_sum(builder, key, _sum_name(call), x, affine, kernel, window)
-    return _finished(builder, call, as_keras(call, values[0], out))
+    return _finished(builder, call, as_keras(call, values[0], out), bias)
 
 
-@lowers(qkeras.QDepthwiseConv2D, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+@lowers(qkeras.QDepthwiseConv2D, qkeras.QDepthwiseConv2DBatchnorm, keras.layers.DepthwiseConv1D,
+        keras.layers.DepthwiseConv2D)
 def _depthwise(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor]) -> FloatTensor:
     x, affine, pads = _image(builder, call, values[0], values[0].shape[-1])
-    kernel = read_kernel(call.key, "depthwise_quantizer", depthwise_kernel(call.layer),
+    weights, bias = parameters(call.key, call.layer, depthwise_kernel(call.layer))
+    kernel = read_kernel(call.key, "depthwise_quantizer", weights,
                          getattr(call.layer, "depthwise_quantizer_internal", None), groups=x.shape[-1], axes=2)
     out = weighted_sum(builder, call.key, _sum_name(call), x, affine, kernel, _depthwise_window(call, x, pads))
-    return _finished(builder, call, as_keras(call, values[0], out))
+    return _finished(builder, call, as_keras(call, values[0], out), bias)
 
 
 @lowers(qkeras.QSeparableConv1D, qkeras.QSeparableConv2D, keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
@@ -80,7 +86,7 @@ def _separable(builder: GraphBuilder, call: Call, values: Sequence[FloatTensor])
                       "pointwise sum cannot take out; use depth_multiplier=1 (QKeras then has one scale for all), "
                       "alpha=1 or another power of two") from refusal
     out = weighted_sum(builder, key, _sum_name(call), sums, affine, kernels[1])
-    return _finished(builder, call, as_keras(call, values[0], out))
+    return _finished(builder, call, as_keras(call, values[0], out), layer.bias if layer.use_bias else None)
 
 
 def _image(builder: GraphBuilder, call: Call, value: FloatTensor, groups: int) -> tuple[Node, AffineInput | None, Pads]:
@@ -168,13 +174,13 @@ def weighted_sum(builder: GraphBuilder, key: str, name: str, x: Node, affine: Af
     return out.then(_real_scale(key, out.shape, kernel, affine, taps, shrink)) if real else out
 
 
-def _finished(builder: GraphBuilder, call: Call, out: FloatTensor) -> FloatTensor:
-    """Bias and activation of a layer."""
+def _finished(builder: GraphBuilder, call: Call, out: FloatTensor, bias: Any) -> FloatTensor:
+    """The bias of a layer, quantised, where it has one, and its activation."""
     layer, key = call.layer, call.key
-    if layer.use_bias:
+    if bias is not None:
         quantizer = getattr(layer, "bias_quantizer_internal", None)
-        check_steady(key, "bias_quantizer", quantizer, layer.bias)
-        bias = tf.convert_to_tensor(quantizer(layer.bias) if quantizer is not None else layer.bias)
+        check_steady(key, "bias_quantizer", quantizer, bias)
+        bias = tf.convert_to_tensor(quantizer(bias) if quantizer is not None else bias)
         if not np.isfinite(bias.numpy()).all():
             raise Refusal(f"layer {key!r}: its quantised bias is not finite; use another bias_quantizer")
         added = on_arrays(lambda t: tf.nn.bias_add(t, bias))
