@@ -21,11 +21,11 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "tables": (set(), set()),
     "files": ({"errors"}, set()),
     "ir": ({"errors", "files", "tables"}, {"numpy"}),
-    "ir.input_types": ({"ir", "errors"}, {"numpy", "h5py"}),
     "devices": ({"errors"}, set()),
+    "recipe": ({"errors", "files"}, {"yaml"}),
     "generation": ({"errors"}, {"keras", "tf_keras", "qkeras"}),
     "exact": ({"ir", "errors"}, {"numpy"}),
-    "train": ({"generation", "ir", "errors", "files", "tables"}, {"numpy", "scipy", "tensorflow", "qkeras", "yaml"}),
+    "train": ({"recipe", "generation", "ir", "errors", "files", "tables"}, {"numpy", "scipy", "tensorflow", "qkeras", "yaml"}),
     "train.plots": ({"train", "generation", "errors", "files"}, {"matplotlib"}),
     "frontends": ({"train", "generation", "exact", "ir", "errors", "files"}, {"numpy", "tensorflow", "h5py"}),
     "backends": ({"ir", "devices", "errors", "files", "tables"}, {"numpy"}),
@@ -43,8 +43,8 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "models": ({"train", "generation", "errors"}, {"numpy", "tensorflow", "qkeras", "sklearn"}),
     "__init__": ({"errors", "version", "ir", "frontends", "backends", "facts", "builder", "simulation", "synthesis",
                   "comparison", "reports"}, {"numpy"}),
-    "cli": ({"__init__", "errors", "files", "ir", "train", "frontends", "backends", "facts", "toolchains", "estimates",
-             "synthesis", "models"}, {"numpy", "typer", "rich", "tensorflow"}),
+    "cli": ({"__init__", "errors", "files", "ir", "recipe", "train", "frontends", "backends", "facts", "toolchains",
+             "estimates", "synthesis", "models"}, {"numpy", "typer", "rich", "tensorflow"}),
 }
 PACKAGE = ROOT / "flow/bnnflow"
 MODULES = {  # dotted name below bnnflow -> file; "__init__" is the package itself
