@@ -25,7 +25,8 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "recipe": ({"errors", "files"}, {"yaml"}),
     "generation": ({"errors"}, {"keras", "tf_keras", "qkeras"}),
     "exact": ({"ir", "errors"}, {"numpy"}),
-    "train": ({"recipe", "generation", "ir", "errors", "files", "tables"}, {"numpy", "scipy", "tensorflow", "qkeras", "yaml"}),
+    "train": ({"recipe", "generation", "ir", "errors", "files", "tables"},
+              {"numpy", "scipy", "tensorflow", "qkeras", "yaml"}),
     "train.plots": ({"train", "generation", "errors", "files"}, {"matplotlib"}),
     "frontends": ({"train", "generation", "exact", "ir", "errors", "files"}, {"numpy", "tensorflow", "h5py"}),
     "backends": ({"ir", "devices", "errors", "files", "tables"}, {"numpy"}),
@@ -125,20 +126,6 @@ def test_no_module_has_the_name_of_a_verb():
     import bnnflow
 
     assert not {module for module in MODULES if module in bnnflow.__all__}
-
-
-def test_bnnflow_works_without_tensorflow_and_hls4ml():
-    code = """
-import sys
-for name in ("tensorflow", "tf_keras", "keras", "qkeras", "hls4ml", "sklearn"):
-    sys.modules[name] = None
-import bnnflow, bnnflow.cli, bnnflow.builder, bnnflow.exact.outputs, numpy as np
-from tests.random_graphs import random_graph, random_codes
-g = random_graph(2)
-assert bnnflow.run(g, random_codes(g, 0)) is not None
-assert bnnflow.estimate(g, bnnflow.BuildConfig(io_type="io_stream")).lut is not None
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=plain_environment())
 
 
 def test_building_needs_no_tensorflow(tmp_path):
