@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-# QKeras for Keras 3 beside that of the legacy Keras: where PYTHONPATH names this folder, Keras 3 is here.
-KERAS_3 := $(VENV)/keras3
-QKERAS_3 := $(shell grep -o 'qkeras-v3==[0-9.]*' pyproject.toml)
+# QKeras for the legacy Keras beside that for Keras 3: where PYTHONPATH names this folder, the legacy Keras is here.
+LEGACY := $(VENV)/legacy-keras
+QKERAS := $(shell grep -o 'qkeras==[0-9.]*' pyproject.toml)
 
 .PHONY: demo test quick fuzz lint clean
 
@@ -15,7 +15,7 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
-	PYTHONPATH=$(KERAS_3) $(BIN)/python -m pytest -n $(WORKERS) tests/test_contracts.py \
+	PYTHONPATH=$(LEGACY) $(BIN)/python -m pytest -n $(WORKERS) tests/test_contracts.py \
 		-m "not long and not hls and not rtl and not files and not training"
 
 # No C++ compiler, no yosys, no training, no processes of their own, not the rows of every layer and quantizer; under a minute.
@@ -31,7 +31,7 @@ quick: $(VENV)/.ready
 # The long randomised runs, with their histograms, and the proofs that `make test` leaves out.
 fuzz: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(WORKERS) -m long
-	PYTHONPATH=$(KERAS_3) $(BIN)/python -m pytest -n $(WORKERS) -m files tests/test_contracts.py
+	PYTHONPATH=$(LEGACY) $(BIN)/python -m pytest -n $(WORKERS) -m files tests/test_contracts.py
 	$(BIN)/python -W ignore -m tests.fuzz --networks 300 --inputs 1000 --seed 0 --csim 20
 	$(BIN)/python -W ignore -m tests.fuzz --family cnn --networks 100 --inputs 100 --seed 0 --csim 10
 
@@ -42,7 +42,7 @@ lint: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(KERAS_3) $(QKERAS_3)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(LEGACY) $(QKERAS)
 	touch $@
 
 clean:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 from qkeras import QActivation, QDense, binary
-from sklearn.datasets import load_digits
 
-from bnnflow.generation import keras
+from bnnflow.errors import needed_for
+from bnnflow.generation import EXTRA, keras
 from bnnflow.train import LearnedThermometer, Masked
 from bnnflow.train.fit import Arrays
 from bnnflow.train.saving import with_input_type
+
+with needed_for("the digits", EXTRA):
+    from sklearn.datasets import load_digits
 
 __all__ = ["INPUT_TYPE", "TRAINING", "build", "data"]
 

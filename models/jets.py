@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnnflow.generation import keras
+from bnnflow.errors import needed_for
+from bnnflow.generation import EXTRA, keras
 from bnnflow.models.common import KINDS, arrays, dense_layers
 from bnnflow.train.fit import Arrays
 from bnnflow.train.saving import with_input_type
@@ -34,7 +35,8 @@ def data(seed: int = 0) -> Arrays:
 
 
 def _download() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import fetch_openml
+    with needed_for("OpenML's data", EXTRA):
+        from sklearn.datasets import fetch_openml
 
     x, y = fetch_openml(data_id=42468, return_X_y=True, as_frame=False)
     return np.asarray(x, np.float64), np.asarray(y, str)

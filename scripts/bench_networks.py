@@ -39,8 +39,9 @@ import nairods
 from bnnflow.frontends.keras.reading import read_model
 from bnnflow.ir import Graph
 from bnnflow.ir.vectors import default_vectors
+from bnnflow.recipe import config_of
 from bnnflow.toolchains.yosys import Size, synthesize
-from bnnflow.train.run import Network, config_of, train
+from bnnflow.train.run import Network, train
 
 # Whether the encoder is more than wires: the MNIST networks' one plane is the highest bit of a pixel.
 TRAINED = {"digits": True, "mnist_lut": False, "mnist_sbnn": False}

@@ -33,9 +33,10 @@ from bnnflow.files import whole_file
 from bnnflow.frontends.keras.reference import check_equal
 from bnnflow.generation import keras
 from bnnflow.models import glt, mnist
+from bnnflow.recipe import Recipe
 from bnnflow.train import AlphaBeta, Binarize, Binary, KernelCodebook, LearnedThermometer, Masked, SubBit
 from bnnflow.train.alphabeta import ones_share
-from bnnflow.train.fit import Arrays, Recipe, Training, accuracy
+from bnnflow.train.fit import Arrays, Training, accuracy
 from bnnflow.train.prune import zeros_of
 from bnnflow.train.residual import prune_blocks, weight_bits
 

@@ -15,7 +15,8 @@ from bnnflow.generation import keras
 from bnnflow.ir import Weights
 from bnnflow.models import cnv, digits, glt, jets, mnist, mnist_lut, mnist_sbnn
 from bnnflow.models.common import KINDS
-from bnnflow.train.fit import Recipe, Training, accuracy, fit
+from bnnflow.recipe import Recipe
+from bnnflow.train.fit import Training, accuracy, fit
 
 
 @pytest.mark.training

@@ -179,7 +179,7 @@ def test_elements_with_fewer_codes_than_others():
 def test_a_kernel_on_no_grid_is_refused():
     x = keras.Input((8,))
     dense = keras.layers.Dense(3, name="plain")
-    with pytest.raises(LoweringError, match=r"layer 'plain': its weights \(no kernel_quantizer\) are not small integers"):
+    with pytest.raises(LoweringError, match=r"'plain': its weights \(no kernel_quantizer\) are not small integers"):
         bf.lower(keras.Model(x, dense(x)), "fixed<4,4>")
 
 

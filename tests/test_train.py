@@ -15,11 +15,12 @@ import yaml
 import bnnflow as bf
 from bnnflow.errors import InputError
 from bnnflow.frontends.keras.reading import read_model
+from bnnflow.recipe import Recipe, config_of
 from bnnflow.train import LearnedThermometer
 from bnnflow.train.alphabeta import ones_share
-from bnnflow.train.fit import Recipe, Training
+from bnnflow.train.fit import Training
 from bnnflow.train.plots import plot_tone_curves
-from bnnflow.train.run import Network, config_of, network_of_file, train
+from bnnflow.train.run import Network, network_of_file, train
 
 import tensorflow as tf  # isort: skip
 from bnnflow.generation import keras  # isort: skip

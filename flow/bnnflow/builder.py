@@ -30,8 +30,9 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
     bench (a list for several inputs), by default edge, tie and random ones; with the encoder outside they are still
     those of the graph, and the project gets the planes they make.
 
-    Raises InputError for an unusable output folder, graph or vectors.
+    Raises InputError for an unusable output folder, graph or vectors, ToolError where a package that writes is missing.
     """
+    config.target.ready()
     codes = None if vectors is None else check_codes(graph, vectors)
     if codes is not None and not len(codes[0]):
         raise InputError("vectors: no samples; give at least one, or none at all for the default vectors")
@@ -50,7 +51,7 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
         if front is not None:
             (inside / "thermometer.csv").write_text(thermometer_table(front))
         project = Project(inside, config.project_name, config.backend, graph.digest, {}, arrays)
-        project.write_manifest(config, {name: importlib.metadata.version(name) for name in ("hls4ml", "numpy")})
+        project.write_manifest(config, {name: importlib.metadata.version(name) for name in config.target.packages})
         if target.exists():
             os.rename(target, work / "old")
         os.rename(inside, target)

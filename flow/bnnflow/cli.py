@@ -28,6 +28,7 @@ from bnnflow.files import existing, whole_file
 from bnnflow.ir import Graph, Weights, fixed
 from bnnflow.ir.evaluate import given_codes, per_input
 from bnnflow.ir.input_types import InputType, checked_type, model_file, narrowest_type
+from bnnflow.recipe import config_of
 from bnnflow.toolchains import process
 from bnnflow.toolchains.toolchain import TOOLCHAINS, VIA, Option, Toolchain, programs, simulators, synthesizers
 
@@ -222,11 +223,9 @@ def train(network: Annotated[str, typer.Argument(help=f"{', '.join(NETWORKS)}, o
             raise InputError(f"network {network!r}; use one of {', '.join(NETWORKS)}, or the path of a Python file "
                              "(.py)")
         existing(network, "Python")
-    if config is not None:
-        existing(config, "config")
+    config_of(config, {})  # with what the network has of its own it is checked again, once TensorFlow is loaded
     _import_keras()
     from bnnflow.frontends.keras.reading import read_model
-    from bnnflow.train.run import config_of
     from bnnflow.train.run import train as run
 
     found = _network(network)
@@ -324,6 +323,7 @@ def build(model: Model,
                          pipelined=not combinational, layers=_layers(layer or []))
     check_goal(interval, throughput, fit)
     arrays = _arrays(vectors)
+    config.target.ready()
     graph = _graph(model, input_type, output_type, argmax)
     codes = None if arrays is None else given_codes(graph, arrays)
     with doing(f"writing {output_dir}"):
@@ -558,6 +558,7 @@ def demo(output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="pr
          backend: Backend = BuildConfig.backend) -> None:
     """Train the digits network, convert it, simulate its C++, and compare Keras, graph and C simulation."""
     config = BuildConfig(output_dir=output_dir, backend=backend)
+    config.target.ready()
     _import_keras()
     from bnnflow.frontends.keras.reference import check_equal
     from bnnflow.models import digits
@@ -608,10 +609,11 @@ def ops() -> None:
     print(specification())
 
 
-# Python packages, and what each enables.
-PACKAGES = {"hls4ml": "writing projects", "tensorflow": "lowering and training", "tf-keras": "lowering and training",
-            "qkeras": "lowering and training", "numpy": "everything", "scikit-learn": "the demo's data",
-            "matplotlib": "plots of a training"}
+# Python packages, what each enables, and the extra that installs it; of two generations one is enough.
+PACKAGES = {"numpy": ("everything", ""), "hls4ml": ("writing HLS C++", "hls"),
+            "tensorflow": ("lowering and training", "keras"), "qkeras-v3 or qkeras": ("lowering and training", "keras"),
+            "keras or tf-keras": ("lowering and training", "keras"), "scikit-learn": ("the demo's data", "keras"),
+            "matplotlib": ("plots of a training", "keras")}
 
 
 @app.command()
@@ -620,7 +622,7 @@ def doctor() -> None:
     table = Table("", "found", "enables", box=None, pad_edge=False)
     missing = []
     rows = [*((program.name, program.enables, *_program(program)) for program in programs()),
-            *((package, enables, *_package(package)) for package, enables in PACKAGES.items())]
+            *((name, enables, *_package(name.split(" or "), extra)) for name, (enables, extra) in PACKAGES.items())]
     for name, enables, found, trouble in rows:
         table.add_row(name, escape(found or "not found"), enables)
         if not found:
@@ -646,14 +648,15 @@ def _program(program: process.Program) -> tuple[str, str]:
     return (f"{path} ({process.version(program)})", "") if path else ("", program.remedy)
 
 
-def _package(name: str) -> tuple[str, str]:
-    """(The version of an installed Python package, "") or ("", what to do about it)."""
+def _package(names: Iterable[str], extra: str) -> tuple[str, str]:
+    """(Which of some Python packages are installed, in which version, "") or ("", what to do about it)."""
     from importlib.metadata import PackageNotFoundError, version
 
-    try:
-        return version(name), ""
-    except PackageNotFoundError:
-        return "", f"pip install {name}"
+    found = []
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found), f"pip install 'bnnflow[{extra}]'"
 
 
 def main() -> None:
@@ -664,6 +667,9 @@ def main() -> None:
     except BnnflowError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(error.exit_code) from None
+    except ImportError as error:  # of a package that is there, but not whole or not of a version that fits
+        err.print(f"[bold red]error:[/] {escape(f'{type(error).__name__}: {error}')}", highlight=False, soft_wrap=True)
+        raise SystemExit(ToolError.exit_code) from None
     except (OSError, MemoryError, RecursionError) as error:
         err.print(f"[bold red]error:[/] {escape(f'{type(error).__name__}: {error}')}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 __all__ = ["BnnflowError", "InputError", "LoweringError", "Mismatch", "Problem", "ToolError", "as_given", "choice",
-           "in_words_of", "on_command_line"]
+           "in_words_of", "missing", "needed_for", "on_command_line"]
 
 
 class BnnflowError(Exception):
@@ -55,6 +55,21 @@ class ToolError(BnnflowError):
     """An external tool is missing or failed; the message says which and what to do."""
 
     exit_code = 3
+
+
+def missing(package: str, what: str, extra: str) -> ToolError:
+    """The error for a Python package that is not installed; `what` needs it, and an extra of bnnflow brings it."""
+    return ToolError(f"the Python package {package} is not installed (needed for {what}): "
+                     f"pip install 'bnnflow[{extra}]'")
+
+
+@contextmanager
+def needed_for(what: str, extra: str) -> Iterator[None]:
+    """Around imports of what an extra installs: raises ToolError where a package is missing, as `missing` says it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing(str(error.name), what, extra) from error
 
 
 def choice(names: Iterable[str]) -> str:

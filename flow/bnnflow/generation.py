@@ -17,23 +17,23 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from bnnflow.errors import InputError, ToolError
+from bnnflow.errors import InputError, ToolError, missing, needed_for
 
 __all__ = [
-    "ANOTHER", "LEGACY", "WITHOUT_XLA", "CallNode", "Functional", "call_nodes", "compiled_loss", "depthwise_kernel",
-    "described", "dtype_policies", "inference", "keras", "kept_generators",
-    "layers_here", "leaf_layers", "learning_rates", "place_of", "producer", "pruning_wrappers", "qkeras",
-    "qkeras_objects",
+    "ANOTHER", "EXTRA", "LEGACY", "WITHOUT_XLA", "CallNode", "Functional", "call_nodes", "compiled_loss",
+    "depthwise_kernel", "described", "dtype_policies", "inference", "keras", "kept_generators", "layers_here",
+    "leaf_layers", "learning_rates", "place_of", "producer", "pruning_wrappers", "qkeras", "qkeras_objects",
     "quantized_kernels", "quantizer_of", "random_states", "serialized", "takes_rsqrt", "tf_variables",
 ]
+
+WHAT = "reading and training Keras models"
 
 
 def _found() -> set[str]:
     """The distributions of the QKeras that would be imported: "qkeras", "qkeras-v3", or both in one folder."""
     spec = importlib.util.find_spec("qkeras")
     if spec is None or not spec.submodule_search_locations:
-        raise ToolError("QKeras is not installed, which models are made with: pip install 'bnnflow[keras]' (Keras 3), "
-                        "or 'bnnflow[legacy-keras]' for models of tf-keras")
+        raise missing("qkeras", WHAT, "keras")
     folder = Path(spec.submodule_search_locations[0]).parent
     return {found.metadata["Name"].lower().replace("_", "-") for found in distributions(path=[str(folder)])
             } & {"qkeras", "qkeras-v3"}
@@ -41,21 +41,23 @@ def _found() -> set[str]:
 
 _QKERAS = _found()
 LEGACY = "qkeras-v3" not in _QKERAS  # True for tf-keras with QKeras 0.9
+EXTRA = "legacy-keras" if LEGACY else "keras"  # that installs this generation
 if len(_QKERAS) == 2:
     raise ToolError("QKeras 0.9 and qkeras-v3 are both installed, and lie in one folder: pip uninstall -y qkeras "
                     "qkeras-v3, then pip install 'bnnflow[keras]' (Keras 3) or 'bnnflow[legacy-keras]'")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-if LEGACY:
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    import tf_keras as keras
-    from tf_keras.src.engine.functional import Functional
-else:
-    import keras
-    from keras.src.models.functional import Functional
-    if keras.backend.backend() != "tensorflow":
-        raise InputError(f"Keras' backend is {keras.backend.backend()!r}; bnnflow reads and trains models on "
-                         "TensorFlow's: set KERAS_BACKEND=tensorflow")
-import qkeras  # noqa: E402  (it imports the Keras that is chosen above)
+with needed_for(WHAT, EXTRA):
+    if LEGACY:
+        os.environ["TF_USE_LEGACY_KERAS"] = "1"
+        import tf_keras as keras
+        from tf_keras.src.engine.functional import Functional
+    else:
+        import keras
+        from keras.src.models.functional import Functional
+        if keras.backend.backend() != "tensorflow":
+            raise InputError(f"Keras' backend is {keras.backend.backend()!r}; bnnflow reads and trains models on "
+                             "TensorFlow's: set KERAS_BACKEND=tensorflow")
+    import qkeras  # it imports the Keras that is chosen above
 
 if not issubclass(qkeras.QDense, keras.layers.Layer):
     raise InputError("TensorFlow was imported before bnnflow.train and chose Keras 3, which QKeras 0.9 cannot use: "

@@ -45,6 +45,10 @@ KEYWORDS = frozenset(
 Kernels = list[tuple[tuple[Node, ...], list[str]]]
 
 
+def _nothing() -> None:
+    """What is to be done for a backend that needs nothing but the core."""
+
+
 def _no_latency(folder: Path, top: str) -> int:
     """The latency of sources that do not state one."""
     return 0
@@ -95,6 +99,9 @@ class Backend:
     with input codes for the test bench, or default ones for None; it returns the name, in the top function, of the
     array of every node that has one. `kernels` says which nodes are computed together.
 
+    `ready` raises ToolError where a package is missing that `write` needs. `packages` are the distributions that have a
+    hand in what is written.
+
     `one_netlist`: the whole design is one netlist of LUTs and is counted as such, not kernels with costs of their own.
     `fixed` has the options of a build that do not apply: {option: (the value that it must have, why)}.
     `cycles` reads the latency, in cycles, that the sources in a folder state for a top module; 0 where they state none.
@@ -117,6 +124,8 @@ class Backend:
     fixed: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     cycles: Callable[[Path, str], int] = _no_latency
     traced: Callable[[Graph, BuildConfig, Path], TracedTop] | None = None
+    ready: Callable[[], None] = _nothing
+    packages: tuple[str, ...] = ("numpy",)
 
     def __post_init__(self) -> None:
         if self.traced and self.language != CPP:

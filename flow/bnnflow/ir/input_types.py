@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import zipfile
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -16,11 +14,10 @@ from numpy.typing import NDArray
 from bnnflow.errors import InputError, as_given, in_words_of
 from bnnflow.ir.domain import fixed
 
-__all__ = ["KEY", "MAX_CONFIG", "InputType", "checked_type", "kept_type", "model_file", "narrowest_type", "no_type"]
+__all__ = ["KEY", "InputType", "checked_type", "model_file", "narrowest_type", "no_type"]
 
 InputType = str | Mapping[str, str]  # of all inputs, or {input layer: type}
 KEY = "bnnflow_input_type"  # in the configuration of a model
-MAX_CONFIG = 2**26  # bytes of the description of a model
 WIDEST = 16  # bits of a type that is read off data: what needs more lies on no grid that was meant
 
 
@@ -45,30 +42,6 @@ def no_type(what: str, data: str = "x") -> InputError:
         f"{as_given(input_type='ufixed<8,0>')} for pixels/256 (8 bits, none before the point) or "
         f"{as_given(input_type='fixed<16,6>')}; or let the narrowest be found that holds your data: {found}")
     return error
-
-
-def kept_type(path: str | os.PathLike[str]) -> InputType | None:
-    """The type that a `.keras` or `.h5` file, or the folder of a training run, says; None where it says none, or where
-    it cannot be read. Raises InputError where what it says is no type.
-    """
-    try:
-        config = json.loads(_configuration(model_file(path)))
-        said = config["config"].get(KEY)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, RecursionError):
-        return None  # what reads the whole model says what is wrong with it
-    return None if said is None else checked_type(said)
-
-
-def _configuration(file: Path) -> str | bytes:
-    """The JSON with which Keras describes a model; a small part of its file."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            return archive.read("config.json") if archive.getinfo("config.json").file_size <= MAX_CONFIG else b""
-    import h5py
-
-    with h5py.File(file, "r") as opened:
-        text: str | bytes = opened.attrs["model_config"]
-        return text
 
 
 def model_file(path: str | os.PathLike[str]) -> Path:

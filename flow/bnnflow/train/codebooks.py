@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
-from bnnflow.errors import InputError
-from bnnflow.generation import keras
+from bnnflow.errors import InputError, needed_for
+from bnnflow.generation import EXTRA, keras
 from bnnflow.train.proximal import PAIRS, pair_of
 from bnnflow.train.quantizers import KernelQuantizer, kernels_of, unwrapped
 from bnnflow.train.schedules import HARD_FROM, Annealed
@@ -95,6 +94,9 @@ def assign(scores: NDArray[Any]) -> NDArray[np.int32]:
 
     Entry j is the candidate of column j. The result is exact: it is a linear assignment problem, which SciPy solves.
     """
+    with needed_for("codebooks of kernels", EXTRA):
+        from scipy.optimize import linear_sum_assignment
+
     columns, chosen = linear_sum_assignment(np.asarray(scores).T, maximize=True)
     return np.asarray(chosen[np.argsort(columns)], np.int32)
 

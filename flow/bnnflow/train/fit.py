@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from bnnflow.errors import InputError
 from bnnflow.generation import keras, leaf_layers, learning_rates, random_states, tf_variables
+from bnnflow.recipe import Recipe
 from bnnflow.train.alphabeta import Budget
 from bnnflow.train.distill import Distiller, ends_in_softmax
 from bnnflow.train.optimizers import Bop, Bop2ndOrder
@@ -19,7 +19,7 @@ from bnnflow.train.prune import Prune, zeros_of
 from bnnflow.train.schedules import Progress, annealed_of, harden
 from bnnflow.train.weight_sets import RBNN, Rotations
 
-__all__ = ["OPTIMIZERS", "Arrays", "Recipe", "Row", "Training", "accuracy", "fit"]
+__all__ = ["OPTIMIZERS", "Arrays", "Row", "Training", "accuracy", "fit"]
 
 Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]  # x_train, y_train, x_test, y_test
 Row = dict[str, Any]
@@ -35,41 +35,6 @@ OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
 # TensorFlow operations whose results depend on a state that is no variable, or on Python.
 HIDDEN = frozenset("""EagerPyFunc Multinomial ParameterizedTruncatedNormal PyFunc RandomGamma RandomPoisson
 RandomPoissonV2 RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt TruncatedNormal""".split())
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: cross-entropy, a cosine schedule from `learning_rate` to 0 over all steps, shuffled by the seed.
-
-    `validation` is the share (0..1) of the training samples that are held back, to choose the best epoch with. `prune`
-    holds arguments of `Prune`, `distill` those of `Distiller` (but for the models), `budget` the target and gamma of
-    `Budget`, `optimizer_options` arguments of the optimizer, for example Bop's threshold.
-    """
-
-    epochs: int = 40
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    seed: int = 0
-    validation: float = 0.0
-    optimizer: str = "adam"
-    prune: Mapping[str, Any] | None = None
-    distill: Mapping[str, Any] | None = None
-    budget: Mapping[str, Any] | None = None
-    optimizer_options: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        """Raise InputError for values that cannot be used."""
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}; give a whole number from 1 on")
-        if not 0 < self.learning_rate < float("inf"):
-            raise InputError(f"learning_rate={self.learning_rate}; give a number above 0")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed={self.seed}; give a whole number from 0 to 2^32 - 1")
-        if not 0 <= self.validation < 1:
-            raise InputError(f"validation={self.validation}; give a share from 0 to below 1")
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"optimizer {self.optimizer!r}; use one of {', '.join(OPTIMIZERS)}")
 
 
 class Training:

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")  # no display is needed
-
-from matplotlib.figure import Figure
-
-from bnnflow.errors import InputError
-from bnnflow.generation import leaf_layers
+from bnnflow.errors import InputError, needed_for
+from bnnflow.generation import EXTRA, leaf_layers
 from bnnflow.train.layers import LearnedThermometer
+
+with needed_for("plots of a training", EXTRA):
+    import matplotlib
+
+    matplotlib.use("svg")  # no display is needed
+
+    from matplotlib.figure import Figure
 
 __all__ = ["plot_history", "plot_tone_curves", "thermometers_of"]
 

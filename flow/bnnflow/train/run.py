@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +32,13 @@ from bnnflow.errors import BnnflowError, InputError
 from bnnflow.files import existing, whole_file
 from bnnflow.generation import kept_generators, keras
 from bnnflow.ir.input_types import InputType, checked_type
+from bnnflow.recipe import Config, read_yaml
 from bnnflow.tables import html_table
-from bnnflow.train.fit import Arrays, Recipe, Row, Training
+from bnnflow.train.fit import Arrays, Row, Training
+from bnnflow.train.plots import plot_history, plot_tone_curves, thermometers_of
 from bnnflow.train.saving import with_input_type
 
-__all__ = ["Config", "Network", "Result", "config_of", "network_of_file", "train"]
-
-NUMBER = (int, float)
-KEYS: dict[str, tuple[type, ...]] = {
-    "epochs": (int,), "batch_size": (int,), "learning_rate": NUMBER, "seed": (int,), "validation": NUMBER,
-    "optimizer": (str,), "build": (dict,), "data": (dict,), "prune": (dict,), "distill": (dict,),
-    "budget": (dict,), "optimizer_options": (dict,),
-}
-BUDGET: dict[str, tuple[type, ...]] = {"target": NUMBER, "gamma": NUMBER}
-DISTILL: dict[str, tuple[type, ...]] = {"teacher": (str,), "temperature": NUMBER, "mix": NUMBER}
-PRUNE: dict[str, tuple[type, ...]] = {
-    "method": (str,), "start": NUMBER, "end": NUMBER, "every": NUMBER, "layers": (list,), "zeros": NUMBER, "n": (int,),
-    "m": (int,), "shape": (list,), "inputs": (int,),
-}
-WORDS = {int: "a whole number", float: "a number", str: "text", dict: "a mapping", list: "a list"}
+__all__ = ["Network", "Result", "network_of_file", "train"]
 
 
 @dataclass(frozen=True)
@@ -84,17 +72,6 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Config:
-    """A config file, checked: the recipe, the arguments of `build` and `data`, the teacher's file or ""."""
-
-    recipe: Recipe
-    build: Mapping[str, Any]
-    data: Mapping[str, Any]
-    teacher: str
-    text: Mapping[str, Any]  # all of it, as written to run.yaml
-
-
-@dataclass(frozen=True)
 class Result:
     """The result of a run: test accuracy (0..1) of the hard network, the epoch (from 1) of its weights, the file."""
 
@@ -118,25 +95,6 @@ def network_of_file(path: str | os.PathLike[str]) -> Network:
     with _blamed(str(source)):
         spec.loader.exec_module(module)
     return Network.of(module, str(source), hashlib.sha256(source.read_bytes()).hexdigest())
-
-
-def config_of(given: str | os.PathLike[str] | Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> Config:
-    """`defaults` overridden by a YAML file or mapping; raises InputError for unknown keys and wrong types or values."""
-    name = "config" if given is None or isinstance(given, Mapping) else str(given)
-    values = _yaml(given) if isinstance(given, (str, os.PathLike)) else given
-    if not isinstance(values, Mapping | None):
-        raise InputError(f"{name}: holds {type(values).__name__}; write one `key: value` a line")
-    text = {**defaults, **(values or {})}
-    _check_keys(name, text, KEYS)
-    _check_keys(f"{name}: distill", text.get("distill", {}), DISTILL)
-    _check_keys(f"{name}: prune", text.get("prune", {}), PRUNE)
-    _check_keys(f"{name}: budget", text.get("budget", {}), BUDGET)
-    distill = dict(text.get("distill", {}))
-    teacher = distill.pop("teacher", "")
-    if "distill" in text and not teacher:
-        raise InputError(f"{name}: distill needs teacher, a Keras model file (.keras, .h5)")
-    recipe = {f.name: text[f.name] for f in fields(Recipe) if f.name in text}
-    return Config(Recipe(**{**recipe, "distill": distill}), text.get("build", {}), text.get("data", {}), teacher, text)
 
 
 def train(network: Network, config: Config, output_dir: str | os.PathLike[str], resume: bool = False,
@@ -191,8 +149,6 @@ def _loop(training: Training, folder: Path, seconds: float, steps: int,
 
 def _finished(training: Training, folder: Path) -> Result:
     """Write the files of the result."""
-    from bnnflow.train.plots import plot_history, plot_tone_curves, thermometers_of
-
     accuracy = training.finish()
     epoch = training.best[0] if training.best else training.recipe.epochs
     result = Result(accuracy, epoch, folder / "model.h5")
@@ -244,22 +200,6 @@ def _blamed(what: str) -> Iterator[None]:
             from error
 
 
-def _yaml(path: str | os.PathLike[str]) -> Any:
-    try:
-        return yaml.safe_load(existing(path, "config").read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
-
-
-def _check_keys(name: str, values: Mapping[str, Any], known: Mapping[str, tuple[type, ...]]) -> None:
-    unknown = [str(key) for key in values if key not in known]
-    if unknown:
-        raise InputError(f"{name}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(known)}")
-    for key, value in values.items():
-        if not isinstance(value, known[key]) or isinstance(value, bool):
-            raise InputError(f"{name}: {key}: {value!r} is not {WORDS[known[key][-1]]}")
-
-
 def _description(network: Network, config: Config, arrays: Arrays) -> dict[str, Any]:
     """What run.yaml says; the digest covers the network's code, the config, the data and the teacher."""
     digest = hashlib.sha256(json.dumps([network.name if not network.source else network.source, config.text],
@@ -282,7 +222,7 @@ def _stored_run(folder: Path, resume: bool) -> dict[str, Any] | None:
         return None
     if not resume:
         raise InputError(f"{folder} holds a training run; --resume continues it, or name another folder")
-    stored = _yaml(folder / "run.yaml")
+    stored = read_yaml(folder / "run.yaml")
     if not isinstance(stored, dict) or "digest" not in stored:
         raise InputError(f"{folder / 'run.yaml'} is damaged; remove the folder and start anew")
     return stored

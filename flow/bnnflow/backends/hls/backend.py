@@ -15,6 +15,11 @@ from bnnflow.ir.nodes import Int
 __all__ = ["VITIS", "VIVADO"]
 
 
+def ready() -> None:
+    """Raises ToolError where hls4ml is missing."""
+    import bnnflow.backends.hls.hls4ml_model  # noqa: F401
+
+
 def write(graph: Graph, config: BuildConfig, codes: Sequence[Int] | None, target: Path) -> dict[str, str]:
     """Write the C++ of a project that will be moved to `target`; returns the C array of each node."""
     # hls4ml takes seconds to import, and only writing needs it.
@@ -37,7 +42,8 @@ def traced(graph: Graph, config: BuildConfig, folder: Path) -> TracedTop:
 
 
 def _backend(name: str, synthesizer: str) -> Backend:
-    return Backend(name, CPP, "C simulation", "gxx", synthesizer, check, write, kernels, traced=traced,
+    return Backend(name, CPP, "C simulation", "gxx", synthesizer, check, write, kernels, traced=traced, ready=ready,
+                   packages=("hls4ml", "numpy"),
                    sources=("*.h", "*.cpp", "firmware/**/*.h", "firmware/**/*.cpp"),
                    fixed={"pipelined": (True, "only backend Verilog can be combinational")})
 

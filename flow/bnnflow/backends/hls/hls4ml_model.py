@@ -15,13 +15,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import hls4ml
 import numpy as np
 import yaml
-from hls4ml.backends.template import FunctionCallTemplate, LayerConfigTemplate
-from hls4ml.model import ModelGraph
-from hls4ml.model.layers import Layer, layer_map, register_layer
-from hls4ml.model.types import FixedPrecisionType
 from numpy.typing import NDArray
 
 from bnnflow.backends.backend import BuildConfig
@@ -32,9 +27,16 @@ from bnnflow.backends.hls.kernel_call import KernelCall
 from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.hls.types import DIALECTS, Dialect, code_type
 from bnnflow.backends.project import write_vectors
-from bnnflow.errors import InputError
+from bnnflow.errors import InputError, needed_for
 from bnnflow.ir import Domain, Graph, Node, Op, clean_name
 from bnnflow.ir.vectors import default_vectors
+
+with needed_for("writing HLS C++", "hls"):
+    import hls4ml
+    from hls4ml.backends.template import FunctionCallTemplate, LayerConfigTemplate
+    from hls4ml.model import ModelGraph
+    from hls4ml.model.layers import Layer, layer_map, register_layer
+    from hls4ml.model.types import FixedPrecisionType
 
 __all__ = ["FlowModelGraph", "to_hls4ml"]
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from bnnflow.errors import InputError
 from bnnflow.generation import keras
+
+if TYPE_CHECKING:
+    import h5py
 
 __all__ = ["load_weights"]
 

@@ -12,22 +12,24 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import h5py
-
-from bnnflow.errors import InputError, LoweringError
+from bnnflow.errors import InputError, LoweringError, needed_for
 from bnnflow.files import existing
 from bnnflow.frontends.keras.archives import load_weights
 from bnnflow.frontends.keras.configuration import MODELS, QUANTIZERS, problems_of
 from bnnflow.frontends.keras.wrappers import PruneLowMagnitude
-from bnnflow.generation import ANOTHER, LEGACY, described, keras, qkeras, qkeras_objects
-from bnnflow.ir.input_types import KEY, MAX_CONFIG, model_file
+from bnnflow.generation import ANOTHER, EXTRA, LEGACY, described, keras, qkeras, qkeras_objects
+from bnnflow.ir.input_types import KEY, model_file
 from bnnflow.train import LAYERS as OUR_LAYERS
 from bnnflow.train import QUANTIZERS as OUR_QUANTIZERS
 from bnnflow.train.saving import with_input_type
 
+with needed_for("model files", EXTRA):
+    import h5py
+
 __all__ = ["custom_objects", "read_model"]
 
 WEIGHTS = "model.weights.h5"  # in an archive
+MAX_CONFIG = 2**26  # bytes of the description of a model
 MAX_WEIGHTS = 2**33  # bytes
 
 
