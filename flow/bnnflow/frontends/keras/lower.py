@@ -145,8 +145,9 @@ def _not_finite(model: keras.Model) -> list[str]:
             array = weight.numpy()
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-                problems.append(f"layer {layer.name!r}: weight {getattr(weight, 'path', weight.name)!r} holds {array[at]} at index {at}; "
-                                "train again from a finite checkpoint")
+                name = getattr(weight, "path", weight.name)
+                problems.append(f"layer {layer.name!r}: weight {name!r} holds {array[at]} at index {at}; train again "
+                                "from a finite checkpoint")
     return list(dict.fromkeys(problems))
 
 
