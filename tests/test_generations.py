@@ -63,11 +63,16 @@ LACKING = {"layer-thresholded_relu": "ThresholdedReLU", "layer-conv1d_causal": "
            "layer-plain_separable1d": "causal"}
 
 
+def run_with_qkeras_09(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a program where QKeras 0.9 is found first."""
+    environment = {**plain_environment(), "PYTHONPATH": os.pathsep.join([str(QKERAS_09), str(ROOT)])}
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)], cwd=ROOT,
+                          env=environment, text=True, capture_output=True, check=False)
+
+
 def in_legacy_keras(code: str, *arguments: object) -> list[str]:
     """The lines that a program prints where the legacy Keras is here."""
-    environment = {**plain_environment(), "PYTHONPATH": os.pathsep.join([str(QKERAS_09), str(ROOT)])}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", HEAD + code, *map(str, arguments)], cwd=ROOT,
-                          env=environment, text=True, capture_output=True, check=False)
+    done = run_with_qkeras_09(HEAD + code, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
 
@@ -119,3 +124,9 @@ def test_a_file_of_keras_3_is_refused_by_the_legacy_keras(tmp_path):
     for text in said:
         assert "written by Keras 3" in text and ", and here is the legacy Keras, with QKeras 0.9: " in text
         assert "install bnnflow[keras] for models of Keras 3" in text
+
+
+def test_tensorflow_before_the_choice_is_refused_clearly():
+    """TensorFlow takes Keras 3 unless it is asked for the legacy Keras before it is imported."""
+    done = run_with_qkeras_09("import tensorflow, bnnflow.train")
+    assert done.returncode == 1 and "import bnnflow.train first, or set TF_USE_LEGACY_KERAS=1" in done.stderr

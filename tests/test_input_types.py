@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ from bnnflow.frontends.keras.reading import read_model
 from bnnflow.generation import keras
 from bnnflow.models import digits
 from bnnflow.train import input_type_of, with_input_type
-from tests.conftest import ROOT, plain_environment
+from tests.conftest import plain_environment
 from tests.contracts import dense
 from tests.test_ir import random_graph
 
@@ -125,27 +122,3 @@ def test_options_are_checked_before_tensorflow(options, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=plain_environment(), text=True,
                           capture_output=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "tensorflow" not in done.stderr
-
-
-@pytest.mark.hls
-@pytest.mark.rtl
-@pytest.mark.training
-def test_the_commands_of_the_readme_run_in_order(tmp_path):
-    """As they stand there, in a fresh folder."""
-    text = (ROOT / "README.md").read_text()
-    block = re.search(r"The same on the command line:\n\n```\n(.*?)```", text, re.DOTALL)[1]
-    for name in ("bnnflow", "python"):
-        command = "-m bnnflow.cli " if name == "bnnflow" else ""
-        script = tmp_path / "bin" / name
-        script.parent.mkdir(exist_ok=True)
-        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {command}"$@"\n')
-        script.chmod(0o755)
-    folder = tmp_path / "fresh"
-    folder.mkdir()
-    environment = {**plain_environment(), "PATH": f"{tmp_path / 'bin'}:{Path(os.defpath.split(':')[0])}:"
-                                                  f"{os.environ['PATH']}"}
-    for line in block.splitlines():
-        done = subprocess.run(["sh", "-e", "-c", line], cwd=folder, env=environment, text=True, capture_output=True,
-                              check=False, timeout=300)
-        assert done.returncode == 0, (line, done.stderr)
-    assert (folder / "report.html").is_file()
