@@ -15,7 +15,7 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
-	PYTHONPATH=$(LEGACY) $(BIN)/python -m pytest -n $(WORKERS) tests/test_contracts.py \
+	PYTHONPATH=$(LEGACY) $(BIN)/python -m pytest -n $(WORKERS) tests/test_contracts.py tests/test_qkeras_facts.py \
 		-m "not long and not hls and not rtl and not files and not training"
 
 # No C++ compiler, no yosys, no training, no processes of their own, not the rows of every layer and quantizer; under a minute.
