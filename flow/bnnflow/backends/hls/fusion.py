@@ -28,8 +28,8 @@ from bnnflow.errors import InputError, as_given, in_words_of
 from bnnflow.ir import Graph, Index, Node, Op, Weights, Window, clean_name
 from bnnflow.ir.nodes import Int
 
-__all__ = ["ASKED", "MAX_GIVEN", "FusionGroup", "check", "code_size", "copied", "forked", "fusion_groups",
-           "is_dataflow", "is_netlist", "kernels", "prepared", "starts", "streamed_kernels", "two_by_two"]
+__all__ = ["ASKED", "MAX_GIVEN", "FusionGroup", "check", "check_room", "code_size", "copied", "forked", "fusion_groups",
+           "is_dataflow", "is_netlist", "kernels", "prepared", "row_size", "starts", "streamed_kernels", "two_by_two"]
 
 STREAMS = "nnet_flow_stream.h"
 ASKED = "distributed_arithmetic"  # the strategy, as hls4ml calls it
@@ -126,18 +126,11 @@ def _folding(head: Node, known: Mapping[str, Node], config: BuildConfig) -> Fold
     return folding_of(head, known[head.inputs[0]], config) if head.traits.taps else Folding()
 
 
-def array_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
-    """The kernel calls of io_parallel: one a node, one a netlist of several, or one a loop."""
-    known = {node.name: node for node in prepared(graph, config)}
-    groups = []
-    for nodes, reads in array_kernels(graph, config):
-        calls: list[KernelCall] = []
-        if is_netlist(nodes, known, config):
-            calls = [_netlist(nodes, known, prod(nodes[-1].shape[:-1]))]
-        elif not nodes[0].traits.outside:
-            calls = [_arrayed(nodes, known, config)]
-        groups.append(FusionGroup(nodes[-1], reads, calls, nodes))
-    return groups
+def _array_calls(nodes: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> list[KernelCall]:
+    """The call of a kernel of io_parallel; none for an input."""
+    if is_netlist(nodes, known, config):
+        return [_netlist(nodes, known, prod(nodes[-1].shape[:-1]))]
+    return [] if nodes[0].traits.outside else [_arrayed(nodes, known, config)]
 
 
 def _arrayed(group: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> KernelCall:
@@ -161,59 +154,60 @@ def _at_once(node: Node, sources: Sequence[Node], interval: int = 1) -> KernelCa
                       reads=call.reads, fused=(cell,))
 
 
-def stream_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
-    """The kernel calls of io_stream: one for all nodes that work on a pixel together."""
-    known = {node.name: node for node in prepared(graph, config)}
-    groups = []
-    for nodes, reads in streamed_kernels(graph, config):
-        if is_netlist(nodes, known, config):
-            calls = [replace(_netlist(nodes, known, 1), kernel="flow_slide", header=STREAMS)]
-        else:
-            calls = _streamed(nodes, known, config)
-        groups.append(FusionGroup(nodes[-1], reads, calls, nodes))
-    return groups
+def _stream_calls(nodes: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> list[KernelCall]:
+    """The call of a kernel of io_stream; none for an input."""
+    if is_netlist(nodes, known, config):
+        return [replace(_netlist(nodes, known, 1), kernel="flow_slide", header=STREAMS)]
+    return _streamed(nodes, known, config)
+
+
+def _calls(nodes: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> list[KernelCall]:
+    """The call that computes nodes in a row; none for an input."""
+    return (_stream_calls if config.stream else _array_calls)(nodes, known, config)
 
 
 def array_kernels(graph: Graph, config: BuildConfig) -> Kernels:
     """The kernels on arrays: (a node, or those of a netlist or a loop in a row; the tensors that the first reads)."""
-
-    def joins(head: Node, follower: Node, known: Mapping[str, Node]) -> bool:
-        if config.is_loop(head.name) and head.traits.taps:
-            return follower.traits.keeps_shape and _folding(head, known, config).cycles > 1
-        own = config.layers.get(follower.name, {}).get("strategy", ASKED)  # of a node that is named
-        return is_netlist((head, follower), known, config) and str(own).lower() == ASKED
-
-    return _fused(prepared(graph, config), graph.outputs, joins)
+    return _fused(graph, config, _joins_array)
 
 
 def streamed_kernels(graph: Graph, config: BuildConfig) -> Kernels:
     """The kernels on streams: (nodes in a row, the tensors that the first reads)."""
-
-    def joins(head: Node, follower: Node, known: Mapping[str, Node]) -> bool:
-        # Passes make some outputs of a pixel each, enough for what works element by element.
-        return starts(head, known) and (follower.traits.keeps_shape or _folding(head, known, config).passes == 1)
-
-    return _fused(prepared(graph, config), graph.outputs, joins)
+    return _fused(graph, config, _joins_stream)
 
 
-def _fused(nodes: Sequence[Node], outputs: Sequence[str], joins: Callable[[Node, Node, Mapping[str, Node]], bool],
-           ) -> Kernels:
-    """All nodes that are computed, as kernels.
+# True where a node is computed in the kernel that another begins: (this, that node, all nodes by name, the options).
+Joins = Callable[[Node, Node, Mapping[str, Node], BuildConfig], bool]
 
-    Nodes in a row are one kernel as long as `joins` (the first node of the kernel, the next one, all nodes by name).
-    """
+
+def _joins_array(head: Node, follower: Node, known: Mapping[str, Node], config: BuildConfig) -> bool:
+    if not _follows(follower, known):
+        return False
+    if config.is_loop(head.name) and head.traits.taps:
+        return follower.traits.keeps_shape and _folding(head, known, config).cycles > 1
+    own = config.layers.get(follower.name, {}).get("strategy", ASKED)  # of a node that is named
+    return is_netlist((head, follower), known, config) and str(own).lower() == ASKED
+
+
+def _joins_stream(head: Node, follower: Node, known: Mapping[str, Node], config: BuildConfig) -> bool:
+    # Passes make some outputs of a pixel each, enough for what works element by element.
+    return _follows(follower, known) and starts(head, known) and (
+        follower.traits.keeps_shape or _folding(head, known, config).passes == 1)
+
+
+def _fused(graph: Graph, config: BuildConfig, joins: Joins) -> Kernels:
+    """All nodes that are computed, as kernels: nodes in a row as long as they join the first."""
+    nodes = prepared(graph, config)
     known = {node.name: node for node in nodes}
-    kept, reads = _without_windows(nodes, outputs)
-    only_reader = _only_readers(kept, reads, outputs)
+    kept, reads = _without_windows(nodes, graph.outputs)
+    only_reader = _only_readers(kept, reads, graph.outputs)
     kernels: Kernels = []
     done: set[str] = set()
     for head in kept:
         if head.name in done:
             continue
         group = [head]
-        while follower := only_reader.get(group[-1].name):
-            if not joins(head, follower, known) or not _follows(follower, known):
-                break
+        while (follower := only_reader.get(group[-1].name)) and joins(head, follower, known, config):
             group.append(follower)
         done |= {node.name for node in group}
         kernels.append((tuple(group), reads[head.name]))
@@ -251,6 +245,11 @@ def _netlist(group: Sequence[Node], known: Mapping[str, Node], copies: int) -> K
 
 def _pixels(node: Node) -> int:
     return prod(node.shape[:-1])
+
+
+def _width(node: Node) -> int:
+    """Bits of a pixel."""
+    return node.shape[-1] * node.domain.bits
 
 
 def _own_pixels(node: Node, known: Mapping[str, Node]) -> Int | None:
@@ -338,12 +337,14 @@ def copied(node: Node, name: str, stream: bool) -> FusionGroup:
 
 def kernels(graph: Graph, config: BuildConfig) -> Kernels:
     """The nodes that each kernel computes, and the tensors that it reads."""
-    return (streamed_kernels if config.io_type == "io_stream" else array_kernels)(graph, config)
+    return (streamed_kernels if config.stream else array_kernels)(graph, config)
 
 
 def fusion_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
     """The calls of kernels that compute the graph."""
-    return (stream_groups if config.io_type == "io_stream" else array_groups)(graph, config)
+    known = {node.name: node for node in prepared(graph, config)}
+    return [FusionGroup(nodes[-1], reads, _calls(nodes, known, config), nodes)
+            for nodes, reads in kernels(graph, config)]
 
 
 def is_dataflow(graph: Graph, config: BuildConfig) -> bool:
@@ -368,6 +369,23 @@ def code_size(graph: Graph, config: BuildConfig) -> DesignSize:
     return design_size(sizes, not apart, sum(node.size for node in ends))
 
 
+def row_size(nodes: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> tuple[int, bool]:
+    """(Instructions, True where nothing of it is refused) of nodes in a row, each the only reader of the one before,
+    in a DATAFLOW design; `known` are all nodes that they read.
+    """
+    joins = _joins_stream if config.stream else _joins_array
+    rows: list[list[Node]] = []
+    for node in nodes:
+        if rows and joins(rows[-1][0], node, known, config):
+            rows[-1].append(node)
+        else:
+            rows.append([node])
+    sizes = [kernel_size(row[-1].name, _calls(row, known, config), False) for row in rows]
+    taken = all(max(size.own, default=0) <= MOST["function"] for size in sizes)
+    return (sum(size.instructions + 1 for size in sizes),  # and a call of each
+            taken and not (config.stream and any(_width(row[-1]) > MAX_STREAM for row in rows)))
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 Problems = Iterator[str]
@@ -382,7 +400,16 @@ def check(graph: Graph, config: BuildConfig) -> None:
     """Refuse what g++ would accept and the vendor tools would not: all nodes at once, with the remedy."""
     groups = [nodes for nodes, _ in kernels(graph, config)]
     problems = [problem for find in CHECKS for problem in find(graph, config, groups)]
-    problems = problems or list(_too_long(graph, config, groups))
+    _refuse(problems or list(_too_long(graph, config, groups)))
+
+
+def check_room(graph: Graph, config: BuildConfig) -> None:
+    """Refuse what no folding and no part can cure, as `check` does."""
+    groups = [nodes for nodes, _ in kernels(graph, config)]
+    _refuse([problem for find in ALWAYS for problem in find(graph, config, groups)])
+
+
+def _refuse(problems: Sequence[str]) -> None:
     if problems:
         raise InputError("this graph cannot become an HLS project:\n  - " + "\n  - ".join(problems))
 
@@ -399,11 +426,10 @@ def _too_large(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, .
 def _past_room(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
     """What the io_type has no room for."""
     for node in (nodes[-1] for nodes in groups):
-        width = node.shape[-1] * node.domain.bits
-        if config.io_type == "io_stream" and width > MAX_STREAM:
-            yield (f"node {node.name!r}: a pixel of {node.shape[-1]} codes is {width} bits wide, a stream at "
+        if config.stream and _width(node) > MAX_STREAM:
+            yield (f"node {node.name!r}: a pixel of {node.shape[-1]} codes is {_width(node)} bits wide, a stream at "
                    f"most {MAX_STREAM}: use fewer channels, planes or neurons")
-        if config.io_type == "io_parallel" and node.size > MAX_PARTITIONED:
+        if not config.stream and node.size > MAX_PARTITIONED:
             yield (f"node {node.name!r} has {node.size} elements; the vendor tools partition at most "
                    f"{MAX_PARTITIONED} in io_parallel: use fewer inputs, planes or neurons")
 
@@ -531,4 +557,5 @@ def _passes(graph: Graph, config: BuildConfig) -> bool:
         return False
 
 
-CHECKS = (_too_large, _too_wide, _passed_on, _no_node, _no_kernel, _not_folded, _reused_netlists)
+ALWAYS = (_too_large, _too_wide, _passed_on, _no_node)  # whatever the folding is
+CHECKS = (*ALWAYS, _no_kernel, _not_folded, _reused_netlists)
