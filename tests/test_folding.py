@@ -245,6 +245,9 @@ REFUSED = {  # options and a node of "same" -> what is said of it, and what to d
                  r"node 'sum': pe fold a loop; with layers=\{'sum': \{'pe': 2, 'strategy': 'Resource'\}\}, or "),
     "a_netlist": ({"io_type": "io_stream", "strategy": "distributed_arithmetic", "layers": {"sum": {"simd": 2}}},
                   r"node 'sum': simd fold a loop; with layers=\{'sum': \{'simd': 2, 'strategy': 'Resource'\}\}"),
+    "its_own_netlist": ({"layers": {"sum": {"simd": 2, "strategy": "distributed_arithmetic"}}},
+                        r"node 'sum': simd fold a loop; with layers=\{'sum': \{'simd': 2, 'strategy': 'Resource'\}\}, "
+                        "there is one$"),
     "both": ({"strategy": "Resource", "layers": {"sum": {"pe": 5, "simd": 5}}},
              "node 'sum': pe=5, simd=5 does not divide its outputs and taps evenly; for pe use 3 or 6, of 1, 2, 3, 6"),
 }

@@ -15,7 +15,7 @@ from fractions import Fraction
 from itertools import takewhile
 from math import floor, log10
 from numbers import Real
-from typing import Any
+from typing import Any, NoReturn
 
 from bnnflow.backends.backend import CPP, LAST, BuildConfig
 from bnnflow.backends.hls.code_size import MOST
@@ -143,14 +143,17 @@ class _Balance:
         self.choices = {name: self._choices(nodes) for name, nodes in self.rows.items()}
         self.sizes: dict[tuple[str, Folding], tuple[int, bool]] = {}
         self.others = 0  # instructions of what is not folded
-        first = max(map(self._first, self.choices), default=1)
+        firsts = {name: self._first(name) for name in self.choices}
+        first = max(firsts.values(), default=1)
         self.others = self._others(first)
         self.limited = not self._taken(first)
         first = self._first_taken(first) if self.limited else first
         fastest = estimate(graph, self.config_at(first), lambda kernel: Cost())
         slowest = max(fastest.modules, key=_interval, default=fastest)
+        self.least = max(first, _interval(slowest))
         heads = {nodes[-1].name: nodes[0].name for nodes in kernels}
-        self.least, self.slowest = max(first, _interval(slowest)), heads.get(slowest.name, slowest.name)
+        self.slowest = (max(firsts, key=lambda name: firsts[name]) if firsts and self.least == first else
+                        heads.get(slowest.name, slowest.name))
 
     @property
     def limit(self) -> str:
@@ -236,14 +239,13 @@ class _Balance:
         found = next((choice.cycles for choice in choices if self._size(name, choice)[1]), None)
         if found is None:
             self._refuse({name: choices[-1]})
-            raise InputError(f"node {name!r}: HLS compilers take none of its foldings; leave pe and simd out, or use "
-                             "fewer inputs, planes or neurons")
         return found
 
-    def _refuse(self, chosen: Mapping[str, _Choice]) -> None:
-        """Raises InputError as a build does."""
+    def _refuse(self, chosen: Mapping[str, _Choice]) -> NoReturn:
+        """Raises InputError as a build with these foldings does."""
         config = self._with(chosen)
         config.target.check(self.graph, config)
+        raise InputError("HLS compilers take no folding of this graph; use fewer inputs, planes or neurons")
 
     def _others(self, interval: int) -> int:
         """Instructions of what is not folded; raises InputError where HLS compilers do not take one of its functions.
@@ -320,10 +322,12 @@ def _check(graph: Graph, config: BuildConfig) -> None:
 def _why_not(config: BuildConfig) -> str:
     """Why strategies fold nothing, and one that does."""
     named = any("strategy" in row for row in config.layers.values())
-    instead = as_given(strategy="Latency" if config.stream else "Resource")
+    wanted = "Latency" if config.stream else "Resource"
     kind = "netlists are not folded" if config.stream else f"in {config.io_type} nothing is folded"
+    if named and config.strategy.lower() == wanted.lower():
+        return kind + in_words_of("; leave the strategies in layers out", "; leave the strategies in --layer out")
     none = in_words_of(", and none in layers", ", and none in --layer")
-    return f"{kind}; use {instead}{none if named else ''}"
+    return f"{kind}; use {as_given(strategy=wanted)}{none if named else ''}"
 
 
 # --- what fits ------------------------------------------------------------------------------------------------------
@@ -377,16 +381,14 @@ def _larger(balance: _Balance, part: Part) -> Iterator[str]:
 def fitting(graph: Graph, config: BuildConfig) -> tuple[list[BuildConfig], list[str]]:
     """([the fastest balance that fits the part, if there is one], devices that the design itself fits).
 
-    Arrays are balanced with strategy "Resource". What `layers` says stays, unless no balance fits with it.
+    It is balanced without `layers`, arrays with strategy "Resource", and can be built.
     """
     facts = estimate(graph, config)
     devices = [device for device, part in PARTS.items() if replace(facts, available=part.available).fits]
     strategy = "Latency" if config.stream else "Resource"
-    for layers in (config.layers, {}):
-        try:
-            found = balanced(graph, replace(config, strategy=strategy, reuse_factor=1, layers=layers), fit=True)
-            found.target.check(graph, found)
-            return [found], devices
-        except InputError:
-            pass
-    return [], devices
+    try:
+        found = balanced(graph, replace(config, strategy=strategy, reuse_factor=1, layers={}), fit=True)
+        found.target.check(graph, found)
+        return [found], devices
+    except InputError:
+        return [], devices

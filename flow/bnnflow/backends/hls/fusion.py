@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from bnnflow.backends.backend import BuildConfig, Kernels
-from bnnflow.backends.hls.code_size import MOST, DesignSize, KernelSize, design_size, kernel_size
+from bnnflow.backends.hls.code_size import LIMITS, MOST, DesignSize, KernelSize, design_size, kernel_size
 from bnnflow.backends.hls.folding import Folding, folding_of, in_memory
 from bnnflow.backends.hls.kernel_call import FusedKernel, KernelCall
 from bnnflow.backends.hls.netlist_kernel import netlist_kernel
@@ -29,7 +30,8 @@ from bnnflow.ir import Graph, Index, Node, Op, Weights, Window, clean_name
 from bnnflow.ir.nodes import Int
 
 __all__ = ["ASKED", "MAX_GIVEN", "FusionGroup", "check", "check_room", "code_size", "copied", "forked", "fusion_groups",
-           "is_dataflow", "is_netlist", "kernels", "prepared", "row_size", "starts", "streamed_kernels", "two_by_two"]
+           "is_dataflow", "is_netlist", "kernels", "prepared", "quick", "row_size", "starts", "streamed_kernels",
+           "two_by_two"]
 
 STREAMS = "nnet_flow_stream.h"
 ASKED = "distributed_arithmetic"  # the strategy, as hls4ml calls it
@@ -479,9 +481,11 @@ def _not_folded(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, 
             yield (f"node {node.name!r}: {' and '.join(asked)} fold sums and maxima, and this node is neither; leave "
                    "them out")
         elif config.strategy_of(node.name) == ASKED or not (config.stream or config.is_loop(node.name)):
+            row = config.layers[node.name]
+            others = replace(config, io_type="io_stream", strategy="Latency").strategy_of(node.name) != ASKED
             yield (f"node {node.name!r}: {' and '.join(asked)} fold a loop; with "
-                   f"{as_given(layers={node.name: {**config.layers[node.name], 'strategy': 'Resource'}})}, or "
-                   f"{as_given(io_type='io_stream', strategy='Latency')}, there is one")
+                   f"{as_given(layers={node.name: {**row, 'strategy': 'Resource'}})}"
+                   + f", or {as_given(io_type='io_stream', strategy='Latency')}" * others + ", there is one")
         else:
             try:
                 folding_of(node, known[node.inputs[0]], config)
@@ -503,7 +507,7 @@ def _too_long(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ..
     size = code_size(graph, config)
     if not size.past(MOST):
         return
-    remedy = _shorter(graph, config, groups, size)
+    remedy = _shorter(graph, config, groups, size) or "use fewer inputs, planes or neurons"
     large = [kernel for kernel in size.kernels if max(kernel.own, default=0) > MOST["function"]]
     for kernel in large:
         yield (f"node {kernel.node!r} becomes a function of {max(kernel.own):,} instructions; HLS compilers stop "
@@ -517,19 +521,31 @@ def _too_long(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ..
 
 
 def _shorter(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]], size: DesignSize) -> str:
-    """What makes the project small enough, found by trying: loops of the largest kernels, of all, or streams."""
+    """What makes the project small enough, found by trying: loops of the largest kernels, of all, or streams.
+
+    Nothing where nothing does.
+    """
     heads = {nodes[-1].name: nodes[0] for nodes in groups}
     large = [heads[kernel.node].name for kernel in sorted(size.kernels, key=lambda kernel: -kernel.instructions)
              if heads[kernel.node].traits.taps]
-    for options, said in _foldings(config, large):
-        tried = replace(config, **options)
-        if _passes(graph, tried):
-            return said
-    return "use fewer inputs, planes or neurons"
+    return _first_that_passes(graph, config, chain(_of_some(config, large), _of_all(config)), MOST)
 
 
-def _foldings(config: BuildConfig, large: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
-    """(Options that fold more and more, how to give them)."""
+def quick(graph: Graph, config: BuildConfig) -> str:
+    """What makes a project one that is known to do HLS compilers no harm, found by trying; nothing where nothing does.
+    """
+    return _first_that_passes(graph, config, _of_all(config), LIMITS)
+
+
+Tries = Iterator[tuple[dict[str, Any], str]]
+
+
+def _first_that_passes(graph: Graph, config: BuildConfig, tries: Tries, limits: Mapping[str, int]) -> str:
+    return next((said for options, said in tries if _passes(graph, replace(config, **options), limits)), "")
+
+
+def _of_some(config: BuildConfig, large: Sequence[str]) -> Tries:
+    """(Options that fold the first of the `large` nodes more and more, how to give them)."""
     strategy = {} if config.stream else {"strategy": "Resource"}
     for count in (1, 2, 4):
         for reuse in REUSES:
@@ -538,6 +554,10 @@ def _foldings(config: BuildConfig, large: Sequence[str]) -> Iterator[tuple[dict[
                    for name, options in own.items()}
             if len(own) == count:
                 yield {"layers": {**config.layers, **own}}, f"use {as_given(layers={**config.layers, **own})}"
+
+
+def _of_all(config: BuildConfig) -> Tries:
+    """(Options that fold all nodes more and more, how to give them)."""
     for io_type in dict.fromkeys((config.io_type, "io_stream")):
         for reuse in REUSES:
             options: dict[str, Any] = {"strategy": "Resource", "reuse_factor": reuse, "layers": {}}
@@ -546,13 +566,13 @@ def _foldings(config: BuildConfig, large: Sequence[str]) -> Iterator[tuple[dict[
             yield options, f"use {as_given(**{k: v for k, v in options.items() if k != 'layers'})}{alone}"
 
 
-def _passes(graph: Graph, config: BuildConfig) -> bool:
-    """True where nothing is refused."""
+def _passes(graph: Graph, config: BuildConfig, limits: Mapping[str, int] = MOST) -> bool:
+    """True where nothing is refused, and the size of the code is within limits."""
     try:
         groups = [nodes for nodes, _ in kernels(graph, config)]
         checks = [_past_room if find is _too_large else find for find in CHECKS]
         return not any(problem for find in checks for problem in find(graph, config, groups)) and not code_size(
-            graph, config).past(MOST)
+            graph, config).past(limits)
     except InputError:
         return False
 
