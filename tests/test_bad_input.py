@@ -410,7 +410,7 @@ def test_names_cannot_leave_the_graph(tmp_path):
 def test_a_layer_whose_name_is_clean_keeps_it(names):
     """So that options for a node, which are given by its layer's name, never go to another layer."""
     x = h = keras.Input((6,), name="in")
-    for k, name in enumerate(names):
+    for k in range(len(names)):
         h = qkeras.QActivation("binary(alpha=1)")(dense(k + 3)(h))
     model = keras.Model(x, h)
     for k, name in enumerate(names):
