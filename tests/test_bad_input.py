@@ -413,6 +413,24 @@ def test_names_cannot_leave_the_graph(tmp_path):
     assert len(set(names)) == len(names) and all(n.replace("_", "").isalnum() and n.isascii() for n in names)
 
 
+@pytest.mark.parametrize("names", [("conv.1", "conv_1"), ("conv_1", "conv.1"), ("a", "a_in"), ("b#2", "b_2"),
+                                   ("CONV-1", "conv_1"), ("a b", "a_b_2", "a_b"), ("p", "P")])
+def test_a_layer_whose_name_is_clean_keeps_it(names):
+    """So that options for a node, which are given by its layer's name, never go to another layer."""
+    x = h = keras.Input((6,), name="in")
+    for k in range(len(names)):
+        h = qkeras.QActivation("binary(alpha=1)")(dense(k + 3)(h))
+    model = keras.Model(x, h)
+    for k, name in enumerate(names):
+        model.layers[2 * k + 1]._name = name
+    graph = bf.lower(model, "ufixed<4,0>")
+    outputs = {node.name: node.shape[-1] for node in graph if node.op is bf.ir.Op.DOT}
+    assert len(outputs) == len(names)
+    for k, name in enumerate(names):
+        if name != "P":  # names differ in lower case
+            assert outputs.get(name, k + 3) == k + 3 and (bf.ir.clean_name(name) != name or name in outputs)
+
+
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_files_of_the_package_s_former_name_are_read(suffix, tmp_path):
     """Our classes lay in `flow.train` before; a file names them so, and is the same network. Nothing else may."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
+from bnnflow.backends.hls import code_size as sizes
 from bnnflow.backends.hls.folding import all_foldings, folding_of, told
 from bnnflow.backends.hls.fusion import prepared
 from bnnflow.backends.project import Project
@@ -20,6 +21,7 @@ from bnnflow.facts.facts import Facts
 from bnnflow.ir import BIPOLAR, Graph, Index, Node, Op, Steps, Weights, Window
 from bnnflow.ir.verify import dot_domain
 from tests.random_graphs import random_graph
+from tests.test_code_size import summed
 from tests.test_estimate import conv, dense
 from tests.test_hls import net
 
@@ -116,6 +118,18 @@ def test_what_cannot_keep_up_is_refused_with_the_nearest_that_does():
         assert facts.throughput >= highest > 0.999 * facts.throughput
 
 
+@pytest.mark.parametrize("period", [10 / 3, 1e9 / 7e7, 0.7, 1 / 0.3, 5.0, 999.9])
+def test_a_throughput_that_is_named_is_one(period):
+    """Floats are rounded: what the message names is reached, whatever the clock and the cycles are."""
+    for outputs in (1, 3, 7, 30, 90):
+        config = replace(STREAM, clock_period=period, layers={"d": {"pe": 1, "simd": 64}})
+        with pytest.raises(InputError, match="or less") as refused:
+            balanced(dense(64, outputs), config, throughput=1e12)
+        highest = float(re.search(r"use throughput=([\d.e-]+) or less", str(refused.value))[1])
+        found = balanced(dense(64, outputs), config, throughput=highest)
+        assert estimate(dense(64, outputs), found).throughput >= highest * (1 - 1e-12) > 0
+
+
 def test_throughput_is_at_the_clock_that_there_can_be():
     slow = replace(STREAM, clock_period=0.1, part="xc7z020clg400-1")  # no level of logic is as fast
     for config in (STREAM, slow):
@@ -137,7 +151,13 @@ def test_throughput_is_at_the_clock_that_there_can_be():
     (STREAM, {"interval": 9, "fit": True}, "interval=9, fit=True: give one of", None),
     (STREAM, {"interval": 1.5}, r"interval=1.5: a whole number of cycles", None),
     (STREAM, {"interval": True}, r"interval=True: a whole number of cycles", None),
+    (STREAM, {"interval": 10**400}, r"interval=\(a number of 401 digits\): a whole number of cycles", None),
+    (STREAM, {"throughput": 10**400}, r"throughput=\(a number of 401 digits\): a number of inputs", None),
+    (STREAM, {"throughput": 1e-300}, r"throughput=1e-300: a number of inputs a second", None),
+    (STREAM, {"throughput": float("inf")}, r"throughput=inf: a number of inputs a second", None),
     (STREAM, {"throughput": 0}, r"throughput=0: a number of inputs a second, above 0", None),
+    (replace(ARRAYS, layers={"d": {"strategy": "Latency"}}), {"interval": 99}, "nothing is folded; leave the "
+     "strategies in layers out", {"layers": {}}),
     (STREAM, {"throughput": float("nan")}, r"throughput=nan: a number", None),
     (STREAM, {"throughput": "fast"}, r"throughput='fast': a number", None),
     (replace(STREAM, part="xc9z999"), {"fit": True}, "part='xc9z999' is not in the table", None),
@@ -151,6 +171,72 @@ def test_bad_input(config, goal, message, remedy):
         balanced(graph, config, **goal)
     if remedy:
         assert balanced(graph, replace(config, **remedy), **goal).layers["d"]
+
+
+# --- what HLS compilers take ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [STREAM, ARRAYS])
+def test_what_is_chosen_can_be_built(config):
+    """Of 1,024 inputs and 256 outputs, foldings of two to seven cycles are too much, that of one is not."""
+    graph = summed(1024, 256)
+    for goal in ({"interval": 1}, {"interval": 2}, {"interval": 7}, {"interval": 8}, {"interval": 64}, {"fit": True}):
+        found = bf.balanced(graph, replace(config, part="xczu7ev"), **goal)
+        found.target.check(graph, found)
+        assert estimate(graph, found).interval[1] <= goal.get("interval", 8)
+        assert not goal.get("fit") or estimate(graph, found).fits
+
+
+@pytest.mark.parametrize("config", [STREAM, ARRAYS])
+@pytest.mark.parametrize("limits", [(2000, 10**9), (10**9, 6000)])
+def test_the_nearest_that_can_be_built_is_named(config, limits, monkeypatch):
+    """Also where compilers take less: no function, or no design, of more than so many instructions."""
+    for limit, value in zip(("function", "design"), limits):
+        monkeypatch.setitem(sizes.MOST, limit, value)
+    some = ""
+    for graph in (network(), summed(64, 30, 3, 6), summed(192, 64), random_graph(6), random_graph(9)):
+        try:
+            balanced(graph, config, interval=1)
+        except InputError as error:
+            nearest = re.search(r"use interval=(\d+) or more", str(error))
+            if nearest is None:  # of all foldings
+                assert "HLS compilers stop unrolling" in str(error)
+                continue
+            some += str(error)
+            first = int(nearest[1])
+            assert all(_built(graph, config, n) == (n >= first) for n in (2, 17, first - 1, first, first + 1, 5000))
+    assert ("of what HLS compilers take" if limits[0] < 10**9 else "instructions that HLS compilers take") in some
+
+
+def _built(graph: Graph, config: bf.BuildConfig, interval: int) -> bool:
+    """True where a goal can be built; False where a longer interval is named, InputError where none can be."""
+    try:
+        found = balanced(graph, config, interval=interval)
+    except InputError as error:
+        if "or more" in str(error):
+            return False
+        raise
+    found.target.check(graph, found)
+    assert estimate(graph, found).interval[1] <= interval
+    return True
+
+
+def test_what_no_folding_cures_is_said_first():
+    """Not that no part is large enough, or that a kernel does not keep up."""
+    for config, message in ((STREAM, "a stream at most 4096"), (ARRAYS, "the vendor tools partition at most 4096")):
+        for goal in ({"fit": True}, {"interval": 1}):
+            with pytest.raises(InputError, match=message):
+                balanced(dense(5000, 4), replace(config, part="ice40hx1k"), **goal)
+
+
+@pytest.mark.parametrize("config", [STREAM, ARRAYS, bf.BuildConfig()])
+def test_nothing_to_fold(config):
+    """A graph without sums and maxima is as it is."""
+    thresholds = Steps(np.zeros(6, np.int64), np.ones(6, np.int64), np.zeros((6, 1), np.int64))
+    x = Node("x", Op.INPUT, (), (6,), BIPOLAR)
+    graph = Graph((x, Node("a", Op.STEP, ("x",), (6,), BIPOLAR, thresholds)), ("a",))
+    for goal in ({"interval": 5}, {"throughput": 1000}, {"fit": True}):
+        assert balanced(graph, config, **goal) == config
 
 
 # --- what fits ------------------------------------------------------------------------------------------------------
@@ -213,6 +299,12 @@ def test_command_line(cli, tmp_path):
     assert done.returncode == 0 and re.search(r"folding: .*f:pe=\d+,simd=\d+", done.stdout), done.stderr
     assert bf.estimate(tmp_path / "prj").fits
     assert cli("build", "net.npz", "--interval", "9").returncode == 2
+    for arguments in (["--throughput", "1e-300"], ["--interval", "9" * 400], ["--layer", "d:pe=²"],
+                      ["--layer", "d:pe=" + "9" * 5000], ["--reuse-factor", "9" * 400]):
+        done = cli("build", "net.npz", "--io-type", "io_stream", *arguments)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
     done = cli("estimate", "net.npz", "--io-type", "io_stream", "--part", "ice40hx8k")
     flags = re.search(r"fits with: (.*) \(an input every [\d,]+ cycles\)", done.stdout)[1]
     assert "fits (" in cli("estimate", "net.npz", "--part", "ice40hx8k", *flags.split()).stdout
+    done = cli("estimate", "net.npz", "--io-type", "io_stream", "--part", "ice40hx8k", "--layer", "d:pe=16")
+    assert f"fits with: {flags} without --layer (" in done.stdout

@@ -41,6 +41,12 @@ def test_usage_errors_are_2(cli):
     (["build", "net.npz", "--vectors", "bad.npy"], "value 999999999.0 at index"),
     (["build", "net.npz", "--combinational"], "--combinational: only backend Verilog can be"),
     (["build", "net.npz", "--backend", "Verilog", "--reuse-factor", "2"], "Verilog is fully unrolled"),
+    (["build", "net.npz", "--backend", "Verilog", "--layer", "d:pe=4"],
+     "--layer d:pe=4: Verilog is fully unrolled; leave it out"),
+    (["build", "net.npz", "--reuse-factor", "1048577"], "--reuse-factor 1048577: a whole number of cycles, from 1 to "
+     "1048576"),
+    (["build", "net.npz", "--layer", "d:pe=²"], "--layer d: pe='²': a whole number, from 1 to 1048576"),
+    (["build", "net.npz", "-o", "."], "a build replaces this folder, and you are in it"),
     (["synth", "."], "is not a bnnflow project"),
     (["build", "net.npz", "--layer", "d1"], "--layer 'd1': write NODE:reuse_factor=4"),
     (["build", "net.npz", "--layer", "d1:reuse_factor=x"], "--layer d1: reuse_factor='x': a whole number"),

@@ -158,3 +158,22 @@ def test_an_estimate_says_the_size(monkeypatch):
     monkeypatch.setitem(model.LIMITS, "function", 1000)
     assert any("the top function has" in note and "more than 1,000: HLS" in note for note in bf.estimate(graph).notes)
     assert bf.estimate(graph, bf.BuildConfig(backend="Verilog")).instructions is None
+
+
+@pytest.mark.parametrize("options", [LOOPED, STREAM, {**STREAM, "reuse_factor": 8},
+                                     {**STREAM, "layers": {"d": {"pe": 32, "simd": 1024}}}])
+def test_an_estimate_names_options_that_do_no_harm(options):
+    """They are followed to the letter; without a note of harm there is no such note."""
+    graph = summed(1024, 256)
+    notes = " ".join(bf.estimate(graph, bf.BuildConfig(**options)).notes)
+    assert "take hours" in notes or "stop unrolling" in notes
+    said = re.search(r"use (.*?)( without options of nodes)? for at most 60,000 instructions a function", notes)
+    followed = options | eval(f"dict({said[1]})") | ({"layers": {}} if said[2] else {})
+    assert "HLS compilers" not in " ".join(bf.estimate(graph, bf.BuildConfig(**followed)).notes)
+    assert code_size(graph, bf.BuildConfig(**followed)).largest[0] <= 60_000
+
+
+def test_what_has_no_remedy_is_given_none(monkeypatch):
+    monkeypatch.setitem(model.LIMITS, "function", 10)
+    notes = " ".join(bf.estimate(summed(64, 16), bf.BuildConfig(**STREAM)).notes)
+    assert "more than 10: HLS" in notes and "use " not in notes

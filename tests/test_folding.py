@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import product
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -244,6 +245,9 @@ REFUSED = {  # options and a node of "same" -> what is said of it, and what to d
                  r"node 'sum': pe fold a loop; with layers=\{'sum': \{'pe': 2, 'strategy': 'Resource'\}\}, or "),
     "a_netlist": ({"io_type": "io_stream", "strategy": "distributed_arithmetic", "layers": {"sum": {"simd": 2}}},
                   r"node 'sum': simd fold a loop; with layers=\{'sum': \{'simd': 2, 'strategy': 'Resource'\}\}"),
+    "its_own_netlist": ({"layers": {"sum": {"simd": 2, "strategy": "distributed_arithmetic"}}},
+                        r"node 'sum': simd fold a loop; with layers=\{'sum': \{'simd': 2, 'strategy': 'Resource'\}\}, "
+                        "there is one$"),
     "both": ({"strategy": "Resource", "layers": {"sum": {"pe": 5, "simd": 5}}},
              "node 'sum': pe=5, simd=5 does not divide its outputs and taps evenly; for pe use 3 or 6, of 1, 2, 3, 6"),
 }
@@ -282,6 +286,46 @@ def test_a_reuse_factor_is_the_most_cycles(name):
                 assert folding == next(f for f in most if f.folds == most[-1].folds)
             assert folding.turns * folding.at_once == positions
             assert (folding.folds if stream else folding.cycles) <= reuse
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_reuse_factor_holds_beside_one_number_of_lanes(name):
+    """With `pe` or `simd` told, a node still takes at most so many cycles, or as few as it can."""
+    node, source = head(case(name))
+    for options in (STREAM, LOOPS):
+        made = foldings(node, source, options is STREAM)
+        turns = 1 if options is STREAM else made[0].positions
+        for lanes in ({key: getattr(f, key)} for f in three(made) for key in ("pe", "simd")):
+            least = min(turns * f.folds for f in made if lanes.items() <= {"pe": f.pe, "simd": f.simd}.items())
+            for reuse in (1, 7, 100, least, 3 * least + 1):
+                folding = folding_of(node, source, config({node.name: lanes}, reuse_factor=reuse, **options))
+                assert turns * folding.folds <= max(reuse, least)
+
+
+@pytest.mark.parametrize("options", [STREAM, LOOPS], ids=["stream", "loops"])
+def test_lanes_that_take_longer_than_the_node_s_own_reuse_factor(options):
+    graph = case("same")
+    node, source = head(graph)
+    for lanes in ({"pe": 2, "simd": 4}, {"pe": 2}):
+        slow = folding_of(node, source, config({"sum": lanes}, **options))
+        cycles = slow.folds if options is STREAM else slow.cycles
+        check(graph, config({"sum": lanes | {"reuse_factor": cycles}}, **options))
+        check(graph, config({"sum": lanes}, reuse_factor=1, **options))  # that of the build says nothing of it
+        row = lanes | {"reuse_factor": cycles - 1}
+        with pytest.raises(InputError, match=f"'sum': pe=2.* takes {cycles} cycles.*, more than its reuse_factor"):
+            check(graph, config({"sum": row}, **options))
+        check(graph, config({"sum": {"reuse_factor": cycles - 1}}, **options))
+
+
+def test_numbers_of_other_types_are_written_down(tmp_path):
+    """NumPy's numbers, and mappings that are no dictionaries, do not go into JSON as they are."""
+    row = {"pe": np.int64(2), "simd": np.int32(4), "strategy": np.str_("Resource")}
+    reuse = {"reuse_factor": np.int8(9)}
+    for layers in ({"sum": row}, MappingProxyType({"sum": MappingProxyType(row)}), {"sum": reuse}):
+        options = bf.BuildConfig(output_dir=tmp_path / "prj", layers=layers, **STREAM)
+        plain = {"sum": {key: value if key == "strategy" else int(value) for key, value in layers["sum"].items()}}
+        assert options.layers == plain and type(options.layers["sum"]) is dict
+        assert bf.build(case("same"), options).config.layers == plain
 
 
 def test_a_folding_is_what_is_written():

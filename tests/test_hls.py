@@ -668,6 +668,52 @@ def test_a_build_killed_between_its_two_moves_is_recovered(tmp_path):
     assert Project.open(tmp_path / "prj").graph_digest == random_graph(1).digest and not left.exists()
 
 
+def test_what_a_process_left_whose_number_another_one_has(tmp_path):
+    """It began later than the folder was made: not so this process, when it builds in another thread."""
+    bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj"))
+    for age, stays in ((0, True), (10 * 365 * 86400, False)):
+        left = tmp_path / f".prj.build-{os.getpid()}-x{age}"
+        left.mkdir()
+        os.utime(left, (time.time() - age,) * 2)
+        bf.build(random_graph(1), bf.BuildConfig(output_dir=tmp_path / "prj"))
+        assert left.exists() == stays
+    (tmp_path / f".prj.build-{10**30}-x").mkdir()
+    bf.build(net(), bf.BuildConfig(output_dir=tmp_path / "prj"))
+    assert len(list(tmp_path.glob(".prj.build-1000*"))) == 0
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_two_builds_at_the_same_time(existing, tmp_path, monkeypatch):
+    """The one that comes second says so, and leaves what the other one wrote."""
+    config = bf.BuildConfig(output_dir=tmp_path / "prj")
+    if existing:
+        bf.build(net(), config)
+    rename, others = os.rename, [random_graph(1)]
+
+    def late(source, target):
+        if Path(source).name == "new" and others:
+            bf.build(others.pop(), config)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    with pytest.raises(InputError, match="prj cannot be replaced .*at the same time build again"):
+        bf.build(net(), config)
+    assert Project.open(tmp_path / "prj").graph_digest == random_graph(1).digest
+    assert [p.name for p in tmp_path.iterdir()] == ["prj"]
+    bf.build(net(), config)
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(tmp_path, monkeypatch):
+    """Else a shell would be in a folder that is no more."""
+    (tmp_path / "prj" / "inside").mkdir(parents=True)
+    for here, there in (("prj", "."), ("prj/inside", ".."), ("prj/inside", tmp_path / "prj")):
+        monkeypatch.chdir(tmp_path / here)
+        with pytest.raises(InputError, match="a build replaces this folder, and you are in it; name another"):
+            bf.build(net(), bf.BuildConfig(output_dir=there))
+    bf.build(net(), bf.BuildConfig(output_dir="new"))
+    assert Project.open(tmp_path / "prj/inside/new").graph_digest == net().digest
+
+
 @pytest.mark.parametrize("moves", [1, 2])
 def test_a_build_interrupted_between_its_moves_loses_nothing(moves, tmp_path, monkeypatch):
     """The project and its runs are there, be it the old one or the one that replaces it."""

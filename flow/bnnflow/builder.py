@@ -21,6 +21,8 @@ from bnnflow.ir.store import save
 
 __all__ = ["build"]
 
+CLOCKS = 10.0  # seconds by which the clocks of a file system and of processes may differ
+
 
 def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
     """Write the HLS or Verilog project of `graph` to `config.output_dir`.
@@ -53,8 +55,8 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
         project = Project(inside, config.project_name, config.backend, graph.digest, {}, arrays)
         project.write_manifest(config, {name: importlib.metadata.version(name) for name in config.target.packages})
         if target.exists():
-            os.rename(target, work / "old")
-        os.rename(inside, target)
+            _move(target, work / "old", target)
+        _move(inside, target, target)
     finally:
         _settle(work, target)
     return Project.open(target)
@@ -65,10 +67,30 @@ def _check_target(target: Path) -> None:
         _recover(target)
     except OSError as error:
         raise InputError(f"output_dir {str(target)[:200]}: {error.strerror}") from error
+    if _is_here(target):
+        raise InputError(f"output_dir {target}: a build replaces this folder, and you are in it; name another, or go "
+                         "out of it")
     if target.exists() and not target.is_dir():
         raise InputError(f"output_dir {target} is a file; name a folder")
     if target.is_dir() and any(target.iterdir()) and not Project.is_project(target):
         raise InputError(f"output_dir {target} exists and is not a bnnflow project; name another, or empty it")
+
+
+def _is_here(target: Path) -> bool:
+    """True for the folder that this process is in, and those above it."""
+    try:
+        return Path.cwd().resolve().is_relative_to(target.resolve())
+    except OSError:  # it is in a folder that was removed
+        return False
+
+
+def _move(source: Path, place: Path, target: Path) -> None:
+    """Move a folder; raises InputError where another build has moved something, or the system does not let it."""
+    try:
+        os.rename(source, place)
+    except OSError as error:
+        raise InputError(f"output_dir {target} cannot be replaced ({error.strerror}); where another build writes it at "
+                         "the same time build again, else name another folder") from error
 
 
 def _prefix(target: Path) -> str:
@@ -88,7 +110,7 @@ def _settle(work: Path, target: Path) -> None:
     """Bring back the project that was being replaced, or give its runs to the one that replaced it; remove `work`."""
     old = work / "old"
     if old.is_dir() and not target.exists():
-        os.rename(old, target)
+        _move(old, target, target)
     elif (old / RUNS).is_dir() and not (target / RUNS).exists():
         os.rename(old / RUNS, target / RUNS)  # hours of work, found again where the sources are the same
     shutil.rmtree(work, ignore_errors=True)
@@ -100,15 +122,26 @@ def _recover(target: Path) -> None:
         return
     for left in target.parent.glob(f"{glob.escape(_prefix(target))}*"):
         owner = left.name.removeprefix(_prefix(target)).split("-")[0]
-        if owner.isdigit() and not _alive(int(owner)):
+        if owner.isdecimal() and not _alive(int(owner), left.stat().st_mtime):
             _settle(left, target)
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, when: float) -> bool:
+    """True where the process of that number runs and had begun by then: a number is given to others again."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return _began(pid) <= when + CLOCKS
+
+
+def _began(pid: int) -> float:
+    """When a process began, in seconds since 1970; 0 where the system does not say."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+        return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import re
 import sys
 import tempfile
 import time
@@ -185,8 +186,13 @@ def _layers(texts: list[str]) -> dict[str, dict[str, Any]]:
         pairs = [option.partition("=") for option in options.split(",")]
         if not all(key and value for key, _, value in pairs):
             raise InputError(f"--layer {text!r}: write NODE:reuse_factor=4 or NODE:strategy=Resource,reuse_factor=4")
-        layers.setdefault(node, {}).update({key: int(value) if value.isdigit() else value for key, _, value in pairs})
+        layers.setdefault(node, {}).update({key: _number(value) for key, _, value in pairs})
     return layers
+
+
+def _number(text: str) -> int | str:
+    """A whole number where the text is one that can be an option's, else the text."""
+    return int(text) if re.fullmatch("[0-9]{1,30}", text) else text
 
 
 def _describe(graph: Graph) -> Table:
@@ -424,6 +430,7 @@ def estimate(context: typer.Context,
         options, devices = fitting(graph, config)
         for options_that_fit in options:
             flags = f"--io-type {options_that_fit.io_type} --strategy {options_that_fit.strategy} --fit"
+            flags += " without --layer" if layer else ""
             interval_then = table_estimate(graph, options_that_fit).interval
             every = f"an input every {interval_then[1]:,} cycles" if interval_then else ""
             out.print(f"fits with: {flags} ({every})", highlight=False)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import log10
 from typing import Any
 
-__all__ = ["BnnflowError", "InputError", "LoweringError", "Mismatch", "Problem", "ToolError", "as_given", "choice",
-           "in_words_of", "missing", "needed_for", "on_command_line"]
+__all__ = ["BnnflowError", "InputError", "LoweringError", "Mismatch", "Problem", "ToolError", "as_given", "as_text",
+           "choice", "in_words_of", "missing", "needed_for", "on_command_line"]
 
 
 class BnnflowError(Exception):
@@ -78,6 +79,7 @@ def choice(names: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
+READABLE = 10**30  # numbers below it are written out
 _ON_COMMAND_LINE = ContextVar("bnnflow_on_command_line", default=False)
 
 
@@ -96,8 +98,15 @@ def as_given(**options: Any) -> str:
     layers={'d': {'pe': 4}}`, on the command line `--io-type io_stream --layer d:pe=4`.
     """
     if not _ON_COMMAND_LINE.get():
-        return ", ".join(f"{name}={value!r}" for name, value in options.items())
+        return ", ".join(f"{name}={as_text(value)}" for name, value in options.items())
     return " ".join(flag for name, value in options.items() for flag in _flags(name, value))
+
+
+def as_text(value: object) -> str:
+    """A value as Python writes it; of a number that nobody would read, only how long it is."""
+    if isinstance(value, int) and abs(value) >= READABLE:
+        return f"(a number of {int(value.bit_length() * log10(2)) + 1:,} digits)"
+    return repr(value)
 
 
 def in_words_of(python: str, command_line: str) -> str:
@@ -114,5 +123,5 @@ def _flags(name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return [flag] if value else []
-    text = str(value)
+    text = value if isinstance(value, str) else as_text(value)
     return [f"{flag} {text}" if text and not set(text) & set(" <>*?()[]{}$&;|'\"") else f'{flag} "{text}"']

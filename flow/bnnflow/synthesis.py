@@ -50,7 +50,8 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
     if isinstance(design, Graph):
         if baseline:
             return estimate_baseline(design)
-        return _estimated(design, balanced(design, config or BuildConfig(), **goal), synthesize)
+        found = balanced(design, config or BuildConfig(), **goal)
+        return _estimated(design, found, synthesize, advise=not any(goal.values()))
     project = Project.open(design)
     if asked := [name for name, value in goal.items() if value]:
         raise InputError(f"{', '.join(asked)}: a project has its own folding; estimate {GRAPH} in its folder")
@@ -64,12 +65,16 @@ def estimate(design: Graph | str | os.PathLike[str], config: BuildConfig | None 
     return keep_facts(project, "kernels", "synthesis", facts) if synthesize else facts
 
 
-def _estimated(graph: Graph, config: BuildConfig, synthesize: bool, split: bool = False, cycles: int = 0) -> Facts:
-    """Facts of a graph; `split`: it comes without its encoder where that is outside. `cycles` is a known latency."""
+def _estimated(graph: Graph, config: BuildConfig, synthesize: bool, split: bool = False, cycles: int = 0,
+               advise: bool = True) -> Facts:
+    """Facts of a graph; `split`: it comes without its encoder where that is outside. `cycles` is a known latency.
+
+    `advise`: a note may say with which options HLS compilers have less trouble.
+    """
     if config.encoder == "outside" and not split:
         graph = split_encoder(graph)[1]
     config.target.check(graph, config)
-    return table_estimate(graph, config, synthesized_cost(graph, config) if synthesize else None, cycles)
+    return table_estimate(graph, config, synthesized_cost(graph, config) if synthesize else None, cycles, advise)
 
 
 def synthesize(folder: str | os.PathLike[str], tool: str | None = None, **options: Any) -> Facts:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bnnflow.errors import InputError, as_given, choice, in_words_of
+from bnnflow.errors import InputError, as_given, as_text, choice, in_words_of
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.nodes import Int, is_clean
 
-__all__ = ["BACKENDS", "CPP", "RTL", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "TracedTop", "is_top",
+__all__ = ["BACKENDS", "CPP", "LAST", "RTL", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "TracedTop", "is_top",
            "register"]
 
 # The languages of projects: a toolchain takes those of its own (`bnnflow.toolchains`).
@@ -148,20 +148,21 @@ def is_top(name: object) -> bool:
             and not re.fullmatch(r"(layer|config)\d.*|flow_.*|.*_(in|t)|[A-Z_0-9]+", name))
 
 
-REUSE = "a whole number of cycles, at least 1"
+LAST = 2**20  # cycles that a reuse factor can ask for
+REUSE = f"a whole number of cycles, from 1 to {LAST}"
 STRATEGIES = ("Latency", "Resource", "distributed_arithmetic")
 STRATEGY = f"use {choice(STRATEGIES)}"
 
 
 def _is_reuse(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 1 <= int(value) <= 2**20
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 1 <= int(value) <= LAST
 
 
 def _is_strategy(value: object) -> bool:
     return isinstance(value, str) and value.lower() in map(str.lower, STRATEGIES)
 
 
-LANES = "a whole number, at least 1"
+LANES = f"a whole number, from 1 to {LAST}"
 # Of every option of a node: whether a value can be right, and what it must be.
 LAYER_OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
     "reuse_factor": (_is_reuse, REUSE), "strategy": (_is_strategy, STRATEGY), "pe": (_is_reuse, LANES),
@@ -177,7 +178,8 @@ class BuildConfig:
     "Resource" makes loops of sums and maxima, with what follows them element by element: the smallest hardware that
     computes one in at most `reuse_factor` cycles. In io_stream it does so for every position, whatever the strategy.
     `layers` overrides both for nodes of the graph: {node: {"reuse_factor": 4, "strategy": "Resource"}}; "pe" and "simd"
-    say instead how many outputs and taps of a node are computed in a cycle (FINN's words; they must divide).
+    say instead how many outputs and taps of a node are computed in a cycle (FINN's words; they must divide): where a
+    node has both, the `reuse_factor` of the build says nothing of it.
     One Resource node makes the top function DATAFLOW, else it is one pipeline. "distributed_arithmetic" unrolls a sum
     and what follows it, up to the codes, into one netlist of small functions and additions, the same that backend
     "Verilog" makes (docs/logic.md); its `reuse_factor` is 1, and a node to which `layers` gives another strategy stays
@@ -227,13 +229,17 @@ class BuildConfig:
                 if key not in LAYER_OPTIONS:
                     raise InputError(f"{self._option_of(name)}: no option {key!r}; use {choice(LAYER_OPTIONS)}")
                 if not LAYER_OPTIONS[key][0](value):
-                    raise InputError(f"{self._option_of(name)}: {key}={value!r}: {LAYER_OPTIONS[key][1]}")
+                    raise InputError(f"{self._option_of(name)}: {key}={as_text(value)}: {LAYER_OPTIONS[key][1]}")
         need(self.encoder in ("inside", "outside"), "encoder", "use inside or outside")
         need(is_top(self.project_name), "project_name",
              "must be a C++ name: a letter, then letters, digits or _, not a keyword")
         for name, (value, why) in self.target.fixed.items():
             need(getattr(self, name) == value, name, why)
-        object.__setattr__(self, "reuse_factor", int(self.reuse_factor))  # NumPy's numbers do not go into YAML
+        # NumPy's numbers do not go into YAML and JSON, nor do mappings that are no dictionaries.
+        plain = {name: {str(key): str(value) if isinstance(value, str) else int(value) for key, value in row.items()}
+                 for name, row in self.layers.items()}
+        object.__setattr__(self, "layers", plain)
+        object.__setattr__(self, "reuse_factor", int(self.reuse_factor))
         object.__setattr__(self, "clock_period", float(self.clock_period))
 
     def _option_of(self, node: str) -> str:

@@ -344,7 +344,7 @@ def stated_cycles(folder: Path, top: str) -> int:
 
 
 def _unrolled(value: object) -> tuple[object, str]:
-    return value, f"Verilog is fully unrolled; leave it at {value}"
+    return value, "Verilog is fully unrolled; leave it out"
 
 
 VERILOG = Backend(

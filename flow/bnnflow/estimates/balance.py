@@ -1,22 +1,27 @@
 """The balance of a whole network: every sum and maximum gets the smallest folding that keeps up with an interval.
 
 As FINN's `target_fps`: a design is as fast as its slowest kernel, so that hardware in any other one is wasted. The size
-of a folding is that of the table. What cannot keep up is refused, with the nearest that works.
+of a folding is that of the table. Foldings of which HLS compilers would not take the instructions are left out. What
+cannot keep up is refused, with the nearest that works.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import takewhile
-from math import floor, isfinite, log10
+from math import floor, log10
 from numbers import Real
-from typing import Any
+from typing import Any, NoReturn
 
-from bnnflow.backends.backend import CPP, BuildConfig
+from bnnflow.backends.backend import CPP, LAST, BuildConfig
+from bnnflow.backends.hls.code_size import MOST
 from bnnflow.backends.hls.cycles import cycles_of
 from bnnflow.backends.hls.folding import Folding, all_foldings, folding_of, told
-from bnnflow.backends.hls.fusion import is_netlist, prepared
+from bnnflow.backends.hls.fusion import check_room, code_size, is_netlist, prepared, row_size
 from bnnflow.backends.hls.loops import window_loop
 from bnnflow.devices.parts import PARTS, Part, part_of
 from bnnflow.errors import InputError, as_given, in_words_of
@@ -29,8 +34,8 @@ from bnnflow.ir import Graph, Node
 __all__ = ["balanced", "check_goal", "fitting"]
 
 LUT_PER_BLOCK, LUT_PER_DSP = 150.0, 110.0  # of a part, where it is not known
+SLOWEST, FASTEST = 1e-9, 1e12  # inputs a second, and cycles between them, that can be a goal
 WEIGHTS = (1.0, 8.0, 0.125)  # of blocks and DSPs beside LUTs: one after the other, until a design fits
-LAST = 2**20  # cycles that a reuse factor can ask for
 LANES = ("pe", "simd", "reuse_factor")  # options of a node that say how it is folded
 
 
@@ -62,16 +67,16 @@ def check_goal(interval: Any, throughput: Any, fit: bool) -> None:
     named = {name: value for name, value in goals.items() if value is not None}
     if len(named) > 1:
         raise InputError(f"{as_given(**named)}: give one of interval, throughput and fit")
-    if interval is not None:
-        _check_number("interval", interval, "a whole number of cycles, at least 1", whole=True)
-    if throughput is not None:
-        _check_number("throughput", throughput, "a number of inputs a second, above 0")
+    if interval is not None and not (_is_number(interval, 1, FASTEST) and interval == int(interval)):
+        raise InputError(f"{as_given(interval=interval)}: a whole number of cycles, from 1 to {FASTEST:.0f}")
+    if throughput is not None and not _is_number(throughput, SLOWEST, FASTEST):
+        raise InputError(f"{as_given(throughput=throughput)}: a number of inputs a second, above 0, from {SLOWEST:g} "
+                         f"to {FASTEST:.0f}")
 
 
-def _check_number(name: str, value: object, remedy: str, whole: bool = False) -> None:
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else 0.0
-    if not isfinite(number) or number <= 0 or (whole and number != int(number)):
-        raise InputError(f"{as_given(**{name: value})}: {remedy}")
+def _is_number(value: Any, least: float, most: float) -> bool:
+    number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else 0
+    return bool(least <= number <= most)
 
 
 def _within(balance: _Balance, interval: int) -> BuildConfig:
@@ -83,21 +88,25 @@ def _within(balance: _Balance, interval: int) -> BuildConfig:
 
 
 def _as_fast(balance: _Balance, throughput: float) -> BuildConfig:
-    """The balance for so many inputs a second."""
+    """The balance for so many inputs a second, compared exactly: floats are rounded."""
     period = period_of(balance.config)
-    interval = 1e9 / (period * throughput)
+    cycles = Fraction(10**9) / Fraction(period)  # a second
+    interval = cycles / Fraction(throughput)
     if interval < balance.least:
-        most = float(_below(1e9 / (period * balance.least)))
-        asked, most = (int(value) if value == int(value) else value for value in (throughput, most))
-        raise InputError(f"{as_given(throughput=asked)}, an input every {interval:.6g} cycles of {period:g} ns: "
+        asked, most = (int(value) if value == int(value) else value
+                       for value in (throughput, _below(cycles / balance.least)))
+        raise InputError(f"{as_given(throughput=asked)}, an input every {float(interval):.6g} cycles of {period:g} ns: "
                          f"{balance.limit}; use {as_given(throughput=most)} or less, or a shorter clock period")
     return balance.config_at(int(interval))
 
 
-def _below(value: float) -> str:
-    """A number as text, rounded down to a whole one or to six digits."""
-    step = 10.0 ** min(0, floor(log10(value)) - 5)
-    return f"{floor(value / step) * step:.12g}"
+def _below(value: Fraction) -> float:
+    """A number rounded down to a whole one, or to six digits where that is more."""
+    digits = max(0, 5 - floor(log10(value)))
+    whole = floor(value * 10**digits)
+    while Fraction(float(f"{whole}e-{digits}")) > value:  # the float next to it may be above it
+        whole -= 1
+    return float(f"{whole}e-{digits}")
 
 
 # --- what can be chosen ---------------------------------------------------------------------------------------------
@@ -126,25 +135,35 @@ class _Balance:
         apart = {name: {key: value for key, value in row.items() if key not in LANES}
                  for name, row in config.layers.items()}
         widest = replace(config, reuse_factor=1 if config.stream else LAST, layers=apart)
+        check_room(graph, widest)
         kernels = [nodes for nodes, _ in config.target.kernels(graph, widest)]
-        self.choices = {nodes[0].name: self._choices(nodes) for nodes in kernels
-                        if _folds(nodes[0], self.known, config)}
-        if not self.choices and any(node.traits.taps for node in graph):
+        self.rows = {nodes[0].name: nodes for nodes in kernels if _folds(nodes[0], self.known, config)}
+        if not self.rows and any(node.traits.taps for node in graph):
             raise InputError(f"{as_given(strategy=config.strategy)}: {_why_not(config)}")
-        fastest = estimate(graph, self.config_at(min(LAST, self._first)), lambda kernel: Cost())
+        self.choices = {name: self._choices(nodes) for name, nodes in self.rows.items()}
+        self.sizes: dict[tuple[str, Folding], tuple[int, bool]] = {}
+        self.others = 0  # instructions of what is not folded
+        firsts = {name: self._first(name) for name in self.choices}
+        first = max(firsts.values(), default=1)
+        self.others = self._others(first)
+        self.limited = not self._taken(first)
+        first = self._first_taken(first) if self.limited else first
+        fastest = estimate(graph, self.config_at(first), lambda kernel: Cost())
         slowest = max(fastest.modules, key=_interval, default=fastest)
+        self.least = max(first, _interval(slowest))
         heads = {nodes[-1].name: nodes[0].name for nodes in kernels}
-        self.least, self.slowest = max(1, _interval(slowest)), heads.get(slowest.name, slowest.name)
-
-    @property
-    def _first(self) -> int:
-        """The fewest cycles that all foldings allow."""
-        return max((min(choice.cycles for choice in choices) for choices in self.choices.values()), default=1)
+        self.slowest = (max(firsts, key=lambda name: firsts[name]) if firsts and self.least == first else
+                        heads.get(slowest.name, slowest.name))
 
     @property
     def limit(self) -> str:
-        """Words for the kernel that cannot keep up."""
-        return f"the kernel of {self.slowest!r} takes {self.least:,} cycles an input at its fastest"
+        """Words for what cannot keep up."""
+        if self.limited:
+            return (f"together the kernels are more than the {MOST['design']:,} instructions that HLS compilers take "
+                    f"where an input comes in less than {self.least:,} cycles")
+        faster = any(choice.cycles < self.least for choice in self.choices.get(self.slowest, ()))
+        return (f"the kernel of {self.slowest!r} takes {self.least:,} cycles an input at its fastest"
+                + " of what HLS compilers take" * faster)
 
     @property
     def intervals(self) -> list[int]:
@@ -154,16 +173,34 @@ class _Balance:
 
     def config_at(self, interval: int, weight: float = 1.0) -> BuildConfig:
         """The options for an interval that all kernels can have; `weight` is that of blocks and DSPs beside LUTs."""
+        chosen = self._smallest(interval, weight)
+        if self._instructions(chosen) > MOST["design"]:
+            chosen = self._shorter(chosen, interval)
+        return self._with(chosen)
+
+    def _smallest(self, interval: int, weight: float = 1.0) -> dict[str, _Choice]:
+        """Of every kernel the smallest folding that keeps up and that HLS compilers take."""
         block, dsp = _exchange(self.part)
 
         def size(choice: _Choice) -> tuple[float, int]:
             return choice.lut + weight * (block * choice.bram + dsp * choice.dsp), -choice.cycles
 
+        return {name: next(choice for choice in sorted(choices, key=size)
+                           if choice.cycles <= interval and self._size(name, choice)[1])
+                for name, choices in self.choices.items()}
+
+    def on(self, device: str) -> _Balance:
+        """The same for another part."""
+        other = copy(self)
+        other.config, other.part = replace(self.config, part=device), part_of(device)
+        return other
+
+    def _with(self, chosen: Mapping[str, _Choice]) -> BuildConfig:
+        """The options that give kernels these foldings."""
         layers = {name: dict(row) for name, row in self.config.layers.items()}
-        for name, choices in self.choices.items():
-            best = min((choice for choice in choices if choice.cycles <= interval), key=size)
+        for name, choice in chosen.items():
             kept = {key: value for key, value in layers.get(name, {}).items() if key not in LANES}
-            layers[name] = {**kept, **told(best.folding)}
+            layers[name] = {**kept, **told(choice.folding)}
         return replace(self.config, layers=layers)
 
     def _choices(self, nodes: tuple[Node, ...]) -> list[_Choice]:
@@ -182,6 +219,76 @@ class _Balance:
         loop = window_loop(head, source, folding, self.config.stream, works[-1].node)
         cost, kept = table_cost(works), buffer_of(loop)
         return _Choice(folding, cycles_of(loop), cost.lut + kept.lut, cost.bram + kept.bram, cost.dsp)
+
+    # --- what HLS compilers take --------------------------------------------------------------------------------------
+
+    def _size(self, name: str, choice: _Choice) -> tuple[int, bool]:
+        """(Instructions of a kernel, True where HLS compilers take it)."""
+        key = name, choice.folding
+        if key not in self.sizes:
+            self.sizes[key] = row_size(self.rows[name], self.known, self._with({name: choice}))
+        return self.sizes[key]
+
+    def _instructions(self, chosen: Mapping[str, _Choice]) -> int:
+        """Those of the whole design."""
+        return self.others + sum(self._size(name, choice)[0] for name, choice in chosen.items())
+
+    def _first(self, name: str) -> int:
+        """The fewest cycles of a kernel; raises InputError where HLS compilers take none of its foldings."""
+        choices = sorted(self.choices[name], key=lambda choice: choice.cycles)
+        found = next((choice.cycles for choice in choices if self._size(name, choice)[1]), None)
+        if found is None:
+            self._refuse({name: choices[-1]})
+        return found
+
+    def _refuse(self, chosen: Mapping[str, _Choice]) -> NoReturn:
+        """Raises InputError as a build with these foldings does."""
+        config = self._with(chosen)
+        config.target.check(self.graph, config)
+        raise InputError("HLS compilers take no folding of this graph; use fewer inputs, planes or neurons")
+
+    def _others(self, interval: int) -> int:
+        """Instructions of what is not folded; raises InputError where HLS compilers do not take one of its functions.
+
+        `interval` is one that all kernels can have.
+        """
+        chosen = self._smallest(interval)
+        size = code_size(self.graph, self._with(chosen))
+        ends = {nodes[-1].name for nodes in self.rows.values()}
+        if any(max(kernel.own, default=0) > MOST["function"] for kernel in size.kernels if kernel.node not in ends):
+            self._refuse(chosen)
+        return size.instructions - self._instructions(chosen)
+
+    def _least(self, interval: int) -> dict[str, _Choice]:
+        """Of every kernel the folding of the fewest instructions that keeps up."""
+        return {name: min((choice for choice in choices if choice.cycles <= interval and self._size(name, choice)[1]),
+                          key=lambda choice: self._size(name, choice)[0])
+                for name, choices in self.choices.items()}
+
+    def _taken(self, interval: int) -> bool:
+        """True where some foldings that keep up are together a design that HLS compilers take."""
+        return any(self._instructions(choose(interval)) <= MOST["design"] for choose in (self._smallest, self._least))
+
+    def _first_taken(self, first: int) -> int:
+        """The shortest interval, after `first`, at which HLS compilers take the design; raises InputError if none."""
+        found = sorted({c.cycles for choices in self.choices.values() for c in choices if c.cycles > first})
+        place = bisect_left(found, True, key=self._taken)
+        if place == len(found):
+            self._refuse(self._least((found or [first])[-1]))
+        return found[place]
+
+    def _shorter(self, chosen: dict[str, _Choice], interval: int) -> dict[str, _Choice]:
+        """Foldings of a design that HLS compilers take: of some kernels, as few as will do, those with fewest
+        instructions.
+        """
+        least = self._least(interval)
+        saved = {name: self._size(name, choice)[0] - self._size(name, least[name])[0]
+                 for name, choice in chosen.items()}
+        for name in sorted(saved, key=lambda name: -saved[name]):
+            chosen = {**chosen, name: least[name]}
+            if self._instructions(chosen) <= MOST["design"]:
+                break
+        return chosen
 
 
 def _interval(facts: Facts) -> int:
@@ -207,17 +314,20 @@ def _check(graph: Graph, config: BuildConfig) -> None:
         more = "" if config.pipelined else in_words_of(", pipelined=True", " without --combinational")
         raise InputError(f"{as_given(backend=config.backend)}: nothing of {config.target.language} is folded; use "
                          f"{as_given(backend='Vitis', strategy='Resource')}{more}")
-    if not config.stream and not any(config.is_loop(node.name) for node in graph if node.traits.taps):
+    folded = [node.name for node in graph if node.traits.taps]
+    if folded and not config.stream and not any(map(config.is_loop, folded)):
         raise InputError(f"{as_given(strategy=config.strategy)}: {_why_not(config)}")
 
 
 def _why_not(config: BuildConfig) -> str:
     """Why strategies fold nothing, and one that does."""
     named = any("strategy" in row for row in config.layers.values())
-    instead = as_given(strategy="Latency" if config.stream else "Resource")
+    wanted = "Latency" if config.stream else "Resource"
     kind = "netlists are not folded" if config.stream else f"in {config.io_type} nothing is folded"
+    if named and config.strategy.lower() == wanted.lower():
+        return kind + in_words_of("; leave the strategies in layers out", "; leave the strategies in --layer out")
     none = in_words_of(", and none in layers", ", and none in --layer")
-    return f"{kind}; use {instead}{none if named else ''}"
+    return f"{kind}; use {as_given(strategy=wanted)}{none if named else ''}"
 
 
 # --- what fits ------------------------------------------------------------------------------------------------------
@@ -263,7 +373,7 @@ def _too_small(balance: _Balance, interval: int) -> str:
 def _larger(balance: _Balance, part: Part) -> Iterator[str]:
     """Devices that a balance fits: the smallest one first, those of the same family before others."""
     for device in sorted(PARTS.values(), key=lambda d: (d.family != part.family, d.lut)):
-        other = _Balance(balance.graph, replace(balance.config, part=device.device))
+        other = balance.on(device.device)
         if _fitting_at(other, other.intervals[-1]):
             yield device.device
 
@@ -271,12 +381,14 @@ def _larger(balance: _Balance, part: Part) -> Iterator[str]:
 def fitting(graph: Graph, config: BuildConfig) -> tuple[list[BuildConfig], list[str]]:
     """([the fastest balance that fits the part, if there is one], devices that the design itself fits).
 
-    Arrays are balanced with strategy "Resource".
+    It is balanced without `layers`, arrays with strategy "Resource", and can be built.
     """
     facts = estimate(graph, config)
     devices = [device for device, part in PARTS.items() if replace(facts, available=part.available).fits]
     strategy = "Latency" if config.stream else "Resource"
     try:
-        return [balanced(graph, replace(config, strategy=strategy, reuse_factor=1, layers={}), fit=True)], devices
+        found = balanced(graph, replace(config, strategy=strategy, reuse_factor=1, layers={}), fit=True)
+        found.target.check(graph, found)
+        return [found], devices
     except InputError:
         return [], devices

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from bnnflow.backends.backend import CPP, BuildConfig
-from bnnflow.backends.hls.code_size import DesignSize, too_much
+from bnnflow.backends.hls.code_size import LIMITS, DesignSize, too_much
 from bnnflow.backends.hls.cycles import cycles_of, schedule_of
 from bnnflow.backends.hls.fifo import StreamKernel
 from bnnflow.backends.hls.fifo import depths as stream_depths
 from bnnflow.backends.hls.folding import Folding, folding_of
-from bnnflow.backends.hls.fusion import code_size, is_dataflow, prepared
+from bnnflow.backends.hls.fusion import code_size, is_dataflow, prepared, quick
 from bnnflow.backends.hls.kernel_call import KernelCall
 from bnnflow.backends.hls.loops import loop_of
 from bnnflow.devices.parts import UNKNOWN, VIRTEXUP, Family, Part, part_of
@@ -39,12 +39,14 @@ START = 1  # cycles until a kernel of a DATAFLOW top function begins
 TOTALS = ("lut", "ff", "dsp", "bram", "weight_bits", "buffer_bits")  # fields of Facts that are sums over kernels
 
 
-def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None = None, cycles: int = 0) -> Facts:
+def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None = None, cycles: int = 0,
+             advise: bool = False) -> Facts:
     """Facts of the project that `config` would make, with a module for every kernel.
 
     `cost` gives the cost of a kernel; by default netlists are counted, and all else is taken from the table.
     `cycles` is the latency of the whole where it is known, because the Verilog of a pipelined project states it. That
-    Verilog may be of another version of bnnflow, whose registers stand elsewhere.
+    Verilog may be of another version of bnnflow, whose registers stand elsewhere. `advise`: where HLS compilers would
+    have trouble with its code, a note names options with which they have none, found by trying.
 
     Latency is that of the last element of the output; bits of line buffers are in `buffer_bits`. Combinational Verilog
     has no registers: its latency is one cycle of the estimated period.
@@ -60,13 +62,14 @@ def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None
         config = replace(config, clock_period=shortest)
     modules, end = _Design(graph, config, cost or counted_cost(graph, config), family).modules(base)
     size = _code_size(graph, config)
+    advice = quick(graph, config) if advise and size and size.past(LIMITS) else ""
     modules = [_with_size(module, size) for module in modules]
     interval = max([module.interval[1] for module in modules if module.interval], default=1)
     latency = _latency(graph, config, cycles) or end
     return replace(_summed(base, modules), latency=(latency, latency), interval=(interval, interval),
                    available=part.available if part else {}, instructions=size.instructions if size else None,
                    notes=(*_notes(modules, config, part, f"{path} takes {shortest:g} ns" if late else ""),
-                          *(_said(size) if size else ())))
+                          *(_said(size) if size else ()), *_advised(advice)))
 
 
 def _code_size(graph: Graph, config: BuildConfig) -> DesignSize | None:
@@ -91,6 +94,11 @@ def _said(size: DesignSize) -> Iterator[str]:
     where = f"the function of node {node!r}" if node else "the top function"
     yield f"{size.instructions:,} instructions for an HLS compiler, {count:,} of them in {where}"
     yield from too_much(size.instructions, [(where, count)])
+
+
+def _advised(advice: str) -> Iterator[str]:
+    if advice:
+        yield f"{advice} for at most {LIMITS['function']:,} instructions a function, and {LIMITS['design']:,} in all"
 
 
 def period_of(config: BuildConfig) -> float:

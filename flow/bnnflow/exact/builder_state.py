@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
@@ -42,9 +42,15 @@ class Framework:
 
 @dataclass
 class GraphBuilder:
-    """The graph under construction, and what the reader should know about it."""
+    """The graph under construction, and what the reader should know about it.
+
+    `layers` are names of layers that a node can have as they are: no node of another layer than `layer`, which is being
+    lowered, takes one of them.
+    """
 
     framework: Framework
+    layers: Collection[str] = ()
+    layer: str = ""
     nodes: list[Node] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     padded: dict[str, tuple[Node, Pads]] = field(default_factory=dict)  # padded image -> image, zeros around it
@@ -52,7 +58,8 @@ class GraphBuilder:
     def add(self, name: str, op: Op, inputs: Sequence[Node], shape: Sequence[int], domain: Domain, params: Any = None,
             origin: str = "") -> Node:
         """Append a node under a clean, unused name."""
-        name = clean_name(name, [n.name for n in self.nodes])
+        kept = [layer for layer in self.layers if name != self.layer or layer.lower() != name.lower()]
+        name = clean_name(name, [*(n.name for n in self.nodes), *kept])
         node = Node(name, op, tuple(n.name for n in inputs), tuple(map(int, shape)), domain, params, origin)
         self.nodes.append(node)
         return node

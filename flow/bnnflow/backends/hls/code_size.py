@@ -33,7 +33,6 @@ LIMITS = {"function": 60_000, "design": 400_000}
 # Public logs of Vivado HLS and Vitis HLS warn at 166,825 that they "may cause large runtime", and end beyond with XFORM
 # 203-504, "stop unrolling". Functions are scheduled one after the other: a design may have as many as ten such.
 MOST = {"function": 166_825, "design": 1_668_250}
-REMEDY = "use strategy Resource with a larger reuse_factor, or io_stream"
 
 # Instructions of one of each that is counted: by least squares over 421 designs (docs/reports.md), the first four
 # but by their definition.
@@ -115,7 +114,7 @@ class DesignSize:
         """Those of all functions."""
         return self.top + sum(kernel.instructions for kernel in self.kernels)
 
-    def past(self, limits: dict[str, int]) -> bool:
+    def past(self, limits: Mapping[str, int]) -> bool:
         """True where a function, or all of them together, are more than that."""
         return self.largest[0] > limits["function"] or self.instructions > limits["design"]
 
@@ -138,11 +137,11 @@ def design_size(kernels: Sequence[KernelSize], inlined: bool, codes: int) -> Des
 def too_much(design: int, functions: Sequence[tuple[str, int]]) -> Iterator[str]:
     """What to say of a design with so many instructions, and with functions (what each is, its instructions)."""
     if design > LIMITS["design"]:
-        yield f"{design:,} instructions, more than {LIMITS['design']:,}: HLS compilers stop unrolling; {REMEDY}"
+        yield f"{design:,} instructions, more than {LIMITS['design']:,}: HLS compilers stop unrolling"
     for name, count in functions:
         if count > LIMITS["function"]:
             yield (f"{name} has {count:,} instructions, more than {LIMITS['function']:,}: HLS compilers take hours "
-                   f"over it, or stop; {REMEDY}")
+                   "over it, or stop")
 
 
 def _instructions(counts: Mapping[str, int]) -> int:

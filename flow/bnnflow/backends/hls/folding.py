@@ -157,7 +157,8 @@ def folding_of(node: Node, source: Node, config: BuildConfig) -> Folding:
 
     These are the cycles of a position in io_stream, and those of the whole node in io_parallel, where "Latency" folds
     nothing and "Resource" computes several positions at once where it has fewer cycles than positions. Only sums and
-    maxima are folded. Raises InputError for a `pe` or `simd` that does not divide, with the nearest that do.
+    maxima are folded. Raises InputError for a `pe` or `simd` that does not divide, with the nearest that do, and for
+    one that takes more cycles than the node's own `reuse_factor`.
     """
     if not node.traits.taps:
         return Folding(node.shape[-1], 1, node.shape[-1], 1, prod(node.shape[:-1]), 1 if config.stream else
@@ -173,8 +174,13 @@ def folding_of(node: Node, source: Node, config: BuildConfig) -> Folding:
         at_once = min(n for n in _blocks(node, source) if whole.positions <= n * reuse or n == whole.positions)
         if at_once > 1:
             return replace(whole, at_once=at_once)
-        reuse //= whole.positions
-    return _smallest(node, source, told, reuse, config.stream)
+    turns = 1 if config.stream else whole.positions
+    folding = _smallest(node, source, told, reuse // turns, config.stream)
+    if told and "reuse_factor" in asked and turns * folding.folds > reuse:
+        raise InputError(f"node {node.name!r}: {_said(told)} takes {turns * folding.folds} cycles"
+                         f"{' a position' if config.stream else ''}, more than its reuse_factor={reuse}; leave out one "
+                         "or the other")
+    return folding
 
 
 def _apart(node: Node, source: Node, whole: Folding) -> Folding:

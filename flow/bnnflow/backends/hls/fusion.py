@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from bnnflow.backends.backend import BuildConfig, Kernels
-from bnnflow.backends.hls.code_size import MOST, DesignSize, KernelSize, design_size, kernel_size
+from bnnflow.backends.hls.code_size import LIMITS, MOST, DesignSize, KernelSize, design_size, kernel_size
 from bnnflow.backends.hls.folding import Folding, folding_of, in_memory
 from bnnflow.backends.hls.kernel_call import FusedKernel, KernelCall
 from bnnflow.backends.hls.netlist_kernel import netlist_kernel
@@ -28,8 +29,9 @@ from bnnflow.errors import InputError, as_given, in_words_of
 from bnnflow.ir import Graph, Index, Node, Op, Weights, Window, clean_name
 from bnnflow.ir.nodes import Int
 
-__all__ = ["ASKED", "MAX_GIVEN", "FusionGroup", "check", "code_size", "copied", "forked", "fusion_groups",
-           "is_dataflow", "is_netlist", "kernels", "prepared", "starts", "streamed_kernels", "two_by_two"]
+__all__ = ["ASKED", "MAX_GIVEN", "FusionGroup", "check", "check_room", "code_size", "copied", "forked", "fusion_groups",
+           "is_dataflow", "is_netlist", "kernels", "prepared", "quick", "row_size", "starts", "streamed_kernels",
+           "two_by_two"]
 
 STREAMS = "nnet_flow_stream.h"
 ASKED = "distributed_arithmetic"  # the strategy, as hls4ml calls it
@@ -126,18 +128,11 @@ def _folding(head: Node, known: Mapping[str, Node], config: BuildConfig) -> Fold
     return folding_of(head, known[head.inputs[0]], config) if head.traits.taps else Folding()
 
 
-def array_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
-    """The kernel calls of io_parallel: one a node, one a netlist of several, or one a loop."""
-    known = {node.name: node for node in prepared(graph, config)}
-    groups = []
-    for nodes, reads in array_kernels(graph, config):
-        calls: list[KernelCall] = []
-        if is_netlist(nodes, known, config):
-            calls = [_netlist(nodes, known, prod(nodes[-1].shape[:-1]))]
-        elif not nodes[0].traits.outside:
-            calls = [_arrayed(nodes, known, config)]
-        groups.append(FusionGroup(nodes[-1], reads, calls, nodes))
-    return groups
+def _array_calls(nodes: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> list[KernelCall]:
+    """The call of a kernel of io_parallel; none for an input."""
+    if is_netlist(nodes, known, config):
+        return [_netlist(nodes, known, prod(nodes[-1].shape[:-1]))]
+    return [] if nodes[0].traits.outside else [_arrayed(nodes, known, config)]
 
 
 def _arrayed(group: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> KernelCall:
@@ -161,59 +156,60 @@ def _at_once(node: Node, sources: Sequence[Node], interval: int = 1) -> KernelCa
                       reads=call.reads, fused=(cell,))
 
 
-def stream_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
-    """The kernel calls of io_stream: one for all nodes that work on a pixel together."""
-    known = {node.name: node for node in prepared(graph, config)}
-    groups = []
-    for nodes, reads in streamed_kernels(graph, config):
-        if is_netlist(nodes, known, config):
-            calls = [replace(_netlist(nodes, known, 1), kernel="flow_slide", header=STREAMS)]
-        else:
-            calls = _streamed(nodes, known, config)
-        groups.append(FusionGroup(nodes[-1], reads, calls, nodes))
-    return groups
+def _stream_calls(nodes: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> list[KernelCall]:
+    """The call of a kernel of io_stream; none for an input."""
+    if is_netlist(nodes, known, config):
+        return [replace(_netlist(nodes, known, 1), kernel="flow_slide", header=STREAMS)]
+    return _streamed(nodes, known, config)
+
+
+def _calls(nodes: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> list[KernelCall]:
+    """The call that computes nodes in a row; none for an input."""
+    return (_stream_calls if config.stream else _array_calls)(nodes, known, config)
 
 
 def array_kernels(graph: Graph, config: BuildConfig) -> Kernels:
     """The kernels on arrays: (a node, or those of a netlist or a loop in a row; the tensors that the first reads)."""
-
-    def joins(head: Node, follower: Node, known: Mapping[str, Node]) -> bool:
-        if config.is_loop(head.name) and head.traits.taps:
-            return follower.traits.keeps_shape and _folding(head, known, config).cycles > 1
-        own = config.layers.get(follower.name, {}).get("strategy", ASKED)  # of a node that is named
-        return is_netlist((head, follower), known, config) and str(own).lower() == ASKED
-
-    return _fused(prepared(graph, config), graph.outputs, joins)
+    return _fused(graph, config, _joins_array)
 
 
 def streamed_kernels(graph: Graph, config: BuildConfig) -> Kernels:
     """The kernels on streams: (nodes in a row, the tensors that the first reads)."""
-
-    def joins(head: Node, follower: Node, known: Mapping[str, Node]) -> bool:
-        # Passes make some outputs of a pixel each, enough for what works element by element.
-        return starts(head, known) and (follower.traits.keeps_shape or _folding(head, known, config).passes == 1)
-
-    return _fused(prepared(graph, config), graph.outputs, joins)
+    return _fused(graph, config, _joins_stream)
 
 
-def _fused(nodes: Sequence[Node], outputs: Sequence[str], joins: Callable[[Node, Node, Mapping[str, Node]], bool],
-           ) -> Kernels:
-    """All nodes that are computed, as kernels.
+# True where a node is computed in the kernel that another begins: (this, that node, all nodes by name, the options).
+Joins = Callable[[Node, Node, Mapping[str, Node], BuildConfig], bool]
 
-    Nodes in a row are one kernel as long as `joins` (the first node of the kernel, the next one, all nodes by name).
-    """
+
+def _joins_array(head: Node, follower: Node, known: Mapping[str, Node], config: BuildConfig) -> bool:
+    if not _follows(follower, known):
+        return False
+    if config.is_loop(head.name) and head.traits.taps:
+        return follower.traits.keeps_shape and _folding(head, known, config).cycles > 1
+    own = config.layers.get(follower.name, {}).get("strategy", ASKED)  # of a node that is named
+    return is_netlist((head, follower), known, config) and str(own).lower() == ASKED
+
+
+def _joins_stream(head: Node, follower: Node, known: Mapping[str, Node], config: BuildConfig) -> bool:
+    # Passes make some outputs of a pixel each, enough for what works element by element.
+    return _follows(follower, known) and starts(head, known) and (
+        follower.traits.keeps_shape or _folding(head, known, config).passes == 1)
+
+
+def _fused(graph: Graph, config: BuildConfig, joins: Joins) -> Kernels:
+    """All nodes that are computed, as kernels: nodes in a row as long as they join the first."""
+    nodes = prepared(graph, config)
     known = {node.name: node for node in nodes}
-    kept, reads = _without_windows(nodes, outputs)
-    only_reader = _only_readers(kept, reads, outputs)
+    kept, reads = _without_windows(nodes, graph.outputs)
+    only_reader = _only_readers(kept, reads, graph.outputs)
     kernels: Kernels = []
     done: set[str] = set()
     for head in kept:
         if head.name in done:
             continue
         group = [head]
-        while follower := only_reader.get(group[-1].name):
-            if not joins(head, follower, known) or not _follows(follower, known):
-                break
+        while (follower := only_reader.get(group[-1].name)) and joins(head, follower, known, config):
             group.append(follower)
         done |= {node.name for node in group}
         kernels.append((tuple(group), reads[head.name]))
@@ -251,6 +247,11 @@ def _netlist(group: Sequence[Node], known: Mapping[str, Node], copies: int) -> K
 
 def _pixels(node: Node) -> int:
     return prod(node.shape[:-1])
+
+
+def _width(node: Node) -> int:
+    """Bits of a pixel."""
+    return node.shape[-1] * node.domain.bits
 
 
 def _own_pixels(node: Node, known: Mapping[str, Node]) -> Int | None:
@@ -338,12 +339,14 @@ def copied(node: Node, name: str, stream: bool) -> FusionGroup:
 
 def kernels(graph: Graph, config: BuildConfig) -> Kernels:
     """The nodes that each kernel computes, and the tensors that it reads."""
-    return (streamed_kernels if config.io_type == "io_stream" else array_kernels)(graph, config)
+    return (streamed_kernels if config.stream else array_kernels)(graph, config)
 
 
 def fusion_groups(graph: Graph, config: BuildConfig) -> list[FusionGroup]:
     """The calls of kernels that compute the graph."""
-    return (stream_groups if config.io_type == "io_stream" else array_groups)(graph, config)
+    known = {node.name: node for node in prepared(graph, config)}
+    return [FusionGroup(nodes[-1], reads, _calls(nodes, known, config), nodes)
+            for nodes, reads in kernels(graph, config)]
 
 
 def is_dataflow(graph: Graph, config: BuildConfig) -> bool:
@@ -368,6 +371,23 @@ def code_size(graph: Graph, config: BuildConfig) -> DesignSize:
     return design_size(sizes, not apart, sum(node.size for node in ends))
 
 
+def row_size(nodes: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> tuple[int, bool]:
+    """(Instructions, True where nothing of it is refused) of nodes in a row, each the only reader of the one before,
+    in a DATAFLOW design; `known` are all nodes that they read.
+    """
+    joins = _joins_stream if config.stream else _joins_array
+    rows: list[list[Node]] = []
+    for node in nodes:
+        if rows and joins(rows[-1][0], node, known, config):
+            rows[-1].append(node)
+        else:
+            rows.append([node])
+    sizes = [kernel_size(row[-1].name, _calls(row, known, config), False) for row in rows]
+    taken = all(max(size.own, default=0) <= MOST["function"] for size in sizes)
+    return (sum(size.instructions + 1 for size in sizes),  # and a call of each
+            taken and not (config.stream and any(_width(row[-1]) > MAX_STREAM for row in rows)))
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 Problems = Iterator[str]
@@ -382,7 +402,16 @@ def check(graph: Graph, config: BuildConfig) -> None:
     """Refuse what g++ would accept and the vendor tools would not: all nodes at once, with the remedy."""
     groups = [nodes for nodes, _ in kernels(graph, config)]
     problems = [problem for find in CHECKS for problem in find(graph, config, groups)]
-    problems = problems or list(_too_long(graph, config, groups))
+    _refuse(problems or list(_too_long(graph, config, groups)))
+
+
+def check_room(graph: Graph, config: BuildConfig) -> None:
+    """Refuse what no folding and no part can cure, as `check` does."""
+    groups = [nodes for nodes, _ in kernels(graph, config)]
+    _refuse([problem for find in ALWAYS for problem in find(graph, config, groups)])
+
+
+def _refuse(problems: Sequence[str]) -> None:
     if problems:
         raise InputError("this graph cannot become an HLS project:\n  - " + "\n  - ".join(problems))
 
@@ -399,11 +428,10 @@ def _too_large(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, .
 def _past_room(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
     """What the io_type has no room for."""
     for node in (nodes[-1] for nodes in groups):
-        width = node.shape[-1] * node.domain.bits
-        if config.io_type == "io_stream" and width > MAX_STREAM:
-            yield (f"node {node.name!r}: a pixel of {node.shape[-1]} codes is {width} bits wide, a stream at "
+        if config.stream and _width(node) > MAX_STREAM:
+            yield (f"node {node.name!r}: a pixel of {node.shape[-1]} codes is {_width(node)} bits wide, a stream at "
                    f"most {MAX_STREAM}: use fewer channels, planes or neurons")
-        if config.io_type == "io_parallel" and node.size > MAX_PARTITIONED:
+        if not config.stream and node.size > MAX_PARTITIONED:
             yield (f"node {node.name!r} has {node.size} elements; the vendor tools partition at most "
                    f"{MAX_PARTITIONED} in io_parallel: use fewer inputs, planes or neurons")
 
@@ -453,9 +481,11 @@ def _not_folded(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, 
             yield (f"node {node.name!r}: {' and '.join(asked)} fold sums and maxima, and this node is neither; leave "
                    "them out")
         elif config.strategy_of(node.name) == ASKED or not (config.stream or config.is_loop(node.name)):
+            row = config.layers[node.name]
+            others = replace(config, io_type="io_stream", strategy="Latency").strategy_of(node.name) != ASKED
             yield (f"node {node.name!r}: {' and '.join(asked)} fold a loop; with "
-                   f"{as_given(layers={node.name: {**config.layers[node.name], 'strategy': 'Resource'}})}, or "
-                   f"{as_given(io_type='io_stream', strategy='Latency')}, there is one")
+                   f"{as_given(layers={node.name: {**row, 'strategy': 'Resource'}})}"
+                   + f", or {as_given(io_type='io_stream', strategy='Latency')}" * others + ", there is one")
         else:
             try:
                 folding_of(node, known[node.inputs[0]], config)
@@ -477,7 +507,7 @@ def _too_long(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ..
     size = code_size(graph, config)
     if not size.past(MOST):
         return
-    remedy = _shorter(graph, config, groups, size)
+    remedy = _shorter(graph, config, groups, size) or "use fewer inputs, planes or neurons"
     large = [kernel for kernel in size.kernels if max(kernel.own, default=0) > MOST["function"]]
     for kernel in large:
         yield (f"node {kernel.node!r} becomes a function of {max(kernel.own):,} instructions; HLS compilers stop "
@@ -491,19 +521,31 @@ def _too_long(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ..
 
 
 def _shorter(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]], size: DesignSize) -> str:
-    """What makes the project small enough, found by trying: loops of the largest kernels, of all, or streams."""
+    """What makes the project small enough, found by trying: loops of the largest kernels, of all, or streams.
+
+    Nothing where nothing does.
+    """
     heads = {nodes[-1].name: nodes[0] for nodes in groups}
     large = [heads[kernel.node].name for kernel in sorted(size.kernels, key=lambda kernel: -kernel.instructions)
              if heads[kernel.node].traits.taps]
-    for options, said in _foldings(config, large):
-        tried = replace(config, **options)
-        if _passes(graph, tried):
-            return said
-    return "use fewer inputs, planes or neurons"
+    return _first_that_passes(graph, config, chain(_of_some(config, large), _of_all(config)), MOST)
 
 
-def _foldings(config: BuildConfig, large: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
-    """(Options that fold more and more, how to give them)."""
+def quick(graph: Graph, config: BuildConfig) -> str:
+    """What makes a project one that is known to do HLS compilers no harm, found by trying; nothing where nothing does.
+    """
+    return _first_that_passes(graph, config, _of_all(config), LIMITS)
+
+
+Tries = Iterator[tuple[dict[str, Any], str]]
+
+
+def _first_that_passes(graph: Graph, config: BuildConfig, tries: Tries, limits: Mapping[str, int]) -> str:
+    return next((said for options, said in tries if _passes(graph, replace(config, **options), limits)), "")
+
+
+def _of_some(config: BuildConfig, large: Sequence[str]) -> Tries:
+    """(Options that fold the first of the `large` nodes more and more, how to give them)."""
     strategy = {} if config.stream else {"strategy": "Resource"}
     for count in (1, 2, 4):
         for reuse in REUSES:
@@ -512,6 +554,10 @@ def _foldings(config: BuildConfig, large: Sequence[str]) -> Iterator[tuple[dict[
                    for name, options in own.items()}
             if len(own) == count:
                 yield {"layers": {**config.layers, **own}}, f"use {as_given(layers={**config.layers, **own})}"
+
+
+def _of_all(config: BuildConfig) -> Tries:
+    """(Options that fold all nodes more and more, how to give them)."""
     for io_type in dict.fromkeys((config.io_type, "io_stream")):
         for reuse in REUSES:
             options: dict[str, Any] = {"strategy": "Resource", "reuse_factor": reuse, "layers": {}}
@@ -520,15 +566,16 @@ def _foldings(config: BuildConfig, large: Sequence[str]) -> Iterator[tuple[dict[
             yield options, f"use {as_given(**{k: v for k, v in options.items() if k != 'layers'})}{alone}"
 
 
-def _passes(graph: Graph, config: BuildConfig) -> bool:
-    """True where nothing is refused."""
+def _passes(graph: Graph, config: BuildConfig, limits: Mapping[str, int] = MOST) -> bool:
+    """True where nothing is refused, and the size of the code is within limits."""
     try:
         groups = [nodes for nodes, _ in kernels(graph, config)]
         checks = [_past_room if find is _too_large else find for find in CHECKS]
         return not any(problem for find in checks for problem in find(graph, config, groups)) and not code_size(
-            graph, config).past(MOST)
+            graph, config).past(limits)
     except InputError:
         return False
 
 
-CHECKS = (_too_large, _too_wide, _passed_on, _no_node, _no_kernel, _not_folded, _reused_netlists)
+ALWAYS = (_too_large, _too_wide, _passed_on, _no_node)  # whatever the folding is
+CHECKS = (*ALWAYS, _no_kernel, _not_folded, _reused_netlists)

@@ -28,7 +28,7 @@ from bnnflow.frontends.keras.configuration import unsupported_layer
 from bnnflow.frontends.keras.layers import LOWERINGS
 from bnnflow.frontends.keras.reading import read_model
 from bnnflow.generation import keras, leaf_layers
-from bnnflow.ir import Domain, Graph, Node, Op, fixed
+from bnnflow.ir import Domain, Graph, Node, Op, clean_name, fixed
 from bnnflow.ir.input_types import InputType, no_type
 from bnnflow.ir.passes import optimise
 from bnnflow.train.saving import input_type_of
@@ -59,9 +59,10 @@ def lower(model: keras.Model | str | os.PathLike[str], input_type: InputType | N
         raise no_type(f"model {model.name!r}")
     domains = _input_domains([c.layer.name for c in calls.calls if c.is_input], input_type)
     _raise_any([*_not_finite(model), *_unknown(calls.calls)])
-    builder, problems = GraphBuilder(KERAS), _Problems()
+    builder, problems = GraphBuilder(KERAS, [c.key for c in calls.calls if clean_name(c.key) == c.key]), _Problems()
     values = _values(builder, calls.calls, domains, problems)
     outputs: list[str] = []
+    builder.layer = ""
     for final in (values[key] for key in calls.outputs):
         with problems.collected():
             if final is not None:
@@ -94,7 +95,7 @@ def _values(builder: GraphBuilder, calls: Sequence[Call], domains: Mapping[str, 
     values: dict[str, FloatTensor | None] = {}
     for call in calls:
         given = [value for value in (values[key] for key in call.inputs) if value is not None]
-        result = None
+        result, builder.layer = None, call.key
         # Behind a layer that is refused, layers are not reported.
         if len(given) == len(call.inputs):
             with problems.collected():
