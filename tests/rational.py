@@ -19,7 +19,7 @@ from bnnflow.train.quantizers import unwrapped  # isort: skip  (before QKeras)
 import qkeras
 
 from bnnflow.frontends.keras.calls import model_calls
-from bnnflow.generation import keras
+from bnnflow.generation import LEGACY, keras
 
 Reals = np.ndarray  # of Fractions
 Place = tuple[int, ...]  # of a tap in its kernel, or in the image
@@ -217,7 +217,7 @@ def _apply(layer: Any, xs: list[Reals], text: str) -> Reals:
     if isinstance(layer, keras.layers.ReLU):
         return _each(lambda v: min(max(v, Fraction(0)), Fraction(float(layer.max_value))), x)
     if isinstance(layer, keras.layers.LeakyReLU):
-        slope = Fraction(float(np.float32(layer.alpha)))
+        slope = Fraction(float(np.float32(layer.alpha if LEGACY else layer.negative_slope)))
         return _each(lambda v: v if v >= 0 else v * slope, x)
     if isinstance(layer, MOVES):
         order = np.asarray(layer(np.arange(x[0].size, dtype=np.float32).reshape(1, *x.shape[1:])))[0].astype(int)

@@ -115,7 +115,7 @@ def test_saved_and_read_is_the_same_network(name, suffix, tmp_path):
     assert bf.lower(tmp_path / f"net{suffix}", INPUT_TYPE).digest == bf.lower(model, INPUT_TYPE).digest
     x = inputs(model, 50)
     again = read_model(tmp_path / f"net{suffix}")
-    for a, b in zip(*(tf.nest.flatten(m.predict(x, verbose=0)) for m in (again, model)), strict=True):
+    for a, b in zip(*(tf.nest.flatten(m(x, training=False)) for m in (again, model)), strict=True):
         assert np.array_equal(a, b)
 
 

@@ -110,7 +110,7 @@ def test_an_archive_that_lacks_a_mask_is_refused(tmp_path):
             del opened["layers/q_dense_1/kernel_quantizer"]
         for name in whole.namelist():
             archive.writestr(name, weights.read_bytes() if name == weights.name else whole.read(name))
-    with pytest.raises(bf.InputError, match="the file holds no weights of 'masked', a part of 'dense2'"):
+    with pytest.raises(bf.InputError, match=r"the file holds no weights of 'masked\w*', a part of 'dense2'"):
         bf.lower(tmp_path / "net.keras")
 
 

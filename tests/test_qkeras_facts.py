@@ -12,7 +12,7 @@ import qkeras
 import tensorflow as tf
 
 from bnnflow.frontends.keras.reading import custom_objects
-from bnnflow.frontends.keras.reference import check_equal
+from bnnflow.frontends.keras.reference import check_equal, keras_activations
 from bnnflow.generation import LEGACY, keras
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -120,6 +120,15 @@ def test_predict_takes_no_xla():
     assert all(np.array_equal(y, z) for y, z in zip(model.predict(data, verbose=0), eager))
     compiled = tf.function(lambda t: model(t, training=False), jit_compile=True)(data)
     assert (np.asarray(compiled[0]) != eager[0]).any()
+
+
+@pytest.mark.parametrize("name", ["hard_sigmoid", "sigmoid", "tanh", "elu", "softplus", "relu"])
+def test_the_reference_is_layer_by_layer(name):
+    """The hard_sigmoid of Keras 3 divides by 6, of which TensorFlow's optimizer would make a product."""
+    x = keras.Input((1,))
+    model = keras.Model(x, keras.layers.Activation(name, name="a")(x))
+    data = np.linspace(-4, 4, 4096, dtype=np.float32)[:, None]  # whole vectors, of which no last bit differs
+    assert np.array_equal(keras_activations(model, ["a"], data, 4096)["a"], np.asarray(model.layers[-1](data)))
 
 
 @pytest.mark.skipif(LEGACY, reason="QKeras 0.9 has no quantized_linear")

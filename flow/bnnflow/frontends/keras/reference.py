@@ -1,8 +1,8 @@
 """What "Keras" means in the exactness contract, and the comparison of a graph with it.
 
-float32 on the CPU, no XLA, with TensorFlow's arithmetic reassociation and remapping switched off: then a model computes
-what its layers compute one by one. Plain `predict` differs from that in rare shapes (an Add of two activations, or two
-batch norms in a row).
+float32 on the CPU, no XLA, with TensorFlow's arithmetic reassociation, remapping and folding of constants switched off:
+then a model computes what its layers compute one by one. Plain `predict` differs from that in rare shapes: an Add of two
+activations, two batch norms in a row, the hard_sigmoid of Keras 3 (a division by 6 that becomes a product).
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from bnnflow.ir.evaluate import ambiguities, ambiguous, trace
 
 __all__ = ["check_equal", "keras_activations", "keras_codes", "nothing_compared"]
 
+REWRITING = ("arithmetic_optimization", "remapping", "constant_folding")  # parts of TensorFlow's graph optimizer
+
 
 @contextmanager
 def layer_by_layer() -> Iterator[None]:
     """TensorFlow computes every layer as it is written; the caller's options come back afterwards."""
     before = tf.config.optimizer.get_experimental_options()
-    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False, "remapping": False})
+    tf.config.optimizer.set_experimental_options(dict.fromkeys(REWRITING, False))
     try:
         yield
     finally:
         tf.config.optimizer.set_experimental_options(
-            {"arithmetic_optimization": True, "remapping": True, **before}
+            {**dict.fromkeys(REWRITING, True), **before}
         )
 
 
