@@ -162,8 +162,8 @@ class _Balance:
             return (f"together the kernels are more than the {MOST['design']:,} instructions that HLS compilers take "
                     f"where an input comes in less than {self.least:,} cycles")
         faster = any(choice.cycles < self.least for choice in self.choices.get(self.slowest, ()))
-        return (f"the kernel of {self.slowest!r} takes {self.least:,} cycles an input at its fastest"
-                + " of what HLS compilers take" * faster)
+        how = "in the fastest folding that HLS compilers take" if faster else "at its fastest"
+        return f"the kernel of {self.slowest!r} takes {self.least:,} cycles an input {how}"
 
     @property
     def intervals(self) -> list[int]:
