@@ -1,8 +1,8 @@
 """What "Keras" means in the exactness contract, and the comparison of a graph with it.
 
 float32 on the CPU, no XLA, with TensorFlow's arithmetic reassociation, remapping and folding of constants switched off:
-then a model computes what its layers compute one by one. Plain `predict` differs from that in rare shapes: an Add of two
-activations, two batch norms in a row, the hard_sigmoid of Keras 3 (a division by 6 that becomes a product).
+then a model computes what its layers compute one by one. Plain `predict` differs from that in rare shapes, such as an
+Add of two activations or two batch norms in a row, and in hard_sigmoid of Keras 3, which divides by 6.
 """
 
 from __future__ import annotations
