@@ -40,7 +40,7 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 
 $(VENV)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(LEGACY) $(QKERAS)
 	touch $@
