@@ -6,10 +6,12 @@ import pytest
 
 from tests.fuzz import run
 
+LONG = pytest.mark.long
+
 
 @pytest.mark.fuzz
 @pytest.mark.hls
-@pytest.mark.parametrize("seed", range(1000, 1040, 10))
+@pytest.mark.parametrize("seed", [1020, 1030, *(pytest.param(seed, marks=LONG) for seed in (1000, 1010))])
 def test_random_networks(seed, capsys):
     totals = run(10, 500, seed, csim=1)
     assert totals["codes"] > 50_000 and totals["csim_io_parallel"] > 0 and totals["csim_io_stream"] > 0
@@ -18,7 +20,7 @@ def test_random_networks(seed, capsys):
 
 @pytest.mark.fuzz
 @pytest.mark.hls
-@pytest.mark.parametrize("seed", range(5000, 5020, 10))
+@pytest.mark.parametrize("seed", [5000, pytest.param(5010, marks=LONG)])
 def test_random_convolutional_networks(seed):
     totals = run(10, 100, seed, csim=1, family="cnn")
     assert totals["codes"] > 50_000 and totals["csim_io_stream"] > 0 and totals["rational"] > 1_000

@@ -89,7 +89,7 @@ def test_random_domains_and_parameters_in_c(first, backend, simulated):
 
 
 @pytest.mark.hls
-@pytest.mark.parametrize("first", [100, 120, 140])
+@pytest.mark.parametrize("first", [100, *(pytest.param(k, marks=pytest.mark.long) for k in (120, 140))])
 def test_streams_of_random_domains_in_c(first, tmp_path):
     """The same as streams; one sample after the other, so that state left behind by one would show in the next.
 

@@ -114,7 +114,8 @@ def test_cnv_has_the_weights_of_finn():
 
 
 @pytest.mark.training
-@pytest.mark.parametrize(("dataset", "merges"), [("cifar10", ("or", "and", "select")), ("cifar100", ("select",))])
+@pytest.mark.parametrize(("dataset", "merges"), [
+    ("cifar10", ("or", "and", "select")), pytest.param("cifar100", ("select",), marks=pytest.mark.long)])
 def test_glt_is_exact_after_a_step(dataset, merges):
     model = glt.build(dataset, planes=3, width=8, groups=2, merges=merges)
     x = stepped(model)
