@@ -95,6 +95,11 @@ def ours(name: str, options: dict[str, Any], goal: dict[str, Any], folder: Path)
 
 def stock(name: str, folder: Path) -> None:
     """Write stock hls4ml's project of a design, as hls4ml does by itself from such a model."""
+    from bnnflow.generation import LEGACY
+
+    if not LEGACY:
+        raise bf.ToolError("stock hls4ml 1.3 reads QKeras models of the legacy Keras only: set PYTHONPATH to "
+                           ".venv/legacy-keras, or give --ours")
     model = DESIGNS[name].model()
     sys.modules["keras"] = sys.modules["tf_keras"]  # hls4ml reads a model by the Keras that it imports
     import hls4ml
