@@ -102,8 +102,9 @@ def test_lowered_is_keras(name):
 
 
 @pytest.mark.files
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize(("name", "suffix"), [  # in turns, the others for `make fuzz`
+    pytest.param(name, suffix, marks=[pytest.mark.long] * ((k + of) % 2))
+    for k, name in enumerate(NETWORKS) for of, suffix in enumerate((".keras", ".h5"))])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_saved_and_read_is_the_same_network(name, suffix, tmp_path):
     model = NETWORKS[name]()
