@@ -94,7 +94,7 @@ def _reason(error: Exception) -> str:
     if names and repr(names[-1]) not in text:
         text = f"layer {names[-1]!r}: {text}"
     hint = ""
-    if "QActivation" in text:
+    if LEGACY and "QActivation" in text:  # Keras 3 reads such archives
         hint = (" A QActivation that holds a quantizer object cannot be read back from .keras: write it as a string"
                 " such as QActivation('binary(alpha=1)'), or save as .h5.")
     # Keras names the layer first and the reason last, with the whole configuration between.
