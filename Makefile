@@ -26,7 +26,7 @@ quick: $(VENV)/.ready
 		--ignore tests/test_vendor.py --ignore tests/test_contracts.py --ignore tests/test_codebooks.py \
 		--ignore tests/test_optimizers.py --ignore tests/test_weight_sets.py --ignore tests/test_folding.py \
 		--ignore tests/test_balance.py --ignore tests/test_input_types.py --ignore tests/test_remedies.py \
-		--ignore tests/test_generations.py --ignore tests/test_core.py
+		--ignore tests/test_generations.py --ignore tests/test_core.py --ignore tests/test_folded.py
 
 # The long randomised runs, with their histograms, and the proofs that `make test` leaves out.
 fuzz: $(VENV)/.ready
