@@ -84,8 +84,9 @@ sat -verify -prove trigger 0 miter
 
 
 def prove(logics: dict[str, Logic], graph: Graph, folder: Path) -> None:
-    """Formal equivalence, for all inputs, of the RTL of netlists with the layer's arithmetic; of the first one with
-    the vendor's primitives, too, and of the LUTs that yosys makes of it. Raises ToolError where one differs.
+    """Formal equivalence, for all inputs, of the RTL of netlists with the layer's arithmetic; of the first one as
+    Verilator reads it and with the vendor's primitives, too, and of the LUTs that yosys makes of it. Raises ToolError
+    where one differs.
     """
     (folder / "gold.v").write_text(specification(graph))
     cells = "cells.v"  # CARRY4 and LUT6 as their data sheet has them
@@ -103,10 +104,12 @@ endmodule
         rtl = to_verilog(logic, "gate")
         text = "\n".join(rtl.files[file] for file in rtl.sources)
         (folder / f"{name}.v").write_text(text)
-        (folder / f"{name}_carry.v").write_text("`define FLOW_XILINX\n" + text + "\n`undef FLOW_XILINX\n")
+        for suffix, macro in (("carry", "FLOW_XILINX"), ("simulated", "VERILATOR")):
+            (folder / f"{name}_{suffix}.v").write_text(f"`define {macro}\n{text}\n`undef {macro}\n")
         script.append(PROOF.format(files=f"gold.v {name}.v"))
         if name != next(iter(logics)):
             continue
+        script.append(PROOF.format(files=f"gold.v {name}_simulated.v"))
         script.append(PROOF.format(files=f"gold.v {cells} {name}_carry.v"))
         script.append(f"design -reset\nscratchpad -set abc9.verify 0\nread_verilog {name}_carry.v\n"
                       "synth_xilinx -family xcup -flatten -noiopad -top gate\n"
