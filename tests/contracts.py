@@ -160,6 +160,12 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "elu": ((6,), lambda: [dense(5), keras.layers.ELU()]),
     **({"thresholded_relu": ((6,), lambda: [dense(5), keras.layers.ThresholdedReLU(0.5)])} if LEGACY else {}),
     "sigmoid_inside": ((6,), lambda: [dense(5), keras.layers.Activation("sigmoid"), keras.layers.BatchNormalization()]),
+    # Two functions of one name: Keras' own, and that of QKeras, which QKeras' layers take.
+    "hard_sigmoid": ((6,), lambda: [dense(5), keras.layers.Activation("hard_sigmoid"),
+                                    keras.layers.BatchNormalization()]),
+    "hard_sigmoid_conv": ((4, 4, 2), lambda: [conv(3, 3), keras.layers.Activation("hard_sigmoid"),
+                                              keras.layers.BatchNormalization()]),
+    "hard_sigmoid_argument": ((6,), lambda: [dense(5, activation="hard_sigmoid"), keras.layers.BatchNormalization()]),
     "tanh_argument": ((6,), lambda: [dense(5, activation="tanh"), keras.layers.BatchNormalization()]),
     "hard_tanh": ((6,), lambda: [dense(5), qkeras.QActivation("hard_tanh")]),
     "rescaling_dyadic": ((6,), lambda: [keras.layers.Rescaling(2.0, -0.75), dense(5)]),

@@ -84,9 +84,26 @@ def check_network(seed: int, inputs: int, csim: bool, family: str = "dense") -> 
     for near in near_thresholds(graph, codes).values():
         counts["sums"] += near.size
         counts["near"] += int(near.sum())
+    counts["files"] += check_file(case, graph, seed)
     for io_type in IO_TYPES if csim else ():
         counts[f"csim_{io_type}"] += check_csim(graph, codes, seed, io_type)
     return case, counts
+
+
+def check_file(case: Case, graph: Graph, seed: int) -> int:
+    """1 where the network, saved and read, is the same graph; 0 where QKeras cannot read what it wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / ("net.keras" if seed % 2 else "net.h5")
+        case.model.save(file)
+        try:
+            read = bf.lower(file, case.input_type)
+        except InputError as error:
+            if "quantized_hswish" in str(error):
+                return 0
+            raise
+    if read.digest != graph.digest:
+        raise BnnflowError(f"{file.name}: read, it is another graph")
+    return 1
 
 
 def check_csim(graph: Graph, codes: np.ndarray, seed: int, io_type: str) -> int:
@@ -130,7 +147,7 @@ def run(networks: int, inputs: int, seed: int, csim: int, report: object = print
         report(f"  {option:32} {count}")
     share = totals["near"] / max(totals["sums"], 1)
     report(f"{networks - sum(refused.values())} networks x {inputs} inputs from seed {seed}: "
-           f"{totals['codes']:,} codes, 0 differ from Keras; "
+           f"{totals['codes']:,} codes, 0 differ from Keras; {totals['files']} read from files, the same; "
            + "".join(f"C simulation of {histogram[io_type]} in {io_type}: {totals[f'csim_{io_type}']:,} outputs, "
                      "0 differ; " for io_type in IO_TYPES) +
            f"{share:.1%} of the sums lie within 1 of a threshold; {histogram['class=real']} networks real-scaled: "

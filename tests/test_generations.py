@@ -51,6 +51,14 @@ for suffix in (".keras", ".h5"):
     model.save(f"{folder}/net{suffix}")
     print(f"net{suffix}", bf.lower(model, INPUT_TYPE).digest)
 """
+RANDOM = """
+from tests.random_cnns import network as convolutional
+from tests.random_networks import network as dense
+for k, make in enumerate([dense, dense, convolutional] * 3):
+    case = make(7015 + k // 3)
+    case.model.save(f"{folder}/net{k}{('.keras', '.h5')[k % 2]}")
+    print(f"net{k}{('.keras', '.h5')[k % 2]}", case.input_type, bf.lower(case.model, case.input_type).digest)
+"""
 READ = """
 for file in sys.argv[2:]:
     try:
@@ -90,6 +98,14 @@ def test_keras_3_reads_what_the_legacy_keras_wrote(part, tmp_path):
             found = str(error)
         wanted = LACKING.get(Path(file).stem, digest)
         assert wanted in found, f"{file}: {found[-300:]}"
+
+
+@pytest.mark.files
+def test_keras_3_reads_random_networks_of_the_legacy_keras(tmp_path):
+    """Among them are two hard_sigmoids of one name, and a batch norm with quantizers whose sums tie."""
+    for line in in_legacy_keras(RANDOM, tmp_path):
+        file, input_type, digest = line.split()
+        assert bf.lower(tmp_path / file, input_type).digest == digest, file
 
 
 @pytest.mark.files

@@ -137,7 +137,7 @@ def depthwise_kernel(layer: Any) -> Any:
 
 def takes_rsqrt(layer: Any) -> bool:
     """True for a layer that folds a batch norm with 1/sqrt as one operation, which rounds otherwise than two."""
-    return LEGACY or hasattr(layer, "depthwise_kernel")
+    return LEGACY or hasattr(layer, "depthwise_kernel") or getattr(layer, "rsqrt", False)
 
 
 def quantized_kernels(layer: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -245,25 +245,35 @@ def dtype_policies() -> tuple[type, ...]:
     return (keras.mixed_precision.Policy,) if LEGACY else (keras.DTypePolicy,)
 
 
-def described(config: Mapping[str, Any], objects: Mapping[str, Any]) -> keras.Model:
+def described(config: Mapping[str, Any], objects: Mapping[str, Any], legacy: bool) -> keras.Model:
     """The model of Keras 3 that a configuration describes, without the weights in the file; `objects` are the classes
-    besides Keras' own, by the names that files call them.
+    besides Keras' own, by the names that files call them. `legacy` says that the legacy Keras wrote it.
     """
     from keras.src.legacy.saving.saving_utils import model_from_config
 
-    config = {**_in_keras_3(config), "compile_config": None}
+    config = {**_in_keras_3(config, legacy), "compile_config": None}
+    objects = {**objects, LEGACY_HARD_SIGMOID: hard_sigmoid}
     if "module" in config:
         return keras.saving.deserialize_keras_object(config, custom_objects=objects)
     return model_from_config(config, custom_objects=objects)  # of HDF5 files
 
 
-def _in_keras_3(config: Any) -> Any:
+# The name for Keras 3 of a function that the legacy Keras calls hard_sigmoid; Keras 3 gives that name to another one.
+LEGACY_HARD_SIGMOID = "legacy_hard_sigmoid"
+
+
+def hard_sigmoid(x: Any) -> Any:
+    """What the legacy Keras calls hard_sigmoid, a tensor in and out: x / 5 + 1/2 from 0 to 1."""
+    return keras.ops.clip(x * 0.2 + 0.5, 0.0, 1.0)
+
+
+def _in_keras_3(config: Any, legacy: bool) -> Any:
     """The configuration of a model, which may be one of the legacy Keras, in words that Keras 3 takes."""
     if isinstance(config, list):
-        return [_in_keras_3(item) for item in config]
+        return [_in_keras_3(item, legacy) for item in config]
     if not isinstance(config, dict):
         return config
-    config = {key: _in_keras_3(value) for key, value in config.items()}
+    config = {key: _in_keras_3(value, legacy) for key, value in config.items()}
     if config.get("module") == "tf_keras.src.engine.functional":
         config["module"] = "keras.src.models.functional"
     kind, inner = str(config.get("class_name")), config.get("config")
@@ -274,6 +284,9 @@ def _in_keras_3(config: Any) -> Any:
         inner = {**inner, "axis": axis[0] if isinstance(axis, list) and len(axis) == 1 else axis}
     if kind.endswith("Batchnorm"):
         inner = {key: value for key, value in inner.items() if key not in UNREAD}
+    if legacy and inner.get("activation") == "hard_sigmoid" and not kind.startswith("Q"):
+        inner = {**inner, "activation": {"class_name": "function", "config": LEGACY_HARD_SIGMOID, "module": "builtins",
+                                         "registered_name": "function"}}
     if "DepthwiseConv" in kind or "SeparableConv" in kind:  # they have kernels of other names, and one group
         inner = {key: value for key, value in inner.items() if key not in UNUSED}
     config["config"] = inner

@@ -16,6 +16,7 @@ from bnnflow.errors import InputError, LoweringError, needed_for
 from bnnflow.files import existing
 from bnnflow.frontends.keras.archives import load_weights
 from bnnflow.frontends.keras.configuration import MODELS, QUANTIZERS, problems_of
+from bnnflow.frontends.keras.legacy_files import as_in_legacy_keras
 from bnnflow.frontends.keras.wrappers import PruneLowMagnitude
 from bnnflow.generation import ANOTHER, EXTRA, LEGACY, described, keras, qkeras, qkeras_objects
 from bnnflow.ir.input_types import KEY, model_file
@@ -34,9 +35,13 @@ MAX_WEIGHTS = 2**33  # bytes
 
 
 def custom_objects() -> dict[str, Any]:
-    """What `keras.models.load_model` needs to know besides Keras itself: QKeras' classes and ours."""
+    """What `keras.models.load_model` needs to know besides Keras itself: QKeras' classes and ours.
+
+    A name that Keras has itself is Keras' own, as it is in a live model: QKeras has another hard_sigmoid.
+    """
     objects = qkeras_objects()
-    functions = {name: getattr(qkeras.quantizers, name) for name in QUANTIZERS}
+    functions = {name: getattr(qkeras.quantizers, name) for name in QUANTIZERS
+                 if not hasattr(keras.activations, name)}
     ours = (*OUR_LAYERS, *OUR_QUANTIZERS, PruneLowMagnitude)
     return {**functions, **objects, **{cls.__name__: cls for cls in ours}}
 
@@ -53,7 +58,7 @@ def read_model(path: str | os.PathLike[str]) -> keras.Model:
     if source.suffix not in (".keras", ".h5", ".hdf5"):
         raise InputError(f"{source}: expected a .keras or .h5 model file")
     try:
-        config = _config(source)
+        config, version = _config(source)
         problems = problems_of(config)
     except (InputError, KeyboardInterrupt):
         raise
@@ -64,23 +69,26 @@ def read_model(path: str | os.PathLike[str]) -> keras.Model:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = _built(source, config)
+            model = _built(source, config, version)
     except Exception as error:  # Keras raises any type for a damaged file; the cause is kept
         raise InputError(f"{source}: Keras cannot read this model: {_reason(error)}") from error
     said = config["config"].get(KEY)
     return model if said is None else with_input_type(model, said)
 
 
-def _built(source: Path, config: dict[str, Any]) -> keras.Model:
-    """The model that a file describes, with its weights."""
+def _built(source: Path, config: dict[str, Any], version: str) -> keras.Model:
+    """The model that a file of a version of Keras describes, with its weights."""
     if LEGACY:
         return keras.models.load_model(source, custom_objects=custom_objects(), compile=False)
-    model = described(config, custom_objects())
+    legacy = version.startswith("2")
+    model = described(config, custom_objects(), legacy)
     if source.suffix == ".keras":
         with zipfile.ZipFile(source) as archive, h5py.File(io.BytesIO(archive.read(WEIGHTS)), "r") as file:
             load_weights(model, file)
     else:
         model.load_weights(source)
+    if legacy:
+        as_in_legacy_keras(model)
     return model
 
 
@@ -101,8 +109,10 @@ def _reason(error: Exception) -> str:
     return (text if len(text) <= 600 else f"{text[:200]} ... {text[-400:]}") + hint
 
 
-def _config(source: Path) -> dict[str, Any]:
-    """The JSON description of the model, without building it; the weights' storage is checked on the way."""
+def _config(source: Path) -> tuple[dict[str, Any], str]:
+    """The JSON description of the model, without building it, and the version of Keras that wrote it; the weights'
+    storage is checked on the way.
+    """
     with source.open("rb") as file:
         magic = file.read(8)
     archive = magic[:2] == b"PK"
@@ -117,7 +127,7 @@ def _config(source: Path) -> dict[str, Any]:
     known = isinstance(config, dict) and config.get("class_name") in MODELS
     if not known or not isinstance(config.get("config"), dict):
         raise InputError(f"{source}: does not describe a Keras Sequential or functional model")
-    return dict(config)
+    return dict(config), version
 
 
 def _of_archive(source: Path) -> tuple[str | bytes, str]:
