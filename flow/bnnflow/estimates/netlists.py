@@ -16,9 +16,9 @@ import numpy as np
 from bnnflow.backends.backend import BuildConfig
 from bnnflow.backends.hls.fusion import ASKED, MAX_GIVEN
 from bnnflow.backends.hls.one_position import at_one_position
+from bnnflow.backends.netlist.arrivals import PS, REGISTER_DELAY
 from bnnflow.backends.netlist.counts import Count, netlist_counts
 from bnnflow.backends.netlist.lower import to_logic
-from bnnflow.backends.netlist.schedule import REGISTER_DELAY
 from bnnflow.estimates.costs import Cost, Costs, Work, table_cost
 from bnnflow.ir import Graph, Op, Steps, Weights
 from bnnflow.ir.ramps import MANY
@@ -48,7 +48,7 @@ def counted_cost(graph: Graph, config: BuildConfig) -> Costs:
 def timing(graph: Graph, config: BuildConfig) -> tuple[int, float]:
     """(cycles, 0 without registers; ns of the longest path, on UltraScale+ before placement) of a Verilog project."""
     counts, latency = _whole(graph, config)
-    return latency, max(count.ns for count in counts.values()) + REGISTER_DELAY * config.pipelined
+    return latency, max(count.ns for count in counts.values()) + REGISTER_DELAY / PS * config.pipelined
 
 
 def _whole(graph: Graph, config: BuildConfig) -> tuple[dict[str, Count], int]:
