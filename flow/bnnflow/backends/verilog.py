@@ -160,19 +160,55 @@ class _Modules:
         if isinstance(gate, Bit):
             return [f"    wire n{node} = n{gate.chain}[{gate.position}];"]
         if isinstance(gate, Lut):
+            if self.latency is not None and node in self.schedule.inside:
+                return []  # it is in the LUT of its chain's position
+            if self.latency is not None or self.is_neuron(node):
+                return self._lut(f"n{node}", gate.inputs, gate.table, stage, layer)
             inputs = ", ".join(self.signal(2 * source, stage, layer) for source in reversed(gate.inputs))
-            if self.is_neuron(node):
-                return [f"    wire n{node};",
-                        f"    flow_lut6 #(64'h{gate.table:016x}) lut{node} (.i({{{inputs}}}), .o(n{node}));"]
             called, text = _function(gate.table, len(gate.inputs))
             functions[called] = text
             return [f"    wire n{node} = {called}({{{inputs}}});"]
         assert isinstance(gate, Chain)
-        a, b = ("{" + ", ".join(self.signal(literal, stage, layer) for literal in reversed(row)) + "}"
-                for row in (gate.a, gate.b))
-        carry = self.signal(gate.carry, stage, layer)
-        return [f"    wire [{len(gate.a)}:0] n{node};",
-                f"    flow_add #({len(gate.a)}) add{node} (.a({a}), .b({b}), .c({carry}), .s(n{node}));"]
+        return self._chain(node, gate, layer)
+
+    def _lut(self, name: str, inputs: Sequence[int], table: int, stage: int, layer: str) -> list[str]:
+        """The lines that make the signal `name`, a LUT whatever a tool thinks."""
+        signals = [self.signal(2 * source, stage, layer) for source in reversed(inputs)]
+        unused = [f"{INPUTS - len(inputs)}'b0"] if len(inputs) < INPUTS else []
+        return [f"    wire {name};", f"    flow_lut6 #(64'h{table:016x}) lut_{name} "
+                                     f"(.i({{{', '.join([*unused, *signals])}}}), .o({name}));"]
+
+    def _chain(self, node: int, chain: Chain, layer: str) -> list[str]:
+        """The lines that make a carry chain, and in a pipelined design the LUTs of its positions."""
+        stage, width = self.schedule.stage[node], len(chain.a)
+        a, b = ([self.signal(literal, stage, layer) for literal in row] for row in (chain.a, chain.b))
+        module, second, luts = "flow_add", "b", list[str]()
+        if self.latency is not None:
+            module, second = "flow_carry", "p"
+            for k, pair in enumerate(zip(chain.a, chain.b)):
+                constant, literal = sorted(pair)
+                if constant <= TRUE and literal >> 1 not in self.schedule.inside:
+                    b[k] = self.signal(literal ^ constant, stage, layer)
+                else:
+                    b[k] = f"p{node}_{k}"
+                    luts += self._lut(b[k], *self._select(*pair), stage, layer)
+        rows = [f"{{{', '.join(reversed(row))}}}" for row in (a, b)]
+        return [*luts, f"    wire [{width}:0] n{node};",
+                f"    {module} #({width}) add{node} (.a({rows[0]}), .{second}({rows[1]}), "
+                f".c({self.signal(chain.carry, stage, layer)}), .s(n{node}));"]
+
+    def _select(self, a: int, b: int) -> tuple[list[int], int]:
+        """(inputs, table) of a XOR b at a position of a chain, b being perhaps a function inside."""
+        function = self.net.gates[b >> 1] if b >> 1 in self.schedule.inside else None
+        known = function if isinstance(function, Lut) else Lut((b >> 1,), 0b10)
+        inputs = list(dict.fromkeys([*known.inputs, *([a >> 1] if a > TRUE else [])]))
+        own = (1 << len(known.inputs)) - 1  # the rows of b's function
+        flip = (a ^ b) & 1
+        table = 0
+        for row in range(1 << len(inputs)):
+            second = row >> inputs.index(a >> 1) & 1 if a > TRUE else 0
+            table |= (known.table >> (row & own) & 1 ^ second ^ flip) << row
+        return inputs, table
 
     # --- the top module ---------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnnflow.backends.netlist.netlist import FALSE, TRUE, Bit, Chain, Gate, Lut, Netlist, sources
+from bnnflow.backends.netlist.netlist import FALSE, INPUTS, TRUE, Bit, Chain, Gate, Lut, Netlist, sources
 from bnnflow.devices import timing
 
 __all__ = ["OUTSIDE", "PS", "REGISTER_DELAY", "Cell", "Cells", "ChainCell", "LutCell", "has_lut"]
@@ -71,18 +71,22 @@ class Position:
 
 @dataclass(frozen=True)
 class ChainCell:
-    """A carry chain, the node `node`: its positions, the net `carry` that enters it and its carry `out`, or FALSE."""
+    """A carry chain, the node `node`: its positions, the net `carry` that enters it and its carry `out`, or FALSE.
+
+    `first` are the ps until the carry enters it.
+    """
 
     node: int
     positions: tuple[Position, ...]
     carry: int
+    first: int
     out: int
     reads: tuple[int, ...]
     nets: tuple[int, ...]
 
     def leave(self, ready: Times) -> None:
         """Note when its bits are ready, by when the nets that it reads are."""
-        carry = ready[self.carry] + NET if self.carry else 0
+        carry = ready[self.carry] + self.first if self.carry else 0
         for position in self.positions:
             enters = position.least
             for net, delay in position.reads:
@@ -105,8 +109,8 @@ class ChainCell:
             asked += [(net, enters - delay) for net, delay in position.reads]
             carry = min(total, carry - ALONG)
         if self.carry:
-            asked.append((self.carry, carry - NET))
-            first = min(first, carry - NET)
+            asked.append((self.carry, carry - self.first))
+            first = min(first, carry - self.first)
         return first, asked
 
 
@@ -129,9 +133,9 @@ def _chain(node: int, chain: Chain, bits: Mapping[int, int], inside: Collection[
         # The delay of a function inside is already that of the position's LUT.
         reads = {literal >> 1: NET if literal >> 1 in inside else least for literal in pair if literal > TRUE}
         positions.append(Position(tuple(reads.items()), least, bits.get(k, FALSE)))
-    carry = chain.carry >> 1
+    carry, first = chain.carry >> 1, NET + (LUT_DELAY if chain.carry & 1 else 0)
     every = {net for position in positions for net, _ in position.reads} | {carry} - {FALSE}
-    return ChainCell(node, tuple(positions), carry, bits.get(len(positions), FALSE), tuple(sorted(every)),
+    return ChainCell(node, tuple(positions), carry, first, bits.get(len(positions), FALSE), tuple(sorted(every)),
                      tuple(bits[k] for k in sorted(bits)))
 
 
@@ -143,7 +147,8 @@ class Cells:
     - `wanted`: the nets that are outputs.
     - `maker`, `readers`: by net, the cell that makes it (OUTSIDE: none), and those that read it.
     - `inside`: the functions that lie in the LUTs of a chain's own positions, where no register parts them. They are
-      its operands `b` that nothing else reads, no output either. Operands `a` feed multiplexers.
+      operands `b` that nothing else reads, no output either, and have at most six inputs together with the operands `a`
+      beside them. Operands `a` feed multiplexers.
     """
 
     def __init__(self, net: Netlist, wanted: Sequence[int]):
@@ -170,10 +175,15 @@ class Cells:
 
     def _functions_inside(self, net: Netlist, gates: Sequence[Gate]) -> frozenset[int]:
         reads = Counter(source for gate in gates for source in set(sources(gate)))
-        chains = [gate for gate in gates if isinstance(gate, Chain)]
-        b = {literal >> 1 for chain in chains for literal in chain.b}
-        b -= {literal >> 1 for chain in chains for literal in chain.a} | self.wanted
-        return frozenset(node for node in b if isinstance(net.gates[node], Lut) and reads[node] == 1)
+        found, outside = set[int](), set(self.wanted)
+        for gate in gates:
+            if isinstance(gate, Chain):
+                outside.update(literal >> 1 for literal in gate.a)
+                for a, b in zip(gate.a, gate.b):
+                    function = net.gates[b >> 1]
+                    fits = isinstance(function, Lut) and len({*function.inputs, a >> 1} - {FALSE}) <= INPUTS
+                    (found if fits and reads[b >> 1] == 1 else outside).add(b >> 1)
+        return frozenset(found - outside)
 
     def _alone(self) -> list[int]:
         ready, found = [0] * len(self.maker), []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
 from dataclasses import dataclass
 from math import ceil
 
@@ -37,8 +36,7 @@ def netlist_counts(logic: Logic, clock_period: float | None = None) -> tuple[dic
     up to 7 % off where there are none, as it maps functions anew (docs/reports.md).
     """
     schedule = Schedule(logic, clock_period)
-    inside = _inside(schedule)
-    luts, registers = _luts(schedule, inside), Counter[str]()
+    luts, registers = _luts(schedule), Counter[str]()
     _count_registers(schedule, luts, registers)
     counts = {}
     for layer, nodes in schedule.gates.items():
@@ -47,19 +45,14 @@ def netlist_counts(logic: Logic, clock_period: float | None = None) -> tuple[dic
     return counts, schedule.latency or 0
 
 
-def _inside(schedule: Schedule) -> set[int]:
-    """The functions inside chains that no register parts from their chains."""
-    return {node for node in schedule.inside if schedule.taps[node] == {0}}
-
-
-def _luts(schedule: Schedule, inside: Container[int]) -> Counter[str]:
+def _luts(schedule: Schedule) -> Counter[str]:
     """LUTs by layer, of functions and of chains' positions."""
     luts = Counter[str]()
     for node, gate in schedule.needed():
         if isinstance(gate, Lut):
-            luts[schedule.net.owner[node]] += node not in inside
+            luts[schedule.net.owner[node]] += node not in schedule.inside
         elif isinstance(gate, Chain):
-            luts[schedule.net.owner[node]] += sum(has_lut(a, b, inside) for a, b in zip(gate.a, gate.b))
+            luts[schedule.net.owner[node]] += sum(has_lut(a, b, schedule.inside) for a, b in zip(gate.a, gate.b))
     return luts
 
 

@@ -23,7 +23,7 @@ class Schedule:
 
     - `latency`: cycles from an input to its outputs, with that of the outputs' registers; None where combinational.
     - `stage`, `time`: for every node, the pipeline stage in which it is ready, and when it is in that stage, in ns.
-    - `inside`: the functions that lie in the LUTs of a chain's own positions.
+    - `inside`: the functions that lie in the LUTs of a chain's own positions, no register parting them.
     - `gates`: the nodes that an output needs, by the layer that owns them, in order of evaluation.
     - `taps`: by node, the cycles of delay with which it is read; `delays`: the most of them, where that is not 0.
     - `exports`: by layer, the (node, cycles of delay) that other layers read, each with its bit of the layer's output.
@@ -35,7 +35,7 @@ class Schedule:
         pipeline = Pipeline(netlist, UNCLOCKED if clock_period is None else round(clock_period * PS))
         pipeline.move_borders()
         self.latency = None if clock_period is None else pipeline.stages
-        self.inside, self._needed = netlist.inside, netlist.needed
+        self._needed = netlist.needed
         self.time = [ready / PS for ready in pipeline.ready()]
         self.stage = [0] * len(self.net.gates)
         for cell, stage in zip(netlist.cells, pipeline.stage):
@@ -45,6 +45,7 @@ class Schedule:
         self.taps: dict[int, set[int]] = {}
         self.exports: dict[str, dict[tuple[int, int], int]] = {layer.name: {} for layer in self.graph}
         self._find_readers()
+        self.inside = {node for node in netlist.inside if self.taps[node] == {0}}
         self.delays = {source: max(taps) for source, taps in self.taps.items() if max(taps)}
 
     def needed(self) -> Iterator[tuple[int, Gate]]:
