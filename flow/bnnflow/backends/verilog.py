@@ -18,7 +18,7 @@ from bnnflow.backends.hls.fusion import streamed_kernels
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
 from bnnflow.backends.netlist.lower import Logic, check, to_logic
 from bnnflow.backends.netlist.netlist import INPUTS, TRUE, Bit, Chain, Given, Lut, sources
-from bnnflow.backends.netlist.schedule import Schedule
+from bnnflow.backends.netlist.schedule import Schedule, fastest_clock
 from bnnflow.backends.project import write_vectors
 from bnnflow.errors import InputError
 from bnnflow.ir import Graph, Node
@@ -44,8 +44,8 @@ class Rtl:
 def to_verilog(logic: Logic, top: str, clock_period: float | None = None) -> Rtl:
     """The Verilog of a netlist under the name `top`.
 
-    With a `clock_period` (ns) it is pipelined: registers behind every layer's codes and at the outputs, and inside a
-    layer where the delays of LUTs and chains would exceed the period; a new input every cycle. Else combinational.
+    With a `clock_period` (ns) it is pipelined: registers at the outputs and wherever the delays of LUTs and chains
+    would exceed the period; a new input every cycle. Else combinational.
     """
     modules = _Modules(Schedule(logic, clock_period), top)
     texts = {f"rtl/{name}": _template(name) for name in ("flow_add.v", "flow_lut6.v")}
@@ -361,7 +361,7 @@ def _for_each(text: _Text, nodes: Sequence[Node]) -> str:
 def write(graph: Graph, config: BuildConfig, codes: Sequence[Int] | None, target: Path) -> dict[str, str]:
     """Write the Verilog of a project, and its vectors; there are no arrays of nodes."""
     folder = Path(config.output_dir)
-    rtl = to_verilog(to_logic(graph), config.project_name, config.clock_period if config.pipelined else None)
+    rtl = to_verilog(to_logic(graph), config.project_name, config.period if config.pipelined else None)
     for name, text in rtl.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -385,6 +385,7 @@ def _unrolled(value: object) -> tuple[object, str]:
 
 VERILOG = Backend(
     "Verilog", RTL, "RTL simulation", "verilator", "yosys", lambda graph, config: check(graph), write, streamed_kernels,
-    sources=("rtl/*.v", "tb/*.v"), one_netlist=True, cycles=stated_cycles,
+    sources=("rtl/*.v", "tb/*.v"), one_netlist=True,
+    fastest=lambda graph: fastest_clock(to_logic(graph)), cycles=stated_cycles,
     fixed={"io_type": _unrolled("io_parallel"), "strategy": _unrolled("Latency"), "reuse_factor": _unrolled(1),
            "layers": _unrolled({})})

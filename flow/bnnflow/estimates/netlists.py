@@ -40,7 +40,7 @@ def counted_cost(graph: Graph, config: BuildConfig) -> Costs:
 
     def cost(kernel: Sequence[Work]) -> Cost:
         asked = config.strategy_of(kernel[0].node.name) == ASKED
-        return _alone(kernel, config.clock_period * USABLE) if asked else table_cost(kernel)
+        return _alone(kernel, config.period * USABLE) if asked else table_cost(kernel)
 
     return cost
 
@@ -52,7 +52,7 @@ def timing(graph: Graph, config: BuildConfig) -> tuple[int, float]:
 
 
 def _whole(graph: Graph, config: BuildConfig) -> tuple[dict[str, Count], int]:
-    return _counted(graph, config.clock_period if config.pipelined else None)
+    return _counted(graph, config.period if config.pipelined else None)
 
 
 @lru_cache(maxsize=2)  # an estimate reads it several times

@@ -9,14 +9,17 @@ border, until none of them moves to fewer registers.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from bnnflow.backends.netlist.arrivals import OUTSIDE, REGISTER_DELAY, Cells
 from bnnflow.backends.netlist.cuts import INFINITE, SINK, SOURCE, Network
 
-__all__ = ["Pipeline"]
+__all__ = ["UNCLOCKED", "Pipeline", "fastest_period"]
 
 SWEEPS = 20  # over all borders, at most; most networks need two to five
+UNCLOCKED = 10**9  # ps, in which everything is ready
+STEP = 10  # ps between the periods that are tried
 
 
 class Pipeline:
@@ -62,11 +65,11 @@ class Pipeline:
 
     def _as_soon_as_possible(self) -> None:
         """Put every cell into the stage of its latest net, or into the next one where it would take too long."""
-        ready, begin = [0] * len(self.readers), [0] * len(self.readers)
+        ready, begin, when = [0] * len(self.readers), [0] * len(self.readers), [0] * len(self.readers)
         for index, cell in enumerate(self.cells):
-            stage = max((self.stage_of(net) for net in cell.reads), default=0)
+            stage = max([when[net] for net in cell.reads], default=0)  # `when`: the stage of every net
             for net in cell.reads:
-                begin[net] = ready[net] if self.stage_of(net) == stage else 0
+                begin[net] = ready[net] if when[net] == stage else 0
             cell.leave(begin)
             if self._is_late(index, begin):
                 stage += 1
@@ -75,7 +78,7 @@ class Pipeline:
                 cell.leave(begin)
             self.stage[index] = stage
             for net in cell.nets:
-                ready[net] = begin[net]
+                ready[net], when[net] = begin[net], stage
 
     def _is_late(self, index: int, ready: Sequence[int]) -> bool:
         """True where the nets of a cell are ready after the period, and later than registers before it would make it."""
@@ -157,3 +160,32 @@ class Pipeline:
     def _parted_here(self, net: int, place: dict[int, int]) -> bool:
         """True for a function inside a chain where only this border can part them."""
         return net in self.inside and self.maker[net] in place and self.readers[net][0] in place
+
+
+def fastest_period(netlist: Cells, most: int) -> int:
+    """The clock period in ps, a multiple of STEP up to `most`, with which a result comes the soonest.
+
+    Of several, that with the fewest registers. Where a cell alone takes longer than `most`, it is that cell's period.
+    """
+    least = max(1, -(-(max(netlist.alone, default=0) + REGISTER_DELAY) // STEP))  # in steps, as `period` and `latency`
+    path = max(Pipeline(netlist, UNCLOCKED).ready())
+    period = max(least, most // STEP)
+    stages = Pipeline(netlist, period * STEP).stages
+    latency, soonest = stages * period, [period]
+    # Registers alone make it slower than `latency` where there are too many stages.
+    while stages * REGISTER_DELAY + path <= latency * STEP and (period := min(period, latency // stages)) >= least:
+        if Pipeline(netlist, period * STEP).stages <= stages:
+            periods = range(least, period + 1)
+            period = periods[bisect_left(periods, -stages, key=lambda steps: -Pipeline(netlist, steps * STEP).stages)]
+            soonest = [period, *(soonest if stages * period == latency else [])]
+            latency = stages * period
+        stages += 1
+    if len(soonest) == 1:
+        return soonest[0] * STEP
+    return STEP * min(soonest, key=lambda period: _moved(netlist, period * STEP).registers)
+
+
+def _moved(netlist: Cells, period: int) -> Pipeline:
+    pipeline = Pipeline(netlist, period)
+    pipeline.move_borders()
+    return pipeline

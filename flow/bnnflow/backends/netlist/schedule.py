@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from bnnflow.backends.netlist.arrivals import PS, Cells
 from bnnflow.backends.netlist.lower import Logic
 from bnnflow.backends.netlist.netlist import FALSE, Gate, sources
-from bnnflow.backends.netlist.registers import Pipeline
+from bnnflow.backends.netlist.registers import UNCLOCKED, Pipeline, fastest_period
 
-__all__ = ["Schedule"]
+__all__ = ["SLOWEST", "Schedule", "fastest_clock"]
 
-UNCLOCKED = 10**9  # ps, in which everything is ready
+# ns, of the clock periods among which the one with the least latency is looked for: a single stage has less latency than
+# any other pipeline, which is not what a pipeline is asked for.
+SLOWEST = 5.0
 
 
 class Schedule:
@@ -69,3 +71,8 @@ class Schedule:
         self.taps.setdefault(source, set()).add(delay)
         if owner != reader:
             self.exports[owner].setdefault((source, delay), len(self.exports[owner]))
+
+
+def fastest_clock(logic: Logic) -> float:
+    """The clock period in ns, up to SLOWEST, with the fewest ns from an input to its outputs; few registers then."""
+    return fastest_period(Cells(logic.net, logic.wanted), round(SLOWEST * PS)) / PS
