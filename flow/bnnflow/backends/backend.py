@@ -16,8 +16,8 @@ from bnnflow.errors import InputError, as_given, as_text, choice, in_words_of
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.nodes import Int, is_clean
 
-__all__ = ["AUTO", "BACKENDS", "CPP", "LAST", "RTL", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "TracedTop", "is_top",
-           "register"]
+__all__ = ["AUTO", "BACKENDS", "CPP", "LAST", "RTL", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "TracedTop",
+           "is_top", "register"]
 
 # The languages of projects: a toolchain takes those of its own (`bnnflow.toolchains`).
 CPP, RTL = "C++", "Verilog"
@@ -105,7 +105,7 @@ class Backend:
 
     `one_netlist`: the whole design is one netlist of LUTs and is counted as such, not kernels with costs of their own.
     `fixed` has the options of a build that do not apply: {option: (the value that it must have, why)}.
-    `fastest` finds the clock period in ns with which a result comes the soonest; None where the backend has no such choice.
+    `fastest` finds the clock period in ns with which a result comes the soonest; None where there is no such choice.
     `cycles` reads the latency, in cycles, that the sources in a folder state for a top module; 0 where they state none.
     `traced` writes the top function once more, in a folder that it may fill, and says how it prints what is in its
     arrays; None where there are none to print. Only C++ is compiled for it.
@@ -151,11 +151,6 @@ def is_top(name: object) -> bool:
             and not re.fullmatch(r"(layer|config)\d.*|flow_.*|.*_(in|t)|[A-Z_0-9]+", name))
 
 
-def _with_clock() -> list[str]:
-    """The backends that find a clock period."""
-    return [name for name, backend in BACKENDS.items() if backend.fastest is not None]
-
-
 LAST = 2**20  # cycles that a reuse factor can ask for
 REUSE = f"a whole number of cycles, from 1 to {LAST}"
 STRATEGIES = ("Latency", "Resource", "distributed_arithmetic")
@@ -180,8 +175,10 @@ LAYER_OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """Options of a build, in hls4ml's names and units: `clock_period` in ns, or "auto" for backend "Verilog", which is the
-    one from input to output in the fewest ns, at most 5.0; what is built and estimated has the number that was found.
+    """Options of a build, in hls4ml's names and units: `clock_period` in ns.
+
+    `clock_period` "auto", for backend "Verilog", is that of at most 5 ns with the fewest ns from input to output; what
+    is built has the number that was found.
 
     `strategy` "Latency" unrolls every node; with a `reuse_factor` above 1 a new input is taken every so many cycles.
     "Resource" makes loops of sums and maxima, with what follows them element by element: the smallest hardware that
@@ -226,14 +223,17 @@ class BuildConfig:
         need(isinstance(self.output_dir, (str, os.PathLike)), "output_dir", "use a path")
         need(isinstance(self.part, str) and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{2,63}", self.part)), "part",
              "letters, digits and dashes only, as in xcvu9p-flga2104-2-e")
-        if self.clock_period == AUTO:
+        clock: Any = self.clock_period
+        finders = [name for name, backend in BACKENDS.items() if backend.fastest is not None]
+        if isinstance(clock, str) and clock == AUTO:
             need(self.target.fastest is not None and self.pipelined, "clock_period",
-                 f"is found for a pipelined project of backend {choice(_with_clock())} only; give a number of ns")
+                 f"only a pipelined project of backend {choice(finders)} has a clock to find; give a number of ns")
         else:
             kinds = (int, float, np.integer, np.floating)
-            number = isinstance(self.clock_period, kinds) and not isinstance(self.clock_period, bool)
-            need(number and 0.1 <= self.clock_period <= 1000, "clock_period", "a number of ns from 0.1 to 1000")
-            object.__setattr__(self, "clock_period", float(self.clock_period))
+            number = isinstance(clock, kinds) and not isinstance(clock, bool)
+            need(number and 0.1 <= clock <= 1000, "clock_period",
+                 "a number of ns from 0.1 to 1000" + (f', or "{AUTO}"' if self.target.fastest else ""))
+            object.__setattr__(self, "clock_period", float(clock))
         need(_is_reuse(self.reuse_factor), "reuse_factor", REUSE)
         need(_is_strategy(self.strategy), "strategy", STRATEGY)
         need(isinstance(self.layers, Mapping), "layers", 'use {node: {"reuse_factor": ..., "strategy": ...}}')

@@ -1,8 +1,8 @@
 """When the bits of a netlist are ready, in whole ps, by the delays that nets have before placement (devices.timing).
 
-A *cell* is what no register can part: a function or a carry chain. A *net* is a node that leaves a cell: a function, a bit
-of a chain, a bit from outside. The bits of a chain are ready one after the other, and each is read when it is ready. A
-function may lie in the LUT of a chain's own position, and takes no time of its own then.
+A *cell* is what no register can part: a function or a carry chain. A *net* is a node that leaves a cell: a function, a
+bit of a chain, a bit from outside. The bits of a chain are ready one after the other, and each is read when it is
+ready. A function may lie in the LUT of a chain's own position, and takes no time of its own then.
 """
 
 from __future__ import annotations

@@ -31,24 +31,24 @@ class Network:
             self.free.append(room)
 
     def source_side(self) -> list[bool]:
-        """By node, whether it lies on the source's side of the smallest cut, of several the one nearest to the sink.
+        """By node, whether it lies on the source's side of the smallest cut, of several the one nearest to the source.
 
         It takes the flow: to be called once.
         """
-        while (level := self._levels(SOURCE, forward=True))[SINK] >= 0:
+        while (level := self._levels())[SINK] >= 0:
             self._fill(level)
-        return [distance < 0 for distance in self._levels(SINK, forward=False)]
+        return [distance >= 0 for distance in level]
 
-    def _levels(self, start: int, forward: bool) -> list[int]:
-        """By node, edges with free capacity on the shortest way from `start` (or to it, not `forward`); -1: none."""
+    def _levels(self) -> list[int]:
+        """By node, the edges with free capacity on the shortest way from the source; -1 where there is no way."""
         to, free = self.to, self.free
         level = [-1] * len(self.edges)
-        level[start] = 0
-        waiting = deque([start])
+        level[SOURCE] = 0
+        waiting = deque([SOURCE])
         while waiting:
             node = waiting.popleft()
             for edge in self.edges[node]:
-                if level[to[edge]] < 0 and free[edge if forward else edge ^ 1]:
+                if level[to[edge]] < 0 and free[edge]:
                     level[to[edge]] = level[node] + 1
                     waiting.append(to[edge])
         return level

@@ -166,7 +166,7 @@ class Netlist:
 
     def chain(self, a: Sequence[int], b: Sequence[int], carry: int) -> list[int]:
         """The literals of the bits of a + b + carry, one more than those of `a`."""
-        # A constant in `a` feeds the carry multiplexer of its position, and what is beside it need not be inverted there.
+        # A constant in `a` feeds the multiplexer of its position, and what is beside it need not be inverted for it.
         a, b = zip(*((two, one) if two <= TRUE else (one, two) for one, two in zip(a, b)))
         # A LUT that drives an operand in `b` is in the LUT of the chain's own position, and costs no level.
         level = 1 + max(max(self.arrival(literal) for literal in (*a, carry)),

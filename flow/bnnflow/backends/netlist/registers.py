@@ -44,7 +44,9 @@ class Pipeline:
 
     def last_read(self, net: int) -> int:
         """The stage of a net's last reader."""
-        return self.stages if net in self.wanted else max((self.stage[reader] for reader in self.readers[net]), default=0)
+        if net in self.wanted:
+            return self.stages
+        return max((self.stage[reader] for reader in self.readers[net]), default=0)
 
     @property
     def registers(self) -> int:
@@ -81,7 +83,7 @@ class Pipeline:
                 ready[net], when[net] = begin[net], stage
 
     def _is_late(self, index: int, ready: Sequence[int]) -> bool:
-        """True where the nets of a cell are ready after the period, and later than registers before it would make it."""
+        """True where a net of a cell is ready after the period, and sooner with registers in front of the cell."""
         return max(ready[net] for net in self.cells[index].nets) > max(self.room, self.alone[index])
 
     # --- fewer registers --------------------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ class Pipeline:
             heads = {SINK: None}
         cost = 1 + self._parted_here(net, place)
         if len(heads) == 1:
-            network.edge(tail, *heads, cost)
+            network.edge(tail, next(iter(heads)), cost)
         elif heads:
             through = network.node()
             network.edge(tail, through, cost)

@@ -15,8 +15,8 @@ from bnnflow.backends.netlist.registers import UNCLOCKED, Pipeline, fastest_peri
 
 __all__ = ["SLOWEST", "Schedule", "fastest_clock"]
 
-# ns, of the clock periods among which the one with the least latency is looked for: a single stage has less latency than
-# any other pipeline, which is not what a pipeline is asked for.
+# ns, of the clock periods among which the fastest is looked for: without a bound it would be that of a single stage,
+# which waits for no register, and a pipeline is there for its throughput.
 SLOWEST = 5.0
 
 
