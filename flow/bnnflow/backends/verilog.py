@@ -86,7 +86,7 @@ class _Modules:
         if literal <= TRUE:
             return f"1'b{literal}"
         node, sign = literal >> 1, "~" if literal & 1 else ""
-        delay, owner = stage - self.schedule.stage[node], self.net.owner[node]
+        delay, owner = stage - self.schedule.stage[node], self.schedule.owner[node]
         if owner == layer:
             return f"{sign}{_delayed(node, delay)}"
         gate = self.net.gates[node]
@@ -96,7 +96,7 @@ class _Modules:
 
     def reads(self, layer: str) -> list[str]:
         """The layers whose signals a layer reads."""
-        owners = {self.net.owner[source] for node in self.schedule.gates[layer]
+        owners = {self.schedule.owner[source] for node in self.schedule.gates[layer]
                   for source in sources(self.net.gates[node]) if source}
         return [node.name for node in self.graph if node.name in owners - {layer}]
 
@@ -109,9 +109,9 @@ class _Modules:
 
         An output that is the function's complement would need a LUT of its own, which the tool takes into the function.
         """
-        gate, owner = self.net.gates[node], self.net.owner[node]
+        gate, owner = self.net.gates[node], self.schedule.owner[node]
         return (isinstance(gate, Lut) and len(gate.inputs) == INPUTS
-                and all(self.net.owner[source] != owner for source in gate.inputs)
+                and all(self.schedule.owner[source] != owner for source in gate.inputs)
                 and 2 * node + 1 not in self.results
                 and any(export == node for export, _ in self.schedule.exports[owner]))
 

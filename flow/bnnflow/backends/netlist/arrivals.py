@@ -148,7 +148,7 @@ class Cells:
     - `maker`, `readers`: by net, the cell that makes it (OUTSIDE: none), and those that read it.
     - `inside`: the functions that lie in the LUTs of a chain's own positions, where no register parts them. They are
       operands `b` that nothing else reads, no output either, and have at most six inputs together with the operands `a`
-      beside them. Operands `a` feed multiplexers.
+      beside them. Operands `a` and carries feed multiplexers.
     """
 
     def __init__(self, net: Netlist, wanted: Sequence[int]):
@@ -178,7 +178,7 @@ class Cells:
         found, outside = set[int](), set(self.wanted)
         for gate in gates:
             if isinstance(gate, Chain):
-                outside.update(literal >> 1 for literal in gate.a)
+                outside.update(literal >> 1 for literal in (*gate.a, gate.carry))
                 for a, b in zip(gate.a, gate.b):
                     function = net.gates[b >> 1]
                     fits = isinstance(function, Lut) and len({*function.inputs, a >> 1} - {FALSE}) <= INPUTS

@@ -8,7 +8,7 @@ from math import ceil
 
 from bnnflow.backends.netlist.arrivals import has_lut
 from bnnflow.backends.netlist.lower import Logic
-from bnnflow.backends.netlist.netlist import Chain, Lut
+from bnnflow.backends.netlist.netlist import TRUE, Chain, Lut
 from bnnflow.backends.netlist.schedule import Schedule
 
 __all__ = ["Count", "netlist_counts"]
@@ -50,16 +50,19 @@ def _luts(schedule: Schedule) -> Counter[str]:
     luts = Counter[str]()
     for node, gate in schedule.needed():
         if isinstance(gate, Lut):
-            luts[schedule.net.owner[node]] += node not in schedule.inside
+            luts[schedule.owner[node]] += node not in schedule.inside
         elif isinstance(gate, Chain):
-            luts[schedule.net.owner[node]] += sum(has_lut(a, b, schedule.inside) for a, b in zip(gate.a, gate.b))
+            luts[schedule.owner[node]] += sum(has_lut(a, b, schedule.inside) for a, b in zip(gate.a, gate.b))
+    if schedule.latency is not None:  # else a tool takes the inverter of an output into the function behind it
+        for literal in {literal for literal in schedule.logic.wanted if literal & 1 and literal != TRUE}:
+            luts[schedule.owner[literal >> 1]] += 1
     return luts
 
 
 def _count_registers(schedule: Schedule, luts: Counter[str], registers: Counter[str]) -> None:
     """Add the registers behind every node, from one reader to the next: flip-flops, or LUTs that hold many in a row."""
     for node, taps in schedule.taps.items():
-        layer, before = schedule.net.owner[node], 0
+        layer, before = schedule.owner[node], 0
         for tap in sorted(taps):
             row, before = tap - before, tap
             if row >= SHIFTED:

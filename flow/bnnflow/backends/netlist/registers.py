@@ -32,8 +32,9 @@ class Pipeline:
 
     def __init__(self, netlist: Cells, period: int):
         self.cells, self.maker, self.readers = netlist.cells, netlist.maker, netlist.readers
-        self.wanted, self.inside, self.alone = netlist.wanted, netlist.inside, netlist.alone
-        self.room = period - REGISTER_DELAY
+        self.wanted, self.inside = netlist.wanted, netlist.inside
+        # By cell, the ps after the beginning of its stage in which its nets have to be ready.
+        self.most = [max(period - REGISTER_DELAY, alone) for alone in netlist.alone]
         self.stage = [0] * len(self.cells)
         self._as_soon_as_possible()
         self.stages = 1 + max((self.stage_of(net) for net in self.wanted), default=0)
@@ -84,7 +85,7 @@ class Pipeline:
 
     def _is_late(self, index: int, ready: Sequence[int]) -> bool:
         """True where a net of a cell is ready after the period, and sooner with registers in front of the cell."""
-        return max(ready[net] for net in self.cells[index].nets) > max(self.room, self.alone[index])
+        return max(ready[net] for net in self.cells[index].nets) > self.most[index]
 
     # --- fewer registers --------------------------------------------------------------------------------------------
 
@@ -124,15 +125,17 @@ class Pipeline:
 
     def _must_be_early(self, part: Sequence[int]) -> set[int]:
         """Those of the cells of two stages that cannot be in the later one, or that such a cell reads."""
-        found, needed = set[int](), [self.room] * len(self.readers)
+        found, needed = set[int](), [0] * len(self.readers)
+        for index in part:
+            for net in self.cells[index].nets:
+                needed[net] = self.most[index]
         for index in reversed(part):
             cell = self.cells[index]
             first, asked = cell.enter(needed)
-            late = first < 0 and any(needed[net] < self.room for net in cell.nets)
-            if late or not found.isdisjoint(reader for net in cell.nets for reader in self.readers[net]):
+            if first < 0 or not found.isdisjoint(reader for net in cell.nets for reader in self.readers[net]):
                 found.add(index)
             for net, when in asked:
-                needed[net] = min(needed[net], max(when, 0))
+                needed[net] = min(needed[net], when)
         return found
 
     def _add_net(self, network: Network, net: int, place: dict[int, int], early: int) -> None:

@@ -26,6 +26,7 @@ class Schedule:
     - `latency`: cycles from an input to its outputs, with that of the outputs' registers; None where combinational.
     - `stage`, `time`: for every node, the pipeline stage in which it is ready, and when it is in that stage, in ns.
     - `inside`: the functions that lie in the LUTs of a chain's own positions, no register parting them.
+    - `owner`: by node, the layer whose module makes it; in a pipeline, functions `inside` are made with their chain.
     - `gates`: the nodes that an output needs, by the layer that owns them, in order of evaluation.
     - `taps`: by node, the cycles of delay with which it is read; `delays`: the most of them, where that is not 0.
     - `exports`: by layer, the (node, cycles of delay) that other layers read, each with its bit of the layer's output.
@@ -43,11 +44,16 @@ class Schedule:
         for cell, stage in zip(netlist.cells, pipeline.stage):
             for node in (cell.node, *cell.nets):
                 self.stage[node] = stage
+        chains = {node: netlist.cells[netlist.readers[node][0]].node for node in netlist.inside}
+        self.inside = {node for node, chain in chains.items() if self.stage[node] == self.stage[chain]}
+        self.owner = list(self.net.owner)
+        if clock_period is not None:  # else it is left to a tool what it puts into the LUTs of a chain
+            for node in self.inside:
+                self.owner[node] = self.net.owner[chains[node]]
         self.gates: dict[str, list[int]] = {layer.name: [] for layer in self.graph}
         self.taps: dict[int, set[int]] = {}
         self.exports: dict[str, dict[tuple[int, int], int]] = {layer.name: {} for layer in self.graph}
         self._find_readers()
-        self.inside = {node for node in netlist.inside if self.taps[node] == {0}}
         self.delays = {source: max(taps) for source, taps in self.taps.items() if max(taps)}
 
     def needed(self) -> Iterator[tuple[int, Gate]]:
@@ -57,9 +63,9 @@ class Schedule:
     def _find_readers(self) -> None:
         """Fill `gates`, `taps` and `exports`: who reads what, and how much later."""
         for node, gate in self.needed():
-            self.gates[self.net.owner[node]].append(node)
+            self.gates[self.owner[node]].append(node)
             for source in sources(gate):
-                self._read(source, self.stage[node], self.net.owner[node])
+                self._read(source, self.stage[node], self.owner[node])
         for literal in self.logic.wanted:
             self._read(literal >> 1, self.latency or 0, "")
 
@@ -67,7 +73,7 @@ class Schedule:
         """Note that the layer `reader`, or the top module (""), reads a node in a stage."""
         if source == FALSE:
             return
-        delay, owner = stage - self.stage[source], self.net.owner[source]
+        delay, owner = stage - self.stage[source], self.owner[source]
         self.taps.setdefault(source, set()).add(delay)
         if owner != reader:
             self.exports[owner].setdefault((source, delay), len(self.exports[owner]))
