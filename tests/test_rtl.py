@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
+from bnnflow.backends.netlist.counts import netlist_counts
 from bnnflow.backends.netlist.lower import Logic, to_logic
 from bnnflow.backends.netlist.netlist import Lut
 from bnnflow.backends.project import Project
@@ -58,16 +59,22 @@ def small_network(seed: int) -> Graph:
     return Graph((*first.nodes, Node("z", Op.DOT, ("y",), (4,), dot_domain(BIT, weights), weights)), ("z", "y"))
 
 
-def specification(graph: Graph) -> str:
-    """A layer as Verilog arithmetic, written from its levels and thresholds."""
+def specification(graph: Graph, clocked: bool = False) -> str:
+    """A layer as Verilog arithmetic, written from its levels and thresholds; `clocked`: for `without_registers`."""
     levels, thresholds = graph["sum"].params.levels, graph["y"].params.thresholds[:, 0]
-    lines = [f"module gold (input wire valid_in, input wire [{len(levels) - 1}:0] x_x, output wire valid_out, "
-             f"output wire [{len(thresholds) - 1}:0] y_y);", "assign valid_out = valid_in;"]
+    lines = [f"module gold ({'input wire clk, input wire rst, ' * clocked}input wire valid_in, input wire "
+             f"[{len(levels) - 1}:0] x_x, output wire valid_out, output wire [{len(thresholds) - 1}:0] y_y);",
+             f"assign valid_out = valid_in{' & ~rst' * clocked};"]
     for j, threshold in enumerate(thresholds):
         parts = [f"(x_x[{i}] ? {level} : 0)" for i, level in enumerate(levels[:, j]) if level]
         lines += [f"wire signed [15:0] s{j} = {' + '.join(parts) or '0'};", f"wire signed [15:0] c{j} = {threshold};",
                   f"assign y_y[{j}] = s{j} >= c{j};"]
     return "\n".join([*lines, "endmodule", ""])
+
+
+def without_registers(text: str) -> str:
+    """The Verilog of a pipelined design with a wire for every register: what a sample becomes, whatever the cycle."""
+    return text.replace("always @(posedge clk)", "always @*").replace("<=", "=")
 
 
 PROOF = """design -reset
@@ -85,10 +92,11 @@ sat -verify -prove trigger 0 miter
 
 def prove(logics: dict[str, Logic], graph: Graph, folder: Path) -> None:
     """Formal equivalence, for all inputs, of the RTL of netlists with the layer's arithmetic; of the first one as
-    Verilator reads it and with the vendor's primitives, too, and of the LUTs that yosys makes of it. Raises ToolError
-    where one differs.
+    Verilator reads it, with the vendor's primitives, of the LUTs that yosys makes of it, and pipelined. Raises
+    ToolError where one differs.
     """
     (folder / "gold.v").write_text(specification(graph))
+    (folder / "clocked.v").write_text(specification(graph, clocked=True))
     cells = "cells.v"  # CARRY4 and LUT6 as their data sheet has them
     (folder / cells).write_text("""module CARRY4 (output [3:0] CO, O, input CI, CYINIT, input [3:0] DI, S);
 wire [4:0] c = {(S & {c[3:0]}) | (~S & DI), CI | CYINIT};
@@ -111,6 +119,10 @@ endmodule
             continue
         script.append(PROOF.format(files=f"gold.v {name}_simulated.v"))
         script.append(PROOF.format(files=f"gold.v {cells} {name}_carry.v"))
+        rtl = to_verilog(logic, "gate", 1.2)
+        text = "".join(without_registers(rtl.files[file]) for file in rtl.sources)
+        (folder / f"{name}_clocked.v").write_text("`define FLOW_XILINX\n" + text + "\n`undef FLOW_XILINX\n")
+        script.append(PROOF.format(files=f"clocked.v {cells} {name}_clocked.v"))
         script.append(f"design -reset\nscratchpad -set abc9.verify 0\nread_verilog {name}_carry.v\n"
                       "synth_xilinx -family xcup -flatten -noiopad -top gate\n"
                       f"write_verilog -noattr {name}_mapped.v\n")
@@ -143,12 +155,12 @@ def test_text_is_deterministic_and_flat_in_names():
     assert text.isascii() and "\t" not in text and max(map(len, text.splitlines())) < 4000
 
 
-def test_pipeline_has_registers_at_layers_and_inside_trees():
+def test_pipeline_has_registers_where_the_clock_period_ends():
     graph = small_network(1)
     logic = to_logic(graph)
     assert to_verilog(logic, "prj").latency is None
     relaxed, tight = (to_verilog(logic, "prj", period).latency for period in (100.0, 0.7))
-    assert relaxed == 2, "one behind each layer"
+    assert relaxed == 1, "those at the outputs"
     assert tight > 3
     assert "clk" not in to_verilog(logic, "prj").files["rtl/prj.v"]
 
@@ -257,6 +269,20 @@ def test_reference_layer_is_below_1400_luts():
     rtl = to_verilog(to_logic(graph), "design")
     size = synthesize({file.split("/")[1]: rtl.files[file] for file in rtl.sources}, "design")
     assert size.raw <= 1400 and size.packed <= 1250, size
+
+
+@pytest.mark.rtl
+@needs_yosys
+@pytest.mark.parametrize("period", [1.4, 2.0])
+def test_stages_keep_the_clock_after_yosys(period):
+    """By the delays of bnnflow.devices.timing, with registers and LUTs as many as counted."""
+    logic = to_logic(union({"network": small_network(2), "g11": random_graph(11), "g25": random_graph(25)}))
+    rtl = to_verilog(logic, "design", period)
+    size = synthesize({file.split("/")[1]: rtl.files[file] for file in rtl.sources}, "design")
+    counts, _ = netlist_counts(logic, period)
+    assert period - .4 < size.delay <= period
+    assert size.ff == sum(count.ff for count in counts.values())
+    assert size.raw == pytest.approx(sum(count.lut for count in counts.values()), rel=.05)
 
 
 @pytest.mark.rtl

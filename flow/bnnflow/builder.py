@@ -45,6 +45,7 @@ def build(graph: Graph, config: BuildConfig, vectors: Any = None) -> Project:
             codes = check_codes(graph, front(codes))
     target = Path(config.output_dir).absolute()
     _check_target(target)
+    config = config.clocked(graph)
     work = _work_folder(target)
     try:
         inside = work / "new"

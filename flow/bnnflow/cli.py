@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import bnnflow as bf
-from bnnflow.backends.backend import BACKENDS, BuildConfig
+from bnnflow.backends.backend import AUTO, BACKENDS, BuildConfig
 from bnnflow.errors import BnnflowError, InputError, Mismatch, ToolError, as_given, choice, on_command_line
 from bnnflow.facts.facts import CODE, Facts
 from bnnflow.files import existing, whole_file
@@ -41,6 +41,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 err = Console(stderr=True)
 
+
+
+def _clock(given: Any) -> float | str:
+    """A clock period as it is given: AUTO, or a number."""
+    return AUTO if given == AUTO else float(given)
+
+
 Model = Annotated[Path, typer.Argument(help="a Keras model (.keras, .h5), the folder of a training run, or a graph "
                                             "(.npz of `bnnflow lower`)")]
 InType = Annotated[str | None, typer.Option("--input-type", help="type of the inputs, hls4ml's notation; ufixed<8,0> "
@@ -50,7 +57,8 @@ OutputType = Annotated[str | None, typer.Option(help="type of logits that need r
 Argmax = Annotated[bool, typer.Option("--argmax", help="outputs are classes, the place of the largest logit")]
 Backend = Annotated[str, typer.Option(help=choice(BACKENDS))]
 Part = Annotated[str, typer.Option(help="FPGA part")]
-Clock = Annotated[float, typer.Option(help="clock period in ns")]
+Clock = Annotated[Any, typer.Option(parser=_clock, metavar="NS", help="clock period in ns; auto, for backend Verilog: "
+                                                                      "the one with the fewest ns of latency")]
 Encoder = Annotated[str, typer.Option(help="inside, or outside: the thermometer's planes are the project's input")]
 Reuse = Annotated[int, typer.Option(help="Latency: initiation interval in cycles; else cycles that a sum may take")]
 IoType = Annotated[str, typer.Option(help="io_parallel (arrays) or io_stream (pixel by pixel)")]
@@ -339,6 +347,9 @@ def build(model: Model,
     if interval or throughput or fit:
         out.print(f"folding: {escape(_foldings(project.config))}", highlight=False, soft_wrap=True)
     out.print(f"{project.path}: {backend} project, graph {project.graph_digest[:16]}", highlight=False)
+    if cycles := project.cycles:
+        period = project.config.period
+        out.print(f"latency: {cycles:,} cycles of {period:g} ns, {round(cycles * period, 6):g} ns", highlight=False)
 
 
 def _foldings(config: BuildConfig) -> str:
@@ -422,12 +433,12 @@ def estimate(context: typer.Context,
             facts = bf.estimate(graph, config, synthesize=synth, interval=interval, throughput=throughput, fit=fit)
         graph = bf.split_encoder(graph)[1] if encoder == "outside" else graph
     out.print(_parts(facts))
-    out.print(f"{facts.part}: {_share(facts)}; {facts.latency_ns:g} ns, {facts.throughput:,.0f} inputs a second",
-              highlight=False)
+    out.print(f"{facts.part}: {_share(facts)}; clock {facts.period:g} ns, latency {facts.latency_ns:g} ns, "
+              f"{facts.throughput:,.0f} inputs a second", highlight=False)
     for note in facts.notes:
         out.print(f"note: {escape(note)}", highlight=False)
     if facts.fits is False:
-        options, devices = fitting(graph, config)
+        options, devices = fitting(graph, config.clocked(graph))
         for options_that_fit in options:
             flags = f"--io-type {options_that_fit.io_type} --strategy {options_that_fit.strategy} --fit"
             flags += " without --layer" if layer else ""

@@ -74,6 +74,7 @@ def _estimated(graph: Graph, config: BuildConfig, synthesize: bool, split: bool 
     if config.encoder == "outside" and not split:
         graph = split_encoder(graph)[1]
     config.target.check(graph, config)
+    config = config.clocked(graph)
     return table_estimate(graph, config, synthesized_cost(graph, config) if synthesize else None, cycles, advise)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,11 +16,12 @@ from bnnflow.errors import InputError, as_given, as_text, choice, in_words_of
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.nodes import Int, is_clean
 
-__all__ = ["BACKENDS", "CPP", "LAST", "RTL", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "TracedTop", "is_top",
-           "register"]
+__all__ = ["AUTO", "BACKENDS", "CPP", "LAST", "RTL", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "TracedTop",
+           "is_top", "register"]
 
 # The languages of projects: a toolchain takes those of its own (`bnnflow.toolchains`).
 CPP, RTL = "C++", "Verilog"
+AUTO = "auto"  # a clock period that is to be found
 
 # What the top function cannot be called: keywords of C++ and Verilog.
 KEYWORDS = frozenset(
@@ -104,6 +105,7 @@ class Backend:
 
     `one_netlist`: the whole design is one netlist of LUTs and is counted as such, not kernels with costs of their own.
     `fixed` has the options of a build that do not apply: {option: (the value that it must have, why)}.
+    `fastest` finds the clock period in ns with which a result comes the soonest; None where there is no such choice.
     `cycles` reads the latency, in cycles, that the sources in a folder state for a top module; 0 where they state none.
     `traced` writes the top function once more, in a folder that it may fill, and says how it prints what is in its
     arrays; None where there are none to print. Only C++ is compiled for it.
@@ -122,6 +124,7 @@ class Backend:
     sources: tuple[str, ...]
     one_netlist: bool = False
     fixed: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    fastest: Callable[[Graph], float] | None = None
     cycles: Callable[[Path, str], int] = _no_latency
     traced: Callable[[Graph, BuildConfig, Path], TracedTop] | None = None
     ready: Callable[[], None] = _nothing
@@ -174,6 +177,9 @@ LAYER_OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
 class BuildConfig:
     """Options of a build, in hls4ml's names and units: `clock_period` in ns.
 
+    `clock_period` "auto", for backend "Verilog", is that of at most 5 ns with the fewest ns from input to output; what
+    is built has the number that was found.
+
     `strategy` "Latency" unrolls every node; with a `reuse_factor` above 1 a new input is taken every so many cycles.
     "Resource" makes loops of sums and maxima, with what follows them element by element: the smallest hardware that
     computes one in at most `reuse_factor` cycles. In io_stream it does so for every position, whatever the strategy.
@@ -198,7 +204,7 @@ class BuildConfig:
     backend: str = "Vitis"
     io_type: str = "io_parallel"
     part: str = "xcvu13p-flga2577-2-e"
-    clock_period: float = 5.0
+    clock_period: float | Literal["auto"] = 5.0
     reuse_factor: int = 1
     strategy: str = "Latency"
     project_name: str = "myproject"
@@ -217,9 +223,17 @@ class BuildConfig:
         need(isinstance(self.output_dir, (str, os.PathLike)), "output_dir", "use a path")
         need(isinstance(self.part, str) and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{2,63}", self.part)), "part",
              "letters, digits and dashes only, as in xcvu9p-flga2104-2-e")
-        kinds = (int, float, np.integer, np.floating)
-        number = isinstance(self.clock_period, kinds) and not isinstance(self.clock_period, bool)
-        need(number and 0.1 <= self.clock_period <= 1000, "clock_period", "a number of ns from 0.1 to 1000")
+        clock: Any = self.clock_period
+        finders = [name for name, backend in BACKENDS.items() if backend.fastest is not None]
+        if isinstance(clock, str) and clock == AUTO:
+            need(self.target.fastest is not None and self.pipelined, "clock_period",
+                 f"only a pipelined project of backend {choice(finders)} has a clock to find; give a number of ns")
+        else:
+            kinds = (int, float, np.integer, np.floating)
+            number = isinstance(clock, kinds) and not isinstance(clock, bool)
+            need(number and 0.1 <= clock <= 1000, "clock_period",
+                 "a number of ns from 0.1 to 1000" + (f', or "{AUTO}"' if self.target.fastest else ""))
+            object.__setattr__(self, "clock_period", float(clock))
         need(_is_reuse(self.reuse_factor), "reuse_factor", REUSE)
         need(_is_strategy(self.strategy), "strategy", STRATEGY)
         need(isinstance(self.layers, Mapping), "layers", 'use {node: {"reuse_factor": ..., "strategy": ...}}')
@@ -240,11 +254,24 @@ class BuildConfig:
                  for name, row in self.layers.items()}
         object.__setattr__(self, "layers", plain)
         object.__setattr__(self, "reuse_factor", int(self.reuse_factor))
-        object.__setattr__(self, "clock_period", float(self.clock_period))
 
     def _option_of(self, node: str) -> str:
         """What gives a node options of its own, in messages."""
         return in_words_of(f"layers[{node!r}]", f"--layer {node}")
+
+    @property
+    def period(self) -> float:
+        """The clock period in ns; raises InputError where it is still to be found for a graph (`clocked`)."""
+        if self.clock_period == AUTO:
+            raise InputError(f"{as_given(clock_period=AUTO)}: not known without a graph; give a number of ns")
+        return float(self.clock_period)
+
+    def clocked(self, graph: Graph) -> BuildConfig:
+        """The same options with the number of ns for a graph (without its encoder where that is outside)."""
+        if self.clock_period != AUTO:
+            return self
+        assert self.target.fastest is not None
+        return replace(self, clock_period=self.target.fastest(graph))
 
     @property
     def stream(self) -> bool:

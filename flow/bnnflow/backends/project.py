@@ -154,7 +154,7 @@ class Project:
         A combinational design has a latency of 0 cycles and no clock.
         """
         cycles = self.cycles
-        clock = {"clock_target": self.config.clock_period} if cycles else {}
+        clock = {"clock_target": self.config.period} if cycles else {}
         return {"latency": (cycles, cycles), "interval": (1, 1), **clock}
 
     @property

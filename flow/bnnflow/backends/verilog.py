@@ -18,7 +18,7 @@ from bnnflow.backends.hls.fusion import streamed_kernels
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
 from bnnflow.backends.netlist.lower import Logic, check, to_logic
 from bnnflow.backends.netlist.netlist import INPUTS, TRUE, Bit, Chain, Given, Lut, sources
-from bnnflow.backends.netlist.schedule import Schedule
+from bnnflow.backends.netlist.schedule import Schedule, fastest_clock
 from bnnflow.backends.project import write_vectors
 from bnnflow.errors import InputError
 from bnnflow.ir import Graph, Node
@@ -44,8 +44,8 @@ class Rtl:
 def to_verilog(logic: Logic, top: str, clock_period: float | None = None) -> Rtl:
     """The Verilog of a netlist under the name `top`.
 
-    With a `clock_period` (ns) it is pipelined: registers behind every layer's codes and at the outputs, and inside a
-    layer where the delays of LUTs and chains would exceed the period; a new input every cycle. Else combinational.
+    With a `clock_period` (ns) it is pipelined: registers at the outputs and wherever the delays of LUTs and chains
+    would exceed the period; a new input every cycle. Else combinational.
     """
     modules = _Modules(Schedule(logic, clock_period), top)
     texts = {f"rtl/{name}": _template(name) for name in ("flow_add.v", "flow_lut6.v")}
@@ -86,7 +86,7 @@ class _Modules:
         if literal <= TRUE:
             return f"1'b{literal}"
         node, sign = literal >> 1, "~" if literal & 1 else ""
-        delay, owner = stage - self.schedule.stage[node], self.net.owner[node]
+        delay, owner = stage - self.schedule.stage[node], self.schedule.owner[node]
         if owner == layer:
             return f"{sign}{_delayed(node, delay)}"
         gate = self.net.gates[node]
@@ -96,7 +96,7 @@ class _Modules:
 
     def reads(self, layer: str) -> list[str]:
         """The layers whose signals a layer reads."""
-        owners = {self.net.owner[source] for node in self.schedule.gates[layer]
+        owners = {self.schedule.owner[source] for node in self.schedule.gates[layer]
                   for source in sources(self.net.gates[node]) if source}
         return [node.name for node in self.graph if node.name in owners - {layer}]
 
@@ -109,9 +109,9 @@ class _Modules:
 
         An output that is the function's complement would need a LUT of its own, which the tool takes into the function.
         """
-        gate, owner = self.net.gates[node], self.net.owner[node]
+        gate, owner = self.net.gates[node], self.schedule.owner[node]
         return (isinstance(gate, Lut) and len(gate.inputs) == INPUTS
-                and all(self.net.owner[source] != owner for source in gate.inputs)
+                and all(self.schedule.owner[source] != owner for source in gate.inputs)
                 and 2 * node + 1 not in self.results
                 and any(export == node for export, _ in self.schedule.exports[owner]))
 
@@ -160,19 +160,55 @@ class _Modules:
         if isinstance(gate, Bit):
             return [f"    wire n{node} = n{gate.chain}[{gate.position}];"]
         if isinstance(gate, Lut):
+            if self.latency is not None and node in self.schedule.inside:
+                return []  # it is in the LUT of its chain's position
+            if self.latency is not None or self.is_neuron(node):
+                return self._lut(f"n{node}", gate.inputs, gate.table, stage, layer)
             inputs = ", ".join(self.signal(2 * source, stage, layer) for source in reversed(gate.inputs))
-            if self.is_neuron(node):
-                return [f"    wire n{node};",
-                        f"    flow_lut6 #(64'h{gate.table:016x}) lut{node} (.i({{{inputs}}}), .o(n{node}));"]
             called, text = _function(gate.table, len(gate.inputs))
             functions[called] = text
             return [f"    wire n{node} = {called}({{{inputs}}});"]
         assert isinstance(gate, Chain)
-        a, b = ("{" + ", ".join(self.signal(literal, stage, layer) for literal in reversed(row)) + "}"
-                for row in (gate.a, gate.b))
-        carry = self.signal(gate.carry, stage, layer)
-        return [f"    wire [{len(gate.a)}:0] n{node};",
-                f"    flow_add #({len(gate.a)}) add{node} (.a({a}), .b({b}), .c({carry}), .s(n{node}));"]
+        return self._chain(node, gate, layer)
+
+    def _lut(self, name: str, inputs: Sequence[int], table: int, stage: int, layer: str) -> list[str]:
+        """The lines that make the signal `name`, a LUT whatever a tool thinks."""
+        signals = [self.signal(2 * source, stage, layer) for source in reversed(inputs)]
+        unused = [f"{INPUTS - len(inputs)}'b0"] if len(inputs) < INPUTS else []
+        return [f"    wire {name};", f"    flow_lut6 #(64'h{table:016x}) lut_{name} "
+                                     f"(.i({{{', '.join([*unused, *signals])}}}), .o({name}));"]
+
+    def _chain(self, node: int, chain: Chain, layer: str) -> list[str]:
+        """The lines that make a carry chain, and in a pipelined design the LUTs of its positions."""
+        stage, width = self.schedule.stage[node], len(chain.a)
+        a, b = ([self.signal(literal, stage, layer) for literal in row] for row in (chain.a, chain.b))
+        module, second, luts = "flow_add", "b", list[str]()
+        if self.latency is not None:
+            module, second = "flow_carry", "p"
+            for k, pair in enumerate(zip(chain.a, chain.b)):
+                constant, literal = sorted(pair)
+                if constant <= TRUE and literal >> 1 not in self.schedule.inside:
+                    b[k] = self.signal(literal ^ constant, stage, layer)
+                else:
+                    b[k] = f"p{node}_{k}"
+                    luts += self._lut(b[k], *self._select(*pair), stage, layer)
+        rows = [f"{{{', '.join(reversed(row))}}}" for row in (a, b)]
+        return [*luts, f"    wire [{width}:0] n{node};",
+                f"    {module} #({width}) add{node} (.a({rows[0]}), .{second}({rows[1]}), "
+                f".c({self.signal(chain.carry, stage, layer)}), .s(n{node}));"]
+
+    def _select(self, a: int, b: int) -> tuple[list[int], int]:
+        """(inputs, table) of a XOR b at a position of a chain, b being perhaps a function inside."""
+        function = self.net.gates[b >> 1] if b >> 1 in self.schedule.inside else None
+        known = function if isinstance(function, Lut) else Lut((b >> 1,), 0b10)
+        inputs = list(dict.fromkeys([*known.inputs, *([a >> 1] if a > TRUE else [])]))
+        own = (1 << len(known.inputs)) - 1  # the rows of b's function
+        flip = (a ^ b) & 1
+        table = 0
+        for row in range(1 << len(inputs)):
+            second = row >> inputs.index(a >> 1) & 1 if a > TRUE else 0
+            table |= (known.table >> (row & own) & 1 ^ second ^ flip) << row
+        return inputs, table
 
     # --- the top module ---------------------------------------------------------------------------------------------
 
@@ -328,7 +364,7 @@ def _for_each(text: _Text, nodes: Sequence[Node]) -> str:
 def write(graph: Graph, config: BuildConfig, codes: Sequence[Int] | None, target: Path) -> dict[str, str]:
     """Write the Verilog of a project, and its vectors; there are no arrays of nodes."""
     folder = Path(config.output_dir)
-    rtl = to_verilog(to_logic(graph), config.project_name, config.clock_period if config.pipelined else None)
+    rtl = to_verilog(to_logic(graph), config.project_name, config.period if config.pipelined else None)
     for name, text in rtl.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -352,6 +388,7 @@ def _unrolled(value: object) -> tuple[object, str]:
 
 VERILOG = Backend(
     "Verilog", RTL, "RTL simulation", "verilator", "yosys", lambda graph, config: check(graph), write, streamed_kernels,
-    sources=("rtl/*.v", "tb/*.v"), one_netlist=True, cycles=stated_cycles,
+    sources=("rtl/*.v", "tb/*.v"), one_netlist=True,
+    fastest=lambda graph: fastest_clock(to_logic(graph)), cycles=stated_cycles,
     fixed={"io_type": _unrolled("io_parallel"), "strategy": _unrolled("Latency"), "reuse_factor": _unrolled(1),
            "layers": _unrolled({})})

@@ -55,9 +55,9 @@ def estimate(graph: Graph, config: BuildConfig | None = None, cost: Costs | None
     part = part_of(config.part)
     family = part.family if part else UNKNOWN
     shortest, path = _shortest_period(graph, config, family)
-    late = not config.pipelined or config.clock_period < shortest
+    late = not config.pipelined or config.period < shortest
     base = Facts(config.project_name, "table estimate", "bnnflow", __version__, config.part,
-                 clock_target=config.clock_period, clock_estimated=shortest if late else None)
+                 clock_target=config.period, clock_estimated=shortest if late else None)
     if late and not config.target.one_netlist:  # it is pipelined for the clock that it can have
         config = replace(config, clock_period=shortest)
     modules, end = _Design(graph, config, cost or counted_cost(graph, config), family).modules(base)
@@ -104,7 +104,7 @@ def _advised(advice: str) -> Iterator[str]:
 def period_of(config: BuildConfig) -> float:
     """The clock period in ns that kernels in loops can have: the one asked for, or that of a level of logic."""
     part = part_of(config.part)
-    return max(config.clock_period, _level(part.family if part else UNKNOWN))
+    return max(config.period, _level(part.family if part else UNKNOWN))
 
 
 def _level(family: Family) -> float:
@@ -278,7 +278,7 @@ class _Design:
         """Cycles from the codes that a kernel computes on to its result."""
         if found.cycles is not None:
             return found.cycles
-        period = USABLE * self.config.clock_period
+        period = USABLE * self.config.period
         return ceil(found.levels * self.family.level_ns / period) if self.config.pipelined else 0
 
     # --- streams and buffers ------------------------------------------------------------------------------------------

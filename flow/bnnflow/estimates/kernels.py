@@ -41,7 +41,7 @@ def synthesized_cost(graph: Graph, config: BuildConfig) -> Costs:
     """
     part = part_of(config.part)
     family = part.family if part else UNKNOWN
-    maker = _Synthesis(family.yosys or FAMILY, family.lut_factor, config.clock_period if config.pipelined else None,
+    maker = _Synthesis(family.yosys or FAMILY, family.lut_factor, config.period if config.pipelined else None,
                        counted_cost(graph, config))
 
     def cost(kernel: Sequence[Work]) -> Cost:

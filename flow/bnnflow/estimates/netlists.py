@@ -16,9 +16,9 @@ import numpy as np
 from bnnflow.backends.backend import BuildConfig
 from bnnflow.backends.hls.fusion import ASKED, MAX_GIVEN
 from bnnflow.backends.hls.one_position import at_one_position
+from bnnflow.backends.netlist.arrivals import PS, REGISTER_DELAY
 from bnnflow.backends.netlist.counts import Count, netlist_counts
 from bnnflow.backends.netlist.lower import to_logic
-from bnnflow.backends.netlist.schedule import REGISTER_DELAY
 from bnnflow.estimates.costs import Cost, Costs, Work, table_cost
 from bnnflow.ir import Graph, Op, Steps, Weights
 from bnnflow.ir.ramps import MANY
@@ -40,7 +40,7 @@ def counted_cost(graph: Graph, config: BuildConfig) -> Costs:
 
     def cost(kernel: Sequence[Work]) -> Cost:
         asked = config.strategy_of(kernel[0].node.name) == ASKED
-        return _alone(kernel, config.clock_period * USABLE) if asked else table_cost(kernel)
+        return _alone(kernel, config.period * USABLE) if asked else table_cost(kernel)
 
     return cost
 
@@ -48,11 +48,11 @@ def counted_cost(graph: Graph, config: BuildConfig) -> Costs:
 def timing(graph: Graph, config: BuildConfig) -> tuple[int, float]:
     """(cycles, 0 without registers; ns of the longest path, on UltraScale+ before placement) of a Verilog project."""
     counts, latency = _whole(graph, config)
-    return latency, max(count.ns for count in counts.values()) + REGISTER_DELAY * config.pipelined
+    return latency, max(count.ns for count in counts.values()) + REGISTER_DELAY / PS * config.pipelined
 
 
 def _whole(graph: Graph, config: BuildConfig) -> tuple[dict[str, Count], int]:
-    return _counted(graph, config.clock_period if config.pipelined else None)
+    return _counted(graph, config.period if config.pipelined else None)
 
 
 @lru_cache(maxsize=2)  # an estimate reads it several times

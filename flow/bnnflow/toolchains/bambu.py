@@ -115,7 +115,7 @@ class _Design:
                      and not any(size.loops for size in code_sizes(code, block.name)))
         code, ports = _unnamed(code), _ports(block, pipelined)
         arguments = [f"--top-fname={block.name}", "--generate-interface=INFER", "--architecture-xml=ports.xml",
-                     *FRONT_END, f"--clock-period={self.project.config.clock_period}", f"--device-name={self.device}"]
+                     *FRONT_END, f"--clock-period={self.project.config.period}", f"--device-name={self.device}"]
 
         def run() -> dict[str, Any]:
             with tempfile.TemporaryDirectory(prefix="bnnflow-bambu-") as name:
@@ -250,7 +250,7 @@ def synthesize_project(project: Project, target: str = "", logic: bool = False, 
              f"cycles are those of its Verilog: {len(got[0]):,} samples simulated, all outputs those of the graph",
              _kept(project.runs / BAMBU.name, design.bench(codes)))
     facts = Facts(project.top, source, BAMBU.name, design.version, design.device, lut=lut, ff=ff, dsp=dsp, carry=carry,
-                  muxf=muxf, latency=latency, interval=interval, clock_target=project.config.clock_period,
+                  muxf=muxf, latency=latency, interval=interval, clock_target=project.config.period,
                   clock_estimated=max(clocks, default=None), modules=tuple(modules),
                   notes=(*notes, *(note for module in modules for note in module.notes)))
     return keep_facts(project, BAMBU.name, "logic" if logic else "csynth", facts)

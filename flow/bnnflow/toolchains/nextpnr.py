@@ -127,7 +127,7 @@ def place_project(project: Project, device: str = "85k", say: Say | None = None)
     """What a Verilog project takes, and how fast it is, routed on an ECP5; kept with the project."""
     timing = project.timing
     placed = place(project.rtl, project.top, project.graph(), "clock_target" in timing,
-                   timing.get("clock_target", project.config.clock_period), device)
+                   timing.get("clock_target", project.config.period), device)
     facts = Facts(project.top, "routed", NEXTPNR.name, placed.tool, f"lfe5u-{device.removesuffix('k')}",
                   lut=placed.lut, ff=placed.ff, clock_estimated=placed.clock, available=placed.available, notes=(NOTE,))
     return keep_facts(project, NEXTPNR.name, device, replace(facts, **timing))

@@ -247,7 +247,7 @@ def _settings(graph: Graph, config: BuildConfig, folded: bool) -> dict[str, Any]
     """hls4ml's configuration: DATAFLOW where nodes are `folded` into loops, else one pipeline."""
     settings: dict[str, Any] = hls4ml.utils.config.create_config(
         output_dir=str(config.output_dir), project_name=config.project_name, backend=config.backend, part=config.part,
-        clock_period=config.clock_period, io_type=config.io_type, write_weights_txt=False,
+        clock_period=config.period, io_type=config.io_type, write_weights_txt=False,
     )
     settings["HLSConfig"] = {
         "Model": {"Precision": "fixed<16,6>", "ReuseFactor": config.reuse_factor,

@@ -166,10 +166,12 @@ class Netlist:
 
     def chain(self, a: Sequence[int], b: Sequence[int], carry: int) -> list[int]:
         """The literals of the bits of a + b + carry, one more than those of `a`."""
+        # A constant in `a` feeds the multiplexer of its position, and what is beside it need not be inverted for it.
+        a, b = zip(*((two, one) if two <= TRUE else (one, two) for one, two in zip(a, b)))
         # A LUT that drives an operand in `b` is in the LUT of the chain's own position, and costs no level.
         level = 1 + max(max(self.arrival(literal) for literal in (*a, carry)),
                         max(self.arrival(literal) - isinstance(self.gates[literal >> 1], Lut) for literal in b))
-        chain = self._node(Chain(tuple(a), tuple(b), carry), level)
+        chain = self._node(Chain(a, b, carry), level)
         return [2 * self._node(Bit(chain, k), level) for k in range(len(a) + 1)]
 
     # --- functions of any size --------------------------------------------------------------------------------------
