@@ -160,6 +160,10 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "elu": ((6,), lambda: [dense(5), keras.layers.ELU()]),
     **({"thresholded_relu": ((6,), lambda: [dense(5), keras.layers.ThresholdedReLU(0.5)])} if LEGACY else {}),
     "sigmoid_inside": ((6,), lambda: [dense(5), keras.layers.Activation("sigmoid"), keras.layers.BatchNormalization()]),
+    "hard_sigmoid_quantizer": ((6,), lambda: [dense(5), qkeras.QActivation("hard_sigmoid"),
+                                              keras.layers.BatchNormalization()]),
+    "hard_tanh_quantizer": ((6,), lambda: [dense(5), qkeras.QActivation("hard_tanh"),
+                                           keras.layers.BatchNormalization()]),
     # Two functions of one name: Keras' own, and that of QKeras, which QKeras' layers take.
     "hard_sigmoid": ((6,), lambda: [dense(5), keras.layers.Activation("hard_sigmoid"),
                                     keras.layers.BatchNormalization()]),

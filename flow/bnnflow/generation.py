@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from importlib.metadata import distributions
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -252,12 +253,14 @@ def described(config: Mapping[str, Any], objects: Mapping[str, Any], legacy: boo
     from keras.src.legacy.saving.saving_utils import model_from_config
 
     config = {**_in_keras_3(config, legacy), "compile_config": None}
-    objects = {**objects, LEGACY_HARD_SIGMOID: hard_sigmoid}
+    functions = {OF_QKERAS + name: value for name, value in vars(qkeras.quantizers).items() if isfunction(value)}
+    objects = {**objects, **functions, LEGACY_HARD_SIGMOID: hard_sigmoid}
     if "module" in config:
         return keras.saving.deserialize_keras_object(config, custom_objects=objects)
     return model_from_config(config, custom_objects=objects)  # of HDF5 files
 
 
+OF_QKERAS = "qkeras_"  # begins the names for Keras 3 of functions of QKeras, which Keras 3 may have others of
 # The name for Keras 3 of a function that the legacy Keras calls hard_sigmoid; Keras 3 gives that name to another one.
 LEGACY_HARD_SIGMOID = "legacy_hard_sigmoid"
 
@@ -277,6 +280,8 @@ def _in_keras_3(config: Any, legacy: bool) -> Any:
     if config.get("module") == "tf_keras.src.engine.functional":
         config["module"] = "keras.src.models.functional"
     kind, inner = str(config.get("class_name")), config.get("config")
+    if kind == "function" and isfunction(getattr(qkeras.quantizers, str(inner), None)):  # Keras' own are strings
+        config["config"] = OF_QKERAS + str(inner)
     if not isinstance(inner, dict):
         return config
     if kind.endswith(("BatchNormalization", "Batchnorm")):
