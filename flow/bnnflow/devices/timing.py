@@ -12,10 +12,11 @@ from typing import Any
 
 from bnnflow.devices.cells import Cell, bits, cells_of, inputs, outputs, read_outside
 
-__all__ = ["carry_position", "longest_path"]
+__all__ = ["LEVEL", "carry_position", "longest_path"]
 
 # Delays in ns. A net leads to every input but a carry; MUX is a multiplexer of two LUTs.
 NET, LUT, MUX = 0.236, 0.06, 0.05
+LEVEL = NET + LUT  # a LUT and the net to it
 # In a carry chain: from S or DI to the next carry, past a position, and from a carry to a sum or to a LUT.
 ONTO, ALONG, OFF = 0.16, 0.005, 0.08
 CLOCK_TO_Q, SETUP = 0.077, -0.025

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from bnnflow.backends.netlist.lower import Logic
-from bnnflow.backends.netlist.netlist import TRUE, Bit, Chain, Lut, sources
-from bnnflow.backends.netlist.schedule import LUT_DELAY, Schedule
-from bnnflow.devices.timing import NET, OFF, carry_position
+from bnnflow.backends.netlist.netlist import Bit, Chain, Lut, arrivals_of_bits, has_lut, inside_chains
+from bnnflow.backends.netlist.schedule import Schedule
+from bnnflow.devices.timing import LEVEL
 
 __all__ = ["Count", "netlist_counts"]
 
@@ -49,19 +49,9 @@ def netlist_counts(logic: Logic, clock_period: float | None = None) -> tuple[dic
 
 
 def _inside(schedule: Schedule) -> set[int]:
-    """The functions that lie in the LUTs of a chain's own positions.
-
-    They are its operands `b` that nothing else reads, no later stage and no output. Operands `a` feed multiplexers.
-    """
-    reads = Counter(source for _, gate in schedule.needed() for source in set(sources(gate)))
-    a, b = set(schedule.logic.wanted), set[int]()
-    for _, gate in schedule.needed():
-        if isinstance(gate, Chain):
-            a.update(gate.a)
-            b.update(gate.b)
-    operands = {literal >> 1 for literal in b} - {literal >> 1 for literal in a}
-    return {node for node in operands if isinstance(schedule.net.gates[node], Lut)
-            and reads[node] == 1 and schedule.taps[node] == {0}}
+    """The functions in the LUTs of chains' positions: those that no later stage reads."""
+    found = inside_chains(list(schedule.needed()), schedule.net.gates, schedule.logic.wanted)
+    return {node for node in found if schedule.taps[node] == {0}}
 
 
 def _luts(schedule: Schedule, inside: Container[int]) -> Counter[str]:
@@ -71,7 +61,7 @@ def _luts(schedule: Schedule, inside: Container[int]) -> Counter[str]:
         if isinstance(gate, Lut):
             luts[schedule.net.owner[node]] += node not in inside
         elif isinstance(gate, Chain):
-            luts[schedule.net.owner[node]] += sum(_has_lut(a, b, inside) for a, b in zip(gate.a, gate.b))
+            luts[schedule.net.owner[node]] += sum(has_lut(a, b, inside) for a, b in zip(gate.a, gate.b))
     return luts
 
 
@@ -94,29 +84,9 @@ def _arrivals(schedule: Schedule, inside: Container[int]) -> list[float]:
     sums: dict[int, list[float]] = {}
     for node, gate in schedule.needed():
         if isinstance(gate, Lut):
-            when[node] = max(when[source] for source in gate.inputs) + LUT_DELAY
+            when[node] = max(when[source] for source in gate.inputs) + LEVEL
         elif isinstance(gate, Bit):
             when[node] = sums[gate.chain][gate.position]
         elif isinstance(gate, Chain):
-            sums[node] = _arrivals_of_bits(gate, when, inside)
+            sums[node] = arrivals_of_bits(gate, when, inside)
     return when
-
-
-def _arrivals_of_bits(chain: Chain, when: list[float], inside: Container[int]) -> list[float]:
-    """When the bits of a chain are ready, the carry out last, by when the nodes that it reads are."""
-    carry = when[chain.carry >> 1] + NET * (chain.carry > TRUE)
-    sums = []
-    for a, b in zip(chain.a, chain.b):
-        own = LUT_DELAY if _has_lut(a, b, inside) else 0.0
-        operand = when[b >> 1] - (LUT_DELAY if b >> 1 in inside else 0.0)
-        total, carry = carry_position(carry, max(when[a >> 1], operand) + own + NET)
-        sums.append(total)
-    return [*sums, carry + OFF]
-
-
-def _has_lut(a: int, b: int, inside: Container[int]) -> bool:
-    """True where a chain's position needs a LUT, for a XOR b or for a function `inside`; else its S input is a wire."""
-    constant, literal = sorted((a, b))
-    if constant > TRUE:
-        return True
-    return literal > TRUE and ((literal ^ constant) & 1 == 1 or literal >> 1 in inside)

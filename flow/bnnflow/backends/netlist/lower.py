@@ -20,10 +20,12 @@ from bnnflow.backends.netlist.bit_heap import (
     added_up,
     at_least,
     divided,
+    number,
     total,
     unsigned_terms,
     without_constant,
 )
+from bnnflow.backends.netlist.lut_trees import not_less
 from bnnflow.backends.netlist.netlist import FALSE, INPUTS, Netlist
 from bnnflow.backends.netlist.subexpressions import AdderGraph, adder_graph
 from bnnflow.errors import InputError, as_given
@@ -322,8 +324,8 @@ def _common(net: Netlist, sums: Sequence[OpenSum]) -> Common | None:
     power_of_two = divisor & (divisor - 1) == 0  # or 0: no sum has a rest
     if len(sums) < LEAST_CHANNELS or not shared or power_of_two:
         return None
-    bits, low = added_up(net, sorted(shared))
-    quotient, remainder = divided(net, [literal for literal, _ in bits], divisor)
+    bits, low = number(net, sorted(shared))
+    quotient, remainder = divided(net, bits, divisor)
     return Common(shared, low, divisor, unsigned_terms(quotient), unsigned_terms(remainder))
 
 
@@ -442,6 +444,9 @@ def _larger(net: Netlist, one: Word, other: Word, domain: Domain) -> Word:
 
 def _not_less(net: Netlist, one: Word, other: Word, domain: Domain) -> int:
     """The literal of [one >= other]."""
+    if net.trees:
+        signs = [0] * (len(one) - 1) + [int(domain.signed)]
+        return not_less(net, *([literal ^ sign for literal, sign in zip(word, signs)] for word in (one, other)))
     return at_least(net, [*_terms(one, domain), *((bit, -weight) for bit, weight in _terms(other, domain))], 0)
 
 
