@@ -104,16 +104,28 @@ class _Modules:
         """True where a layer has registers."""
         return any(node in self.schedule.delays for node in self.schedule.gates[layer])
 
-    def is_neuron(self, node: int) -> bool:
-        """True for a function of six bits of other layers that others read: it is one LUT, whatever a tool thinks.
+    def is_kept(self, node: int) -> bool:
+        """True for a function that is one LUT, whatever a tool thinks.
 
-        An output that is the function's complement would need a LUT of its own, which the tool takes into the function.
+        It is made in a tree of LUTs, or has six inputs, bits of other layers, and is read by others. An output that is
+        the complement of a function with other readers would need a LUT of its own, which the tool takes into it.
         """
         gate, owner = self.net.gates[node], self.net.owner[node]
-        return (isinstance(gate, Lut) and len(gate.inputs) == INPUTS
-                and all(self.net.owner[source] != owner for source in gate.inputs)
-                and 2 * node + 1 not in self.results
-                and any(export == node for export, _ in self.schedule.exports[owner]))
+        if not isinstance(gate, Lut) or self.is_complement(node) and node in self.read:
+            return False
+        return node in self.net.kept or (
+            len(gate.inputs) == INPUTS and not self.is_complement(node)
+            and all(self.net.owner[source] != owner for source in gate.inputs)
+            and any(export == node for export, _ in self.schedule.exports[owner]))
+
+    def is_complement(self, node: int) -> bool:
+        """True for a function whose complement is an output."""
+        return 2 * node + 1 in self.results
+
+    @cached_property
+    def read(self) -> set[int]:
+        """The nodes that gates read."""
+        return {source for _, gate in self.schedule.needed() for source in sources(gate)}
 
     def bus(self, layer: str) -> tuple[str, int]:
         """(name, width) of the bus that carries a layer's signals, or an input of the design."""
@@ -161,9 +173,8 @@ class _Modules:
             return [f"    wire n{node} = n{gate.chain}[{gate.position}];"]
         if isinstance(gate, Lut):
             inputs = ", ".join(self.signal(2 * source, stage, layer) for source in reversed(gate.inputs))
-            if self.is_neuron(node):
-                return [f"    wire n{node};",
-                        f"    flow_lut6 #(64'h{gate.table:016x}) lut{node} (.i({{{inputs}}}), .o(n{node}));"]
+            if self.is_kept(node):
+                return self._kept(node, gate, inputs)
             called, text = _function(gate.table, len(gate.inputs))
             functions[called] = text
             return [f"    wire n{node} = {called}({{{inputs}}});"]
@@ -173,6 +184,18 @@ class _Modules:
         carry = self.signal(gate.carry, stage, layer)
         return [f"    wire [{len(gate.a)}:0] n{node};",
                 f"    flow_add #({len(gate.a)}) add{node} (.a({a}), .b({b}), .c({carry}), .s(n{node}));"]
+
+    def _kept(self, node: int, gate: Lut, inputs: str) -> list[str]:
+        """The lines of a function that is a LUT of its own; where an output is its complement, that is made."""
+        table = gate.table
+        for k in range(len(gate.inputs), INPUTS):  # the function of six inputs of which some do not matter
+            table |= table << (1 << k)
+        if len(gate.inputs) < INPUTS:
+            inputs = f"{INPUTS - len(gate.inputs)}'d0, {inputs}"
+        if not self.is_complement(node):
+            return [f"    wire n{node};", f"    flow_lut6 #(64'h{table:016x}) lut{node} (.i({{{inputs}}}), .o(n{node}));"]
+        return [f"    wire lut{node}_o, n{node} = ~lut{node}_o;",
+                f"    flow_lut6 #(64'h{table ^ (1 << 64) - 1:016x}) lut{node} (.i({{{inputs}}}), .o(lut{node}_o));"]
 
     # --- the top module ---------------------------------------------------------------------------------------------
 

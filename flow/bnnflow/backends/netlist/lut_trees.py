@@ -160,7 +160,7 @@ def _drop_single_bits(heap: Columns) -> None:
 
     2 H + x + 2 c >= 0 is H + c >= 0, and 2 H + x + 2 c + 1 >= 0 is H + x + c >= 0.
     """
-    while heap.columns and len(heap.columns[0]) <= 1:
+    while len(heap.columns) > 1 >= len(heap.columns[0]):
         low, odd = heap.columns.pop(0), heap.constant & 1
         heap.constant >>= 1
         if low and odd:

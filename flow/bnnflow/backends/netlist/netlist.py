@@ -133,6 +133,7 @@ class Netlist:
         self.when: list[float] = [0.0]
         self.layer = ""
         self.trees = False
+        self.kept: set[int] = set()
         self.owner: list[str] = [""]
         self._known: dict[Gate, int] = {}
 
@@ -179,7 +180,10 @@ class Netlist:
             return 2 * nodes[kept[0]] ^ flip
         inputs = tuple(nodes[k] for k in kept)
         level, when = max([self.level[k] for k in inputs]), max([self.when[k] for k in inputs])
-        return 2 * self._node(Lut(inputs, table), 1 + level, when + LEVEL) ^ flip
+        node = self._node(Lut(inputs, table), 1 + level, when + LEVEL)
+        if self.trees:
+            self.kept.add(node)
+        return 2 * node ^ flip
 
     def chain(self, a: Sequence[int], b: Sequence[int], carry: int) -> list[int]:
         """The literals of the bits of a + b + carry, one more than those of `a`."""
