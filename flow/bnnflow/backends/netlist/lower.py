@@ -27,7 +27,7 @@ from bnnflow.backends.netlist.bit_heap import (
 )
 from bnnflow.backends.netlist.lut_trees import not_less
 from bnnflow.backends.netlist.netlist import FALSE, INPUTS, Netlist
-from bnnflow.backends.netlist.subexpressions import AdderGraph, adder_graph
+from bnnflow.backends.netlist.subexpressions import UNBOUNDED, AdderGraph, adder_graph
 from bnnflow.errors import InputError, as_given
 from bnnflow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from bnnflow.ir.nodes import Int
@@ -136,7 +136,7 @@ class NetlistBuilder:
         many = np.where(few, 0, levels)
         key = (many.shape, bits, many.tobytes())
         if key not in self._adder_graphs:
-            self._adder_graphs[key] = adder_graph(many, bits, self.share)
+            self._adder_graphs[key] = adder_graph(many, bits, UNBOUNDED if self.share else 0)
         return SumOfTaps(levels, few, self._adder_graphs[key])
 
 
