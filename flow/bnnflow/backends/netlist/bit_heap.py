@@ -20,7 +20,7 @@ from bnnflow.backends.netlist import lut_trees
 from bnnflow.backends.netlist.netlist import FALSE, INPUTS, TRUE, Netlist
 
 __all__ = [
-    "Term", "added_up", "at_least", "divided", "merged", "number", "signed_digits", "total", "unsigned_terms", "without_constant",
+    "Term", "added_up", "at_least", "compressed", "divided", "merged", "number", "signed_digits", "total", "unsigned_terms", "without_constant",
 ]
 
 Term = tuple[int, int]  # (literal, weight)
@@ -118,15 +118,15 @@ def _bits(terms: Sequence[Term], constant: int) -> tuple[list[tuple[int, int]], 
 
 
 def added_up(net: Netlist, terms: Sequence[Term], most: int | None = None) -> tuple[list[Term], int]:
-    """The same sum as (terms, a constant), of few bits that are made in the netlist.
-
-    They are those of one number (`number`), in a tree of LUTs those of a few: they are ready before their sum would be.
-    """
-    if net.trees:
-        bits, constant = lut_trees.added(net, *_bits(terms, 0))
-        return [(literal, 1 << k) for k, literal in bits], constant
+    """The same sum as (the terms of one number, a constant), see `number`."""
     word, low = number(net, terms, most)
     return unsigned_terms(word), low
+
+
+def compressed(net: Netlist, terms: Sequence[Term]) -> tuple[list[Term], int]:
+    """The same sum as (terms, a constant), of fewer bits, which a tree of LUTs has ready before their sum would be."""
+    bits, constant = lut_trees.added(net, *_bits(terms, 0))
+    return [(literal, 1 << k) for k, literal in bits], constant
 
 
 def number(net: Netlist, terms: Sequence[Term], most: int | None = None) -> tuple[list[int], int]:

@@ -19,6 +19,7 @@ from bnnflow.backends.netlist.bit_heap import (
     Term,
     added_up,
     at_least,
+    compressed,
     divided,
     number,
     total,
@@ -220,7 +221,10 @@ def _sums_of_rows(net: Netlist, adders: AdderGraph, taps: Sequence[Word], domain
         open_sum = _weighted([(known[source], sign) for source, sign in row])
         ranges.append(_range([(ranges[source], sign) for source, sign in row]))
         if uses > 1:
-            terms, constant = added_up(net, open_sum.terms, ranges[-1][1] - open_sum.constant)
+            if net.trees and domain.bits == 1:  # words would leave too many bits for every reader
+                terms, constant = compressed(net, open_sum.terms)
+            else:
+                terms, constant = added_up(net, open_sum.terms, ranges[-1][1] - open_sum.constant)
             open_sum = OpenSum(terms, constant + open_sum.constant)
         known.append(open_sum)
     return [_weighted([(known[adders.inputs + row], multiplier) for row, multiplier in output])

@@ -49,6 +49,14 @@ COUNTERS = sorted((Counter((a, b, c)) for a, b, c in product(range(2, 7), range(
                   key=lambda counter: (-counter.rate, counter.shape))
 
 
+class Item(NamedTuple):
+    """A part of a sum: `values[code]` where `literals` are the bits of the code, lowest first, ready at `time`."""
+
+    values: tuple[int, ...]
+    literals: tuple[int, ...]
+    time: float
+
+
 class Columns:
     """Columns of literals: column k holds those of weight 2^k; `constant` is added."""
 
@@ -64,9 +72,10 @@ class Columns:
         self.columns += [[] for _ in range(column + 1 - len(self.columns))]
         insort(self.columns[column], (self.net.when[literal >> 1], literal))
 
-    def bits(self) -> list[tuple[int, float, int]]:
-        """All bits as (weight, ns, literal), the heaviest first, of equal ones those that are ready first."""
-        return [(1 << k, *bit) for k in reversed(range(len(self.columns))) for bit in self.columns[k]]
+    def items(self) -> list[Item]:
+        """All bits, the heaviest first, of equal ones those that are ready first."""
+        return [Item((0, 1 << k), (literal,), time) for k in reversed(range(len(self.columns)))
+                for time, literal in self.columns[k]]
 
     def ready(self, column: int) -> int:
         """How many literals of a column are ready now."""
@@ -136,23 +145,29 @@ def _tree(net: Netlist, bits: Sequence[tuple[int, int]], constant: int, least: f
         heap.put(column, literal)
     while True:
         _drop_single_bits(heap)
-        left = heap.bits()
         if heap.constant >= 0:
             return TRUE
-        if heap.constant + sum(weight for weight, _, _ in left) < 0:
+        if heap.constant + sum(len(part) << k for k, part in enumerate(heap.columns)) < 0:
             return FALSE
-        last = max(time for _, time, _ in left)
-        items = [Item((0, weight), (literal,), time) for weight, time, literal in left]
-        if len(left) <= MOST_BITS and len(heap.columns) <= MOST_COLUMNS:
-            for end in (last + LEVEL, last + 2 * LEVEL)[: 1 + (last < heap.now + EPSILON)]:
-                literal = _in_two_rows(net, items, -heap.constant, end)
-                if literal is not None:
-                    return literal
+        literal = _decided(heap)
+        if literal is not None:
+            return literal
         if _floor(heap, 1.0) or heap.compress(least) or heap.wait():
             continue
         if len(heap.columns) <= MOST_COLUMNS:
-            return _in_rows(net, items, -heap.constant)
+            return _in_rows(net, heap.items(), -heap.constant)
         _floor(heap, 0.0)
+
+
+def _decided(heap: Columns) -> int | None:
+    """The literal of [sum >= 0] if two rows of LUTs can make it as soon as can be; None where other rows come first."""
+    if sum(map(len, heap.columns)) > MOST_BITS or len(heap.columns) > MOST_COLUMNS:
+        return None
+    items = heap.items()
+    last = max(item.time for item in items)
+    ends = (last + LEVEL, last + 2 * LEVEL) if last < heap.now + EPSILON else (last + LEVEL,)
+    found = (_in_two_rows(heap.net, items, -heap.constant, end) for end in ends)
+    return next((literal for literal in found if literal is not None), None)
 
 
 def _drop_single_bits(heap: Columns) -> None:
@@ -192,14 +207,6 @@ def _floor(heap: Columns, least: float) -> bool:
 
 
 # --- the last rows --------------------------------------------------------------------------------------------------
-
-
-class Item(NamedTuple):
-    """A part of a sum: `values[code]` where `literals` are the bits of the code, lowest first, ready at `time`."""
-
-    values: tuple[int, ...]
-    literals: tuple[int, ...]
-    time: float
 
 
 Group = tuple[int, int, tuple[int, ...]]  # items from one to another, and the least values of their sum's classes
