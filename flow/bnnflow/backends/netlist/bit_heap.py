@@ -155,7 +155,7 @@ def _factored(net: Netlist, terms: Sequence[Term]) -> list[Term]:
         if odd > 1 and len(group) > 3:
             if _mostly_negative(group):
                 group, odd = _negated(group), -odd
-            group, constant = added_up(net, group)
+            group, constant = (compressed if net.trees else added_up)(net, group)
             group = [*group, (TRUE, constant)]
         result += [(literal, odd * weight) for literal, weight in group]
     return result

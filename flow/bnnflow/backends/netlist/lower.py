@@ -7,7 +7,7 @@ compressor tree, whose highest bit is the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from bnnflow.backends.netlist.bit_heap import (
     unsigned_terms,
     without_constant,
 )
+from bnnflow.backends.netlist.goals import AREA, Goal, Plan, plans, rank
 from bnnflow.backends.netlist.lut_trees import not_less
 from bnnflow.backends.netlist.netlist import FALSE, INPUTS, Netlist
 from bnnflow.backends.netlist.subexpressions import UNBOUNDED, AdderGraph, adder_graph
@@ -110,22 +111,71 @@ def _unpack(words: NDArray[np.uint64], domain: Domain, count: int) -> Int:
 class NetlistBuilder:
     """The netlist while it is made, and what every node has become in it: words, or sums that are still open."""
 
-    def __init__(self, graph: Graph, share: bool):
-        self.graph, self.share, self.net = graph, share, Netlist()
+    def __init__(self, graph: Graph, share: bool, goals: Mapping[str, Goal]):
+        self.graph, self.share, self.goals, self.net = graph, share, goals, Netlist()
+        self.depth = UNBOUNDED  # of common sums, in the plan that is carried out
         self.words: dict[str, list[Word]] = {}
         self.open: dict[str, list[OpenSum]] = {}
         self.reads = {node.name: len(graph.readers(node.name)) + graph.outputs.count(node.name) for node in graph}
-        self._adder_graphs: dict[tuple[tuple[int, ...], int, bytes], AdderGraph] = {}
+        self._adder_graphs: dict[tuple[tuple[int, ...], int, int, bytes], AdderGraph] = {}
+
+    def make(self, node: Node) -> None:
+        """Make a node: in every way that may serve its goal, of which the best one stays.
+
+        A sum waits for the node that reads it, as only that node's codes say what it costs, but for the goal "area".
+        """
+        goal = self.goal(node)
+        if goal == AREA:
+            self._carry_out(node, Plan(False, UNBOUNDED))
+        elif not node.traits.adds or node.name in self.graph.outputs:
+            self._carry_out(node, self._best(node, goal))
+
+    def goal(self, node: Node) -> Goal:
+        """The goal of a node: that of the sum which it reads, if it reads one."""
+        below = self.graph[node.inputs[0]] if node.inputs else node
+        return self.goals.get(below.name if below.traits.adds and not node.traits.adds else node.name, AREA)
+
+    def _best(self, node: Node, goal: Goal) -> Plan:
+        """The best plan of a goal; those are left out that make the same adder graphs as another one."""
+        first, known = len(self.net.gates), (dict(self.words), dict(self.open))
+        begin = max((self.net.when[literal >> 1] for name in node.inputs for word in self.words.get(name, ())
+                     for literal in word), default=0.0)
+        ranks: dict[Plan, tuple[float, ...]] = {}
+        for plan in plans(goal):
+            self._carry_out(node, plan)
+            literals = [literal for word in self.word(node.name) for literal in word]
+            ns = max((self.net.when[literal >> 1] for literal in literals), default=0.0) - begin
+            ranks[plan] = rank(goal, self.net.luts(literals, first), round(ns, 3))
+            self.net.forget(first)
+            self.words, self.open = dict(known[0]), dict(known[1])
+        return min(ranks, key=lambda plan: ranks[plan])
+
+    def _carry_out(self, node: Node, plan: Plan) -> None:
+        """Make a node by a plan, and the sums that wait for it."""
+        self.net.trees, self.depth = plan
+        self.net.layer = node.name
+        EMIT_LOGIC[node.op](node, self)
+        if node.name in self.graph.outputs:
+            self.word(node.name)
 
     def word(self, name: str) -> list[Word]:
         """The words of a node; an open sum is added up now."""
         if name not in self.words:
+            self._need(name)
             width = self.graph[name].domain.bits
             self.words[name] = [total(self.net, terms, constant, width) for terms, constant in self.open[name]]
         return self.words[name]
 
+    def _need(self, name: str) -> None:
+        """Make a sum that has waited; its gates are its own, not those of the node that reads it."""
+        if name not in self.open and name not in self.words:
+            reader, self.net.layer = self.net.layer, name
+            EMIT_LOGIC[self.graph[name].op](self.graph[name], self)
+            self.net.layer = reader
+
     def sums(self, name: str) -> list[OpenSum]:
         """The elements of a node as sums: open ones that only one node reads, else those of the bits of its words."""
+        self._need(name)
         if name in self.open and name not in self.words and self.reads[name] == 1:
             return self.open[name]
         domain = self.graph[name].domain
@@ -135,9 +185,10 @@ class NetlistBuilder:
         """The sums of taps of so many bits times `levels` (taps, outputs), an adder graph being made only once."""
         few = np.count_nonzero(levels, axis=0) * bits <= INPUTS
         many = np.where(few, 0, levels)
-        key = (many.shape, bits, many.tobytes())
+        depth = self.depth if self.share else 0
+        key = (many.shape, bits, depth, many.tobytes())
         if key not in self._adder_graphs:
-            self._adder_graphs[key] = adder_graph(many, bits, UNBOUNDED if self.share else 0)
+            self._adder_graphs[key] = adder_graph(many, bits, depth)
         return SumOfTaps(levels, few, self._adder_graphs[key])
 
 
@@ -494,18 +545,17 @@ EMIT_LOGIC: dict[Op, Callable[[Node, NetlistBuilder], None]] = {
 }
 
 
-def to_logic(graph: Graph, share: bool = True) -> Logic:
+def to_logic(graph: Graph, share: bool = True, goals: Mapping[str, Goal] | Goal = AREA) -> Logic:
     """The netlist of a graph; without `share` every output of a sum is made without common subexpressions.
 
+    `goals` is what it is to be best at: a goal, or one for every node by name ("area" where none is given).
     Raises InputError where the graph unrolls to more than 2^21 terms, with the name of the largest sum.
     """
     check(graph)
-    builder = NetlistBuilder(graph, share)
+    by_node = goals if isinstance(goals, Mapping) else {node.name: goals for node in graph}
+    builder = NetlistBuilder(graph, share, by_node)
     for node in graph:
-        builder.net.layer = node.name
-        EMIT_LOGIC[node.op](node, builder)
-        if node.name in graph.outputs:
-            builder.word(node.name)
+        builder.make(node)
     return Logic(graph, builder.net, tuple(tuple(builder.word(name)) for name in graph.outputs))
 
 
