@@ -27,26 +27,11 @@ ANY = 0.01  # bits that a counter removes with a LUT where every counter will do
 EAGER = (1.0, 0.6, 0.3)  # bits that a counter removes with a LUT, at least: the trees of these are tried for every sum
 
 
-class Counter(NamedTuple):
-    """Literals of neighbouring columns, `shape[k]` of the k-th, that become the bits of their sum, a LUT each."""
-
-    shape: tuple[int, ...]
-
-    @property
-    def outputs(self) -> int:
-        """Bits of the sum."""
-        return sum(n << k for k, n in enumerate(self.shape)).bit_length()
-
-    @property
-    def rate(self) -> float:
-        """Bits that it removes with every LUT."""
-        return sum(self.shape) / self.outputs - 1
-
-
-# 6:3 and 5,1:3 first; 3:2 among the last. One literal in the lowest column would be a bit of the sum itself.
-COUNTERS = sorted((Counter((a, b, c)) for a, b, c in product(range(2, 7), range(4), range(2))
-                   if a + b + c <= INPUTS and a + 2 * b + 4 * c <= 7 and a + b + c > (a + 2 * b + 4 * c).bit_length()),
-                  key=lambda counter: (-counter.rate, counter.shape))
+# Counters: literals of three neighbouring columns that become the bits of their sum, a LUT each, and how many bits go
+# with a LUT. 6:3 and 5,1:3 are first, 3:2 is among the last.
+COUNTERS = sorted((((a, b, c), (a + b + c) / (a + 2 * b + 4 * c).bit_length() - 1)
+                   for a, b, c in product(range(2, 7), range(4), range(2)) if a + b + c <= INPUTS
+                   and (a + 2 * b + 4 * c).bit_length() < min(4, a + b + c)), key=lambda entry: (-entry[1], [-n for n in entry[0]]))
 
 
 class Item(NamedTuple):
@@ -98,19 +83,20 @@ class Columns:
         return literals, weights
 
     def compress(self, least: float, most_height: int = 0) -> bool:
-        """Apply the best counter to literals that are ready, if one removes `least` bits a LUT; of equal ones the lowest.
+        """Apply counters to literals that are ready, the best first, while one removes `least` bits with a LUT.
 
-        Columns of at most so many literals are left alone.
+        Columns of at most so many literals are left alone. False where nothing was done.
         """
         ready = [*map(self.ready, range(len(self.columns))), 0, 0]
-        for counter in COUNTERS:
-            if counter.rate < least:
-                return False
-            for column, height in enumerate(map(len, self.columns)):
-                if height > most_height and all(n <= ready[column + k] for k, n in enumerate(counter.shape)):
-                    self.count(column, counter.shape)
-                    return True
-        return False
+        before = sum(ready)
+        for (a, b, c), rate in COUNTERS:
+            if rate < least:
+                break
+            for k, column in enumerate(self.columns[: len(ready) - 2]):
+                while ready[k] >= a and ready[k + 1] >= b and ready[k + 2] >= c and len(column) > most_height:
+                    self.count(k, (a, b, c))  # its bits are ready later, in columns that there are or a new one
+                    ready[k : k + 3] = ready[k] - a, ready[k + 1] - b, ready[k + 2] - c
+        return sum(ready) < before
 
     def left(self) -> tuple[list[tuple[int, int]], int]:
         """(all bits as (column, literal), the constant)."""
