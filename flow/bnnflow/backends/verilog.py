@@ -13,10 +13,10 @@ from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-from bnnflow.backends.backend import RTL, Backend, BuildConfig
+from bnnflow.backends.backend import RTL, Backend, BuildConfig, option_of, unknown_nodes
 from bnnflow.backends.hls.fusion import streamed_kernels
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
-from bnnflow.backends.netlist.lower import Logic, check, to_logic
+from bnnflow.backends.netlist.lower import Logic, check, to_logic, with_goal
 from bnnflow.backends.netlist.netlist import INPUTS, TRUE, Bit, Chain, Given, Lut, sources
 from bnnflow.backends.netlist.schedule import Schedule
 from bnnflow.backends.project import write_vectors
@@ -192,10 +192,10 @@ class _Modules:
             table |= table << (1 << k)
         if len(gate.inputs) < INPUTS:
             inputs = f"{INPUTS - len(gate.inputs)}'d0, {inputs}"
-        if not self.is_complement(node):
-            return [f"    wire n{node};", f"    flow_lut6 #(64'h{table:016x}) lut{node} (.i({{{inputs}}}), .o(n{node}));"]
-        return [f"    wire lut{node}_o, n{node} = ~lut{node}_o;",
-                f"    flow_lut6 #(64'h{table ^ (1 << 64) - 1:016x}) lut{node} (.i({{{inputs}}}), .o(lut{node}_o));"]
+        out, wire = f"n{node}", f"n{node}"
+        if self.is_complement(node):
+            out, wire, table = f"lut{node}_o", f"lut{node}_o, n{node} = ~lut{node}_o", table ^ ((1 << 64) - 1)
+        return [f"    wire {wire};", f"    flow_lut6 #(64'h{table:016x}) lut{node} (.i({{{inputs}}}), .o({out}));"]
 
     # --- the top module ---------------------------------------------------------------------------------------------
 
@@ -347,8 +347,10 @@ def _for_each(text: _Text, nodes: Sequence[Node]) -> str:
 
 def write(graph: Graph, config: BuildConfig, codes: Sequence[Int] | None, target: Path) -> dict[str, str]:
     """Write the Verilog of a project, and its vectors; there are no arrays of nodes."""
+    _check(graph, config)
     folder = Path(config.output_dir)
-    rtl = to_verilog(to_logic(graph), config.project_name, config.clock_period if config.pipelined else None)
+    logic = to_logic(graph, goals={node.name: config.netlist_of(node.name) for node in graph})
+    rtl = to_verilog(logic, config.project_name, config.clock_period if config.pipelined else None)
     for name, text in rtl.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -366,12 +368,23 @@ def stated_cycles(folder: Path, top: str) -> int:
     return int(found[1])
 
 
+def _check(graph: Graph, config: BuildConfig) -> None:
+    """Raise InputError for a graph that is too large, or options of nodes that have none."""
+    check(graph)
+    for problem in unknown_nodes(graph, config):
+        raise InputError(problem)
+    for name in config.layers:
+        own = with_goal(graph, graph[name])
+        if own != name:
+            raise InputError(f"{option_of(name)} names {name!r}, which is made with {own!r}; name that node")
+
+
 def _unrolled(value: object) -> tuple[object, str]:
     return value, "Verilog is fully unrolled; leave it out"
 
 
 VERILOG = Backend(
-    "Verilog", RTL, "RTL simulation", "verilator", "yosys", lambda graph, config: check(graph), write, streamed_kernels,
+    "Verilog", RTL, "RTL simulation", "verilator", "yosys", _check, write, streamed_kernels,
     sources=("rtl/*.v", "tb/*.v"), one_netlist=True, cycles=stated_cycles,
     fixed={"io_type": _unrolled("io_parallel"), "strategy": _unrolled("Latency"), "reuse_factor": _unrolled(1),
-           "layers": _unrolled({})})
+           "pe": _unrolled(None), "simd": _unrolled(None)})

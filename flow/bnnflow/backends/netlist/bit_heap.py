@@ -20,7 +20,8 @@ from bnnflow.backends.netlist import lut_trees
 from bnnflow.backends.netlist.netlist import FALSE, INPUTS, TRUE, Netlist
 
 __all__ = [
-    "Term", "added_up", "at_least", "compressed", "divided", "merged", "number", "signed_digits", "total", "unsigned_terms", "without_constant",
+    "Term", "added_up", "at_least", "compressed", "divided", "merged", "number", "signed_digits", "total",
+    "unsigned_terms", "without_constant",
 ]
 
 Term = tuple[int, int]  # (literal, weight)

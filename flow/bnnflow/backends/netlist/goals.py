@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from bnnflow.backends.netlist.subexpressions import UNBOUNDED
 
-__all__ = ["AREA", "GOALS", "Goal", "Plan", "is_goal", "plans", "rank"]
+__all__ = ["AREA", "GOALS", "Goal", "Plan", "goal_of", "plans", "rank"]
 
 Goal = str | float  # one of GOALS, or ns that no layer's logic should take more of
 AREA, BALANCED, DELAY = "area", "balanced", "delay"
@@ -28,11 +30,12 @@ CHAINS = [Plan(False, depth) for depth in (UNBOUNDED, 2, 1, 0)]
 TREES = [Plan(True, depth) for depth in (UNBOUNDED, 3, 2, 1, 0)]
 
 
-def is_goal(value: object) -> bool:
-    """True for the name of a goal, or a number of ns from 0.1 to 1000."""
+def goal_of(value: object) -> Goal | None:
+    """A value as a goal: a name of GOALS, or a number of ns from 0.1 to 1000; None for any other value."""
     if isinstance(value, str):
-        return value in GOALS
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.1 <= value <= 1000
+        return value if value in GOALS else None
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return float(value) if number and 0.1 <= value <= 1000 else None  # type: ignore[arg-type, operator]
 
 
 def plans(goal: Goal) -> list[Plan]:

@@ -35,7 +35,7 @@ from bnnflow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table
 from bnnflow.ir.nodes import Int
 from bnnflow.ir.ramps import MANY, NO_TIE, ChannelRamps, Ramp, grid, ramps_of_channel
 
-__all__ = ["EMIT_LOGIC", "Logic", "check", "to_logic"]
+__all__ = ["EMIT_LOGIC", "Logic", "check", "to_logic", "with_goal"]
 
 LEAST_CHANNELS = 4  # fewer do not pay for the division of what their sums have in common
 MAX_TAPS = 2**21  # one-bit terms of all sums of a graph
@@ -131,9 +131,8 @@ class NetlistBuilder:
             self._carry_out(node, self._best(node, goal))
 
     def goal(self, node: Node) -> Goal:
-        """The goal of a node: that of the sum which it reads, if it reads one."""
-        below = self.graph[node.inputs[0]] if node.inputs else node
-        return self.goals.get(below.name if below.traits.adds and not node.traits.adds else node.name, AREA)
+        """The goal of a node, as the one that has it says."""
+        return self.goals[with_goal(self.graph, node)]
 
     def _best(self, node: Node, goal: Goal) -> Plan:
         """The best plan of a goal; those are left out that make the same adder graphs as another one."""
@@ -548,7 +547,7 @@ EMIT_LOGIC: dict[Op, Callable[[Node, NetlistBuilder], None]] = {
 def to_logic(graph: Graph, share: bool = True, goals: Mapping[str, Goal] | Goal = AREA) -> Logic:
     """The netlist of a graph; without `share` every output of a sum is made without common subexpressions.
 
-    `goals` is what it is to be best at: a goal, or one for every node by name ("area" where none is given).
+    `goals` is what it is to be best at: a goal, or one for every node by name.
     Raises InputError where the graph unrolls to more than 2^21 terms, with the name of the largest sum.
     """
     check(graph)
@@ -557,6 +556,12 @@ def to_logic(graph: Graph, share: bool = True, goals: Mapping[str, Goal] | Goal 
     for node in graph:
         builder.make(node)
     return Logic(graph, builder.net, tuple(tuple(builder.word(name)) for name in graph.outputs))
+
+
+def with_goal(graph: Graph, node: Node) -> str:
+    """The name of the node whose goal is that of `node`: the sum that it reads, if it reads one and is none."""
+    below = graph[node.inputs[0]] if node.inputs else node
+    return below.name if below.traits.adds and not node.traits.adds else node.name
 
 
 def check(graph: Graph) -> None:

@@ -21,7 +21,8 @@ from bnnflow.devices.timing import LEVEL
 __all__ = ["added", "in_two_rows", "not_less", "reached"]
 
 Bits = list[tuple[float, int]]  # (ns, literal), ascending
-MOST_BITS, MOST_COLUMNS = 18, 14  # that two rows of LUTs decide on: three groups of six, with two bits of code each; and their columns
+MOST_BITS = 18  # that two rows of LUTs decide on: three groups of six, with two bits of code each
+MOST_COLUMNS = 14  # of these bits; of more columns the lowest leave first, as sets of sums would be large
 EPSILON = 1e-6  # ns
 ANY = 0.01  # bits that a counter removes with a LUT where every counter will do
 EAGER = (1.0, 0.6, 0.3)  # bits that a counter removes with a LUT, at least: the trees of these are tried for every sum
@@ -31,7 +32,8 @@ EAGER = (1.0, 0.6, 0.3)  # bits that a counter removes with a LUT, at least: the
 # with a LUT. 6:3 and 5,1:3 are first, 3:2 is among the last.
 COUNTERS = sorted((((a, b, c), (a + b + c) / (a + 2 * b + 4 * c).bit_length() - 1)
                    for a, b, c in product(range(2, 7), range(4), range(2)) if a + b + c <= INPUTS
-                   and (a + 2 * b + 4 * c).bit_length() < min(4, a + b + c)), key=lambda entry: (-entry[1], [-n for n in entry[0]]))
+                   and (a + 2 * b + 4 * c).bit_length() < min(4, a + b + c)),
+                  key=lambda entry: (-entry[1], [-n for n in entry[0]]))
 
 
 class Item(NamedTuple):
@@ -241,7 +243,8 @@ def _grouped(net: Netlist, items: Sequence[Item], groups: Sequence[Group]) -> li
             result += part
             continue
         literals = [literal for item in part for literal in item.literals]
-        codes = [bisect_right(least, sum(values)) - 1 for values in product(*[_padded(item) for item in reversed(part)])]
+        codes = [bisect_right(least, sum(values)) - 1
+                 for values in product(*[_padded(item) for item in reversed(part)])]
         code = [net.lut(literals, sum((code >> k & 1) << row for row, code in enumerate(codes)))
                 for k in range((len(least) - 1).bit_length())]
         result.append(Item(least, tuple(code), max(item.time for item in part) + LEVEL))
@@ -336,7 +339,8 @@ def not_less(net: Netlist, one: Sequence[int], other: Sequence[int]) -> int:
         literals = [*one[k : k + 3], *other[k : k + 3]]
         half = len(literals) // 2
         pairs = [(row & ((1 << half) - 1), row >> half) for row in range(1 << len(literals))]
-        parts.append([net.lut(literals, sum(test(*pair) << row for row, pair in enumerate(pairs))) for test in (gt, ge)])
+        parts.append([net.lut(literals, sum(test(*pair) << row for row, pair in enumerate(pairs)))
+                      for test in (gt, ge)])
     while len(parts) > 1:
         parts = [_joined(net, parts[k : k + 3]) for k in range(0, len(parts), 3)]
     return parts[0][1]

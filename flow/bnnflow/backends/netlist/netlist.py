@@ -221,7 +221,7 @@ class Netlist:
     # --- what it takes ----------------------------------------------------------------------------------------------
 
     def luts(self, wanted: Sequence[int], first: int) -> int:
-        """LUTs of the nodes from `first` on that the literals `wanted` depend on, those of chains' positions included."""
+        """LUTs of the nodes from `first` on that literals depend on, those of chains' positions included."""
         read = self.reached(wanted)
         nodes = [(node, self.gates[node]) for node in range(first, len(self.gates)) if read[node]]
         inside = inside_chains(nodes, self.gates, wanted)

@@ -215,7 +215,7 @@ class _Depths:
         """The rows for which something else is allowed now that `readers` (row, sign) read the sum `new`."""
         if self.most == UNBOUNDED:
             return set()
-        rows, inputs = len(self.above), self.inputs
+        rows = len(self.above)
         below, above = self.below.copy(), self.above.copy()
         self._lift(matrix, new)
         for reader, _ in readers:
