@@ -66,7 +66,7 @@ def _counted(graph: Graph, clock_period: float | None, goals: tuple[tuple[str, G
 
 def front(graph: Graph, config: BuildConfig) -> dict[str, tuple[float, int, float]]:
     """{goal: (LUTs, cycles, ns of the longest path)} of the Verilog that each goal would make of a graph."""
-    found = {}
+    found: dict[str, tuple[float, int, float]] = {}
     for goal in GOALS:
         counts, latency = _whole(graph, replace(config, netlist=goal, layers={}))
         ns = max(count.ns for count in counts.values()) + REGISTER_DELAY * config.pipelined

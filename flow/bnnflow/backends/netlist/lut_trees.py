@@ -236,7 +236,7 @@ def _padded(item: Item) -> list[int]:
 
 def _grouped(net: Netlist, items: Sequence[Item], groups: Sequence[Group]) -> list[Item]:
     """The items after a row of LUTs: of every group of several the code of its sum's class."""
-    result = []
+    result: list[Item] = []
     for first, end, least in groups:
         part = items[first:end]
         if len(part) == 1:
@@ -308,8 +308,8 @@ def _classes(own: Sequence[int], others: int, need: int) -> list[int]:
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
-def added(net: Netlist, bits: Sequence[tuple[int, int]], constant: int) -> list[tuple[int, int]]:
-    """The bits (column, literal) of the same sum, and of the constant, after counters that remove a bit with a LUT."""
+def added(net: Netlist, bits: Sequence[tuple[int, int]], constant: int) -> tuple[list[tuple[int, int]], int]:
+    """The same sum as (bits (column, literal), a constant), after all counters that remove a bit with every LUT."""
     heap = Columns(net, constant)
     for column, literal in bits:
         heap.put(column, literal)
