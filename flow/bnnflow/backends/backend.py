@@ -246,7 +246,7 @@ class BuildConfig:
             need(getattr(self, name, value) == value, name, why)
             for node, row in self.layers.items():
                 if row.get(name, value) != value:
-                    raise InputError(f"{self._option_of(node)}: {name}={as_text(row[name])}: {why}")
+                    raise InputError(f"{as_given(layers={node: {name: row[name]}})}: {why}")
         # NumPy's numbers do not go into YAML and JSON, nor do mappings that are no dictionaries.
         plain = {name: {str(key): goal_of(value) if key == "netlist" else
                         str(value) if isinstance(value, str) else int(value) for key, value in row.items()}

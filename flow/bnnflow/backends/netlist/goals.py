@@ -20,10 +20,15 @@ GOALS = {AREA: "the fewest LUTs", BALANCED: "the least product of LUTs and ns", 
 
 
 class Plan(NamedTuple):
-    """A way to make a sum: of trees of LUTs or of carry chains, with so many common sums one behind the other."""
+    """A way to make a sum: of trees of LUTs or of carry chains, with so many common sums one behind the other.
+
+    `deadline` is when comparisons by trees must be ready, in ns: the smallest of such trees are made. Where it is
+    earlier than can be, they are ready as soon as can be.
+    """
 
     trees: bool
     depth: int
+    deadline: float = 0.0
 
 
 CHAINS = [Plan(False, depth) for depth in (UNBOUNDED, 2, 1, 0)]

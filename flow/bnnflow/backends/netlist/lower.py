@@ -135,23 +135,31 @@ class NetlistBuilder:
         return self.goals[with_goal(self.graph, node)]
 
     def _best(self, node: Node, goal: Goal) -> Plan:
-        """The best plan of a goal; those are left out that make the same adder graphs as another one."""
+        """The best plan of a goal: of LUTs and ns from when all that the node reads is ready."""
         first, known = len(self.net.gates), (dict(self.words), dict(self.open))
         begin = max((self.net.when[literal >> 1] for name in node.inputs for word in self.words.get(name, ())
                      for literal in word), default=0.0)
         ranks: dict[Plan, tuple[float, ...]] = {}
-        for plan in plans(goal):
+
+        def tried(plan: Plan) -> float:
+            """When the node is ready by a plan, which is ranked and taken back."""
             self._carry_out(node, plan)
             literals = [literal for word in self.word(node.name) for literal in word]
-            ns = max((self.net.when[literal >> 1] for literal in literals), default=0.0) - begin
-            ranks[plan] = rank(goal, self.net.luts(literals, first), round(ns, 3))
+            ready = max((self.net.when[literal >> 1] for literal in literals), default=0.0)
+            ranks[plan] = rank(goal, self.net.luts(literals, first), round(ready - begin, 3))
             self.net.forget(first)
             self.words, self.open = dict(known[0]), dict(known[1])
+            return ready
+
+        ends = {plan: tried(plan) for plan in plans(goal)}
+        best = min(ranks, key=lambda plan: ranks[plan])
+        # What is not on the longest path has time.
+        tried(best._replace(deadline=ends[best] if isinstance(goal, str) else max(ends[best], begin + goal)))
         return min(ranks, key=lambda plan: ranks[plan])
 
     def _carry_out(self, node: Node, plan: Plan) -> None:
         """Make a node by a plan, and the sums that wait for it."""
-        self.net.trees, self.depth = plan
+        self.net.trees, self.depth, self.net.deadline = plan
         self.net.layer = node.name
         EMIT_LOGIC[node.op](node, self)
         if node.name in self.graph.outputs:

@@ -117,12 +117,14 @@ class Columns:
 def reached(net: Netlist, bits: Sequence[tuple[int, int]], constant: int) -> int:
     """The literal of [sum of 2^column of the `bits` (column, literal) + constant >= 0].
 
-    Of the trees with eager and with lazy counters the one that is ready first is made, of equal ones the smallest.
+    Of the trees with eager and with lazy counters the smallest one is made that is ready at the net's deadline; where
+    none is, the one that is ready first.
     """
     first, trees = len(net.gates), []
     for least in EAGER:
         literal = _tree(net, bits, constant, least)
-        trees.append((round(net.when[literal >> 1], 3), len(net.gates) - first, least))
+        late = max(0.0, round(net.when[literal >> 1] - net.deadline, 3))
+        trees.append((late, len(net.gates) - first, least))
         net.forget(first)
     return _tree(net, bits, constant, min(trees)[2])
 
@@ -137,9 +139,9 @@ def _tree(net: Netlist, bits: Sequence[tuple[int, int]], constant: int, least: f
             return TRUE
         if heap.constant + sum(len(part) << k for k, part in enumerate(heap.columns)) < 0:
             return FALSE
-        literal = _decided(heap)
-        if literal is not None:
-            return literal
+        decided = _decided(heap)
+        if decided is not None:
+            return decided
         if _floor(heap, 1.0) or heap.compress(least) or heap.wait():
             continue
         if len(heap.columns) <= MOST_COLUMNS:

@@ -124,7 +124,8 @@ class Netlist:
     For every node, `level` has the number of LUTs on the longest path up to and including it, `when` the ns at which it
     is ready (bnnflow.devices.timing, all inputs at 0), and `owner` the layer that it belongs to: what `layer` was when
     the node was made. `trees` says whether sums that are made now are trees of LUTs (`lut_trees`) or of carry chains
-    (`bit_heap`).
+    (`bit_heap`), and `deadline` when comparisons by such trees should be ready, in ns. `kept` are the functions that
+    are LUTs of their own in such trees.
     """
 
     def __init__(self) -> None:
@@ -133,6 +134,7 @@ class Netlist:
         self.when: list[float] = [0.0]
         self.layer = ""
         self.trees = False
+        self.deadline = 0.0
         self.kept: set[int] = set()
         self.owner: list[str] = [""]
         self._known: dict[Gate, int] = {}
