@@ -114,6 +114,7 @@ class NetlistBuilder:
     def __init__(self, graph: Graph, share: bool, goals: Mapping[str, Goal]):
         self.graph, self.share, self.goals, self.net = graph, share, goals, Netlist()
         self.depth = UNBOUNDED  # of common sums, in the plan that is carried out
+        self._used: list[AdderGraph] = []  # by the sums that were made for it
         self.words: dict[str, list[Word]] = {}
         self.open: dict[str, list[OpenSum]] = {}
         self.reads = {node.name: len(graph.readers(node.name)) + graph.outputs.count(node.name) for node in graph}
@@ -140,26 +141,40 @@ class NetlistBuilder:
         begin = max((self.net.when[literal >> 1] for name in node.inputs for word in self.words.get(name, ())
                      for literal in word), default=0.0)
         ranks: dict[Plan, tuple[float, ...]] = {}
+        ends: dict[Plan, float] = {}  # when the node is ready
+        seen: set[tuple[bool, float, tuple[int, ...]]] = set()
 
-        def tried(plan: Plan) -> float:
-            """When the node is ready by a plan, which is ranked and taken back."""
-            self._carry_out(node, plan)
-            literals = [literal for word in self.word(node.name) for literal in word]
-            ready = max((self.net.when[literal >> 1] for literal in literals), default=0.0)
-            ranks[plan] = rank(goal, self.net.luts(literals, first), round(ready - begin, 3))
+        def rank_plan(plan: Plan) -> None:
+            """Carry out a plan, unless another one makes the same of the same common sums, and take it back."""
+            self._begin(node, plan)
+            way = plan.trees, plan.deadline, tuple(map(id, self._used))
+            if way not in seen:
+                seen.add(way)
+                self._carry_out(node, plan)
+                literals = [literal for word in self.word(node.name) for literal in word]
+                ends[plan] = max((self.net.when[literal >> 1] for literal in literals), default=0.0)
+                ranks[plan] = rank(goal, self.net.luts(literals, first), round(ends[plan] - begin, 3))
             self.net.forget(first)
             self.words, self.open = dict(known[0]), dict(known[1])
-            return ready
 
-        ends = {plan: tried(plan) for plan in plans(goal)}
+        for plan in plans(goal):
+            rank_plan(plan)
         best = min(ranks, key=lambda plan: ranks[plan])
         # What is not on the longest path has time.
-        tried(best._replace(deadline=ends[best] if isinstance(goal, str) else max(ends[best], begin + goal)))
+        rank_plan(best._replace(deadline=ends[best] if isinstance(goal, str) else max(ends[best], begin + goal)))
         return min(ranks, key=lambda plan: ranks[plan])
+
+    def _begin(self, node: Node, plan: Plan) -> None:
+        """Make the sums that wait for a node, by a plan."""
+        self.net.trees, self.depth, self.net.deadline = plan
+        self._used = []
+        for name in node.inputs:
+            if self.graph[name].traits.adds:
+                self._need(name)
 
     def _carry_out(self, node: Node, plan: Plan) -> None:
         """Make a node by a plan, and the sums that wait for it."""
-        self.net.trees, self.depth, self.net.deadline = plan
+        self._begin(node, plan)
         self.net.layer = node.name
         EMIT_LOGIC[node.op](node, self)
         if node.name in self.graph.outputs:
@@ -195,7 +210,10 @@ class NetlistBuilder:
         depth = self.depth if self.share else 0
         key = (many.shape, bits, depth, many.tobytes())
         if key not in self._adder_graphs:
-            self._adder_graphs[key] = adder_graph(many, bits, depth)
+            found = adder_graph(many, bits, depth)
+            equal = (other for other in self._adder_graphs.values() if other == found)
+            self._adder_graphs[key] = next(equal, found)
+        self._used.append(self._adder_graphs[key])
         return SumOfTaps(levels, few, self._adder_graphs[key])
 
 

@@ -23,17 +23,18 @@ __all__ = ["added", "in_two_rows", "not_less", "reached"]
 Bits = list[tuple[float, int]]  # (ns, literal), ascending
 MOST_BITS = 18  # that two rows of LUTs decide on: three groups of six, with two bits of code each
 MOST_COLUMNS = 14  # of these bits; of more columns the lowest leave first, as sets of sums would be large
+MANY = 200  # bits of a comparison for which only one tree is made: the others take longer to make than they save
 EPSILON = 1e-6  # ns
 ANY = 0.01  # bits that a counter removes with a LUT where every counter will do
-EAGER = (1.0, 0.6, 0.3)  # bits that a counter removes with a LUT, at least: the trees of these are tried for every sum
+EAGER = (1.0, 0.6, 0.3)  # bits that a counter removes with a LUT, at least, before a tree waits for its next bits
 
 
 # Counters: literals of three neighbouring columns that become the bits of their sum, a LUT each, and how many bits go
-# with a LUT. 6:3 and 5,1:3 are first, 3:2 is among the last.
-COUNTERS = sorted((((a, b, c), (a + b + c) / (a + 2 * b + 4 * c).bit_length() - 1)
-                   for a, b, c in product(range(2, 7), range(4), range(2)) if a + b + c <= INPUTS
-                   and (a + 2 * b + 4 * c).bit_length() < min(4, a + b + c)),
-                  key=lambda entry: (-entry[1], [-n for n in entry[0]]))
+# with a LUT. The best are first: 6:3 and then 5,1:3, or the other way round. 3:2 is among the last.
+FOUND = [((a, b, c), (a + b + c) / (a + 2 * b + 4 * c).bit_length() - 1)
+         for a, b, c in product(range(2, 7), range(4), range(2))
+         if a + b + c <= INPUTS and (a + 2 * b + 4 * c).bit_length() < min(4, a + b + c)]
+COUNTERS = [sorted(FOUND, key=lambda entry: (-entry[1], sign * entry[0][0])) for sign in (-1, 1)]
 
 
 class Item(NamedTuple):
@@ -45,10 +46,10 @@ class Item(NamedTuple):
 
 
 class Columns:
-    """Columns of literals: column k holds those of weight 2^k; `constant` is added."""
+    """Columns of literals: column k holds those of weight 2^k; `constant` is added. `order` is one of COUNTERS."""
 
-    def __init__(self, net: Netlist, constant: int):
-        self.net, self.constant, self.now = net, constant, 0.0
+    def __init__(self, net: Netlist, constant: int, order: int = 0):
+        self.net, self.constant, self.order, self.now = net, constant, order, 0.0
         self.columns: list[Bits] = []
 
     def put(self, column: int, literal: int) -> None:
@@ -91,7 +92,7 @@ class Columns:
         """
         ready = [*map(self.ready, range(len(self.columns))), 0, 0]
         before = sum(ready)
-        for (a, b, c), rate in COUNTERS:
+        for (a, b, c), rate in COUNTERS[self.order]:
             if rate < least:
                 break
             for k, column in enumerate(self.columns[: len(ready) - 2]):
@@ -117,20 +118,21 @@ class Columns:
 def reached(net: Netlist, bits: Sequence[tuple[int, int]], constant: int) -> int:
     """The literal of [sum of 2^column of the `bits` (column, literal) + constant >= 0].
 
-    Of the trees with eager and with lazy counters the smallest one is made that is ready at the net's deadline; where
-    none is, the one that is ready first.
+    Of the trees with eager and with lazy counters, in either order, the smallest one is made that is ready at the net's
+    deadline; where none is, the one that is ready first.
     """
     first, trees = len(net.gates), []
-    for least in EAGER:
-        literal = _tree(net, bits, constant, least)
+    ways = list(product(EAGER, range(len(COUNTERS))))
+    for way in ways if len(bits) <= MANY else ways[:1]:
+        literal = _tree(net, bits, constant, *way)
         late = max(0.0, round(net.when[literal >> 1] - net.deadline, 3))
-        trees.append((late, len(net.gates) - first, least))
+        trees.append((late, len(net.gates) - first, way))
         net.forget(first)
-    return _tree(net, bits, constant, min(trees)[2])
+    return _tree(net, bits, constant, *min(trees)[2])
 
 
-def _tree(net: Netlist, bits: Sequence[tuple[int, int]], constant: int, least: float) -> int:
-    heap = Columns(net, constant)
+def _tree(net: Netlist, bits: Sequence[tuple[int, int]], constant: int, least: float, order: int) -> int:
+    heap = Columns(net, constant, order)
     for column, literal in bits:
         heap.put(column, literal)
     while True:
@@ -311,8 +313,21 @@ def _classes(own: Sequence[int], others: int, need: int) -> list[int]:
 
 
 def added(net: Netlist, bits: Sequence[tuple[int, int]], constant: int) -> tuple[list[tuple[int, int]], int]:
-    """The same sum as (bits (column, literal), a constant), after all counters that remove a bit with every LUT."""
-    heap = Columns(net, constant)
+    """The same sum as (bits (column, literal), a constant), after all counters that remove a bit with every LUT.
+
+    Of the orders of counters the one stays that leaves bits which are ready first, of equal ones the fewest.
+    """
+    first, ends = len(net.gates), []
+    for order in range(len(COUNTERS)):
+        left, _ = _compressed(net, bits, constant, order)
+        ends.append((round(max([net.when[literal >> 1] for _, literal in left], default=0.0), 3), len(left), order))
+        net.forget(first)
+    return _compressed(net, bits, constant, min(ends)[2])
+
+
+def _compressed(net: Netlist, bits: Sequence[tuple[int, int]], constant: int, order: int
+                ) -> tuple[list[tuple[int, int]], int]:
+    heap = Columns(net, constant, order)
     for column, literal in bits:
         heap.put(column, literal)
     while heap.compress(1.0) or heap.wait():
