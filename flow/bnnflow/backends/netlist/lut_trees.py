@@ -26,7 +26,9 @@ MOST_COLUMNS = 14  # of these bits; of more columns the lowest leave first, as s
 MANY = 200  # bits of a comparison for which only one tree is made: the others take longer to make than they save
 EPSILON = 1e-6  # ns
 ANY = 0.01  # bits that a counter removes with a LUT where every counter will do
-EAGER = (1.0, 0.6, 0.3)  # bits that a counter removes with a LUT, at least, before a tree waits for its next bits
+# The trees that are tried: how many bits a counter removes with a LUT, at least, before a tree waits for its next bits,
+# and the order of counters.
+WAYS = ((1.0, 0), (0.6, 0), (0.3, 0), (0.6, 1))
 
 
 # Counters: literals of three neighbouring columns that become the bits of their sum, a LUT each, and how many bits go
@@ -122,8 +124,7 @@ def reached(net: Netlist, bits: Sequence[tuple[int, int]], constant: int) -> int
     deadline; where none is, the one that is ready first.
     """
     first, trees = len(net.gates), []
-    ways = list(product(EAGER, range(len(COUNTERS))))
-    for way in ways if len(bits) <= MANY else ways[:1]:
+    for way in WAYS if len(bits) <= MANY else WAYS[:1]:
         literal = _tree(net, bits, constant, *way)
         late = max(0.0, round(net.when[literal >> 1] - net.deadline, 3))
         trees.append((late, len(net.gates) - first, way))
