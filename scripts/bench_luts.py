@@ -1,12 +1,14 @@
-"""LUTs of single layers: ours, alkaid's (0.8.2) and sums written with `+`, all by yosys with the same flags.
+"""LUTs and ns of single layers: ours by every goal, alkaid's (0.8.2) and sums written with `+`, by the same yosys.
 
     python scripts/bench_luts.py                    # every layer: an hour or so, most of it alkaid's and yosys'
     python scripts/bench_luts.py reference fan-in   # layers by their names
     python scripts/bench_luts.py --ours             # without alkaid
 
-Each row has LUT1-6 as they are, yosys' packed estimate, carry blocks, MUXF, depth, and the seconds of yosys. Every
-design of ours is equal to the graph on 100,000 random vectors, alkaid's on 2,000. alkaid runs twice, with and without
-carry chains; the smaller design counts, of those that yosys finishes in ten minutes. Needs the extra `bench`.
+Each row has LUT1-6 as they are, yosys' packed estimate, carry blocks, MUXF, depth, the ns of the longest path
+(`bnnflow.devices.timing`), the product of LUTs and ns, and the seconds of yosys. Every design of ours is equal to the
+graph on 100,000 random vectors, alkaid's on 2,000. alkaid runs twice, with and without carry chains; of those that
+yosys finishes in ten minutes, the smaller one counts where sizes are compared, and the one of the smaller product where
+products and ns are. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bnnflow.backends.netlist.goals import GOALS, Goal
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.backends.verilog import to_verilog
 from bnnflow.errors import ToolError
@@ -127,22 +131,23 @@ LAYERS: dict[str, Callable[[], Layer]] = {
     "ternary-4bit": lambda: _ternary(.5, (32, 32), 4),
     "dense-8bit": lambda: _values([-1, 1], (16, 64), 8),
 }
+TARGET = 3.0  # ns, beside the goals that have names
 SEVERAL_BITS = ("ternary-4bit", "dense-8bit")
 
 
-def ours(layer: Layer) -> tuple[Size, str]:
+def ours(layer: Layer, goal: Goal) -> tuple[list[Size], str]:
     graph = layer.graph()
     start = time.monotonic()
-    logic = to_logic(graph)
+    logic = to_logic(graph, goals=goal)
     rtl = to_verilog(logic, "design")
     seconds = time.monotonic() - start
     codes = np.random.default_rng(6).integers(0, 2**layer.bits, (100_000, layer.inputs))
     assert np.array_equal(logic([codes])[0], graph(codes))
     files = {name.split("/")[1]: rtl.files[name] for name in rtl.sources}
-    return synthesize(files, "design"), f"netlist {seconds:.1f} s"
+    return [synthesize(files, "design")], f"netlist {seconds:.1f} s"
 
 
-def plus(layer: Layer) -> tuple[Size, str]:
+def plus(layer: Layer) -> tuple[list[Size], str]:
     """Every output as one sum of its taps, written with `+` in Verilog: yosys makes carry chains of it."""
     assert layer.bits == 1
     outputs = []
@@ -152,10 +157,10 @@ def plus(layer: Layer) -> tuple[Size, str]:
                        f"    assign y[{j}] = s{j} >= {layer.thresholds[j] + (column < 0).sum()};")
     text = "\n".join([f"module design (input wire [{layer.inputs - 1}:0] x, output wire [{len(outputs) - 1}:0] y);",
                       *outputs, "endmodule", ""])
-    return synthesize({"design.v": text}, "design"), ""
+    return [synthesize({"design.v": text}, "design")], ""
 
 
-def alkaid(layer: Layer) -> tuple[Size | None, str]:
+def alkaid(layer: Layer) -> tuple[list[Size], str]:
     from alkaid.trace import FVArrayInput
 
     x = FVArrayInput((layer.inputs,))
@@ -168,11 +173,10 @@ def alkaid(layer: Layer) -> tuple[Size | None, str]:
 
 
 def traced(x: Any, compute: Callable[[], Any], samples: np.ndarray, expected: np.ndarray,
-           carries: Sequence[bool] = (True, False)) -> tuple[Size | None, str]:
-    """(size, note) of alkaid's Verilog of what `compute` makes of its input x, the smaller one of its runs.
+           carries: Sequence[bool] = (True, False)) -> tuple[list[Size], str]:
+    """(sizes, note) of alkaid's Verilog of what `compute` makes of its input x, of every run that yosys finishes.
 
-    It is equal to `expected` on `samples` (n, inputs). A run is with carry chains or without. The size is None where
-    yosys finishes none.
+    It is equal to `expected` on `samples` (n, inputs). A run is with carry chains or without.
     """
     from alkaid.codegen import RTLModel
     from alkaid.trace import trace
@@ -188,30 +192,45 @@ def traced(x: Any, compute: Callable[[], Any], samples: np.ndarray, expected: np
     for carry in carries:
         with contextlib.suppress(ToolError):  # yosys takes hours for some of its netlists without carry chains
             sizes.append(synthesize(files, "design", carry=carry, seconds=600))
-    return min(sizes, key=lambda size: size.raw, default=None), f"netlist {seconds:.1f} s, {len(sizes)} runs"
+    return sizes, f"netlist {seconds:.1f} s"
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
-def measured(name: str, peer: bool) -> dict[str, Size]:
-    """The sizes of a layer's designs by who made them, printed as they come."""
-    makers: dict[str, Callable[[Layer], tuple[Size | None, str]]] = {"ours": ours}
+def product(size: Size) -> float:
+    """LUTs times ns of the longest path."""
+    return size.raw * (size.delay or 0.0)
+
+
+def measured(name: str, peer: bool) -> dict[str, list[Size]]:
+    """The sizes of a layer's designs by who made them, and for what goal, printed as they come."""
+    makers: dict[str, Callable[[Layer], tuple[list[Size], str]]] = {
+        str(goal): partial(ours, goal=goal) for goal in (*GOALS, TARGET)}
     if peer:
         makers["alkaid"] = alkaid
     if peer and name == "reference":
         makers["+"] = plus
-    layer, sizes = LAYERS[name](), {}
+    layer, found = LAYERS[name](), {}
     for who, make in makers.items():
-        size, note = make(layer)
-        if size is None:
-            print(f"{name:14}{who:8} yosys did not finish")
-            continue
-        sizes[who] = size
-        print(f"{name:14}{who:8}{size.raw:8,}{size.packed or 0:8,}{size.carry:7,}{size.muxf:6,}{size.depth:7}"
-              f"{size.seconds:9.1f}  {note}", flush=True)
-    return sizes
+        found[who], note = make(layer)
+        if not found[who]:
+            print(f"{name:14}{who:9} yosys did not finish")
+        for size in found[who]:
+            print(f"{name:14}{who:9}{size.raw:8,}{size.packed or 0:8,}{size.carry:7,}{size.muxf:6,}{size.depth:7}"
+                  f"{size.delay or 0.0:8.2f}{product(size):10,.0f}{size.seconds:9.1f}  {note}", flush=True)
+    return found
+
+
+def compared(found: dict[str, list[Size]]) -> dict[str, float]:
+    """Ratios of ours and alkaid's: of the sizes, of the least products, and of LUTs and ns for the fewest ns."""
+    theirs = min(found["alkaid"], key=product)
+    (area,), (delay,) = found["area"], found["delay"]
+    best = min((size for who in (*GOALS, str(TARGET)) for size in found[who]), key=product)
+    return {"raw, area": area.raw / min(size.raw for size in found["alkaid"]),
+            "least LUTs x ns": product(best) / product(theirs),
+            "ns, delay": (delay.delay or 0.0) / (theirs.delay or 1.0), "raw, delay": delay.raw / theirs.raw}
 
 
 def main() -> None:
@@ -219,16 +238,17 @@ def main() -> None:
     parser.add_argument("layers", nargs="*", help=", ".join(LAYERS))
     parser.add_argument("--ours", action="store_true", help="without alkaid")
     options = parser.parse_args()
-    print(f"{'layer':14}{'':8}{'raw':>8}{'packed':>8}{'carry':>7}{'muxf':>6}{'depth':>7}{'yosys s':>9}")
-    ratios: dict[bool, list[float]] = {False: [], True: []}
+    print(f"{'layer':14}{'':9}{'raw':>8}{'packed':>8}{'carry':>7}{'muxf':>6}{'depth':>7}{'ns':>8}{'LUT x ns':>10}"
+          f"{'yosys s':>9}")
+    ratios: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     for name in options.layers or LAYERS:
-        sizes = measured(name, peer=not options.ours)
-        if "alkaid" in sizes:
-            ratios[name in SEVERAL_BITS].append(sizes["ours"].raw / sizes["alkaid"].raw)
+        found = measured(name, peer=not options.ours)
+        if found.get("alkaid"):
+            ratios[name in SEVERAL_BITS].append(compared(found))
     for several, what in ((False, "1-bit inputs"), (True, "several-bit inputs")):
-        if ratios[several]:
-            print(f"geometric mean ours/alkaid, raw, {what}: {geometric_mean(ratios[several]):.3f} "
-                  f"({len(ratios[several])} layers)")
+        for key in ratios[several][0] if ratios[several] else ():
+            mean = geometric_mean([row[key] for row in ratios[several]])
+            print(f"geometric mean ours/alkaid, {what}, {len(ratios[several])} layers: {key} {mean:.3f}")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,8 @@ def alkaid(model: Any, graph: Graph, codes: np.ndarray) -> Size | None:
         return h
 
     codes = codes[:PEER_VECTORS]
-    return traced(x, compute, codes / 1024, graph.decode(graph(codes)), carries=[True])[0]
+    sizes, _ = traced(x, compute, codes / 1024, graph.decode(graph(codes)), carries=[True])
+    return sizes[0] if sizes else None
 
 
 def bench_trained(names: Sequence[str], out: Path) -> None:

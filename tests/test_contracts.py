@@ -11,6 +11,7 @@ import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
 
+from bnnflow.backends.netlist.goals import GOALS
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.frontends.keras.calls import model_calls
 from bnnflow.frontends.keras.layers import LOWERINGS
@@ -159,8 +160,9 @@ def test_netlist_is_the_graph(name):
     model = NETWORKS[name]()
     graph = bf.lower(model, INPUT_TYPE)
     codes = check_codes(graph, graph.encode(inputs(model, 100)))
-    for ours, expected in zip(to_logic(graph)(codes), tf.nest.flatten(graph(codes)), strict=True):
-        assert np.array_equal(ours, expected)
+    for goal in GOALS:
+        for ours, expected in zip(to_logic(graph, goals=goal)(codes), tf.nest.flatten(graph(codes)), strict=True):
+            assert np.array_equal(ours, expected), goal
 
 
 @pytest.mark.parametrize("name", KERNELS)

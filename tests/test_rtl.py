@@ -248,7 +248,51 @@ def test_verilator_finds_a_wrong_bit_and_a_wrong_cycle(tmp_path):
                                   for seed in range(22)])  # every kind of levels, and the rest in `make fuzz`
 def test_formal_equivalence(tmp_path, seed):
     graph = small_layer(seed)
-    prove({"shared": to_logic(graph), "single": to_logic(graph, share=False)}, graph, tmp_path)
+    prove({"shared": to_logic(graph), "single": to_logic(graph, share=False),
+           **{str(goal): to_logic(graph, goals=goal) for goal in ("balanced", "delay")}}, graph, tmp_path)
+
+
+@pytest.mark.rtl
+@needs_yosys
+@pytest.mark.parametrize("goal", ["balanced", "delay"])
+def test_trees_of_luts_come_out_of_synthesis_as_they_are(tmp_path, goal):
+    """The vendor's primitives are proven, too; LUTs and ns are those that were counted when the goal was chosen by."""
+    graph = small_layer(0)
+    logic = to_logic(graph, goals=goal)
+    prove({goal: logic}, graph, tmp_path)
+    rtl = to_verilog(logic, "design")
+    size = synthesize({file.split("/")[1]: rtl.files[file] for file in rtl.sources}, "design")
+    assert size.raw == logic.net.luts(logic.wanted, 0) and size.carry == 0
+    assert size.delay == pytest.approx(max(logic.net.when[literal >> 1] for literal in logic.wanted), abs=1e-3)
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"netlist": "fast"}, "netlist='fast': use area, balanced or delay, or a number of ns from 0.1 to 1000"),
+    ({"netlist": True}, "netlist=True: use area"),
+    ({"layers": {"sum": {"netlist": 0.0}}}, r"layers\['sum'\]: netlist=0.0: use area"),
+    ({"layers": {"y": {"netlist": "delay"}}}, "layers names 'y', which is made with 'sum'; name that node"),
+    ({"layers": {"z": {"netlist": "delay"}}}, "layers names 'z', which is no node; the nodes are x, sum, y"),
+    ({"backend": "Vitis", "netlist": "delay"}, "netlist='delay': no node is a netlist; use "
+                                               "strategy='distributed_arithmetic' or backend='Verilog'"),
+    ({"backend": "Vitis", "layers": {"sum": {"netlist": 2.5}}}, "node 'sum': it is no netlist; use layers="),
+])
+def test_goals_that_cannot_be(tmp_path, options, words):
+    with pytest.raises(bf.InputError, match=words):
+        bf.build(small_layer(1), bf.BuildConfig(output_dir=tmp_path / "prj", **{"backend": "Verilog", **options}))
+
+
+def test_a_goal_of_one_layer(tmp_path):
+    """The other layer's text is that of "area"; the project knows its goals."""
+    graph = small_network(1)
+    texts = {}
+    every = {"area": {}, "one": {"layers": {"sum": {"netlist": "delay"}}}, "all": {"netlist": "delay"}}
+    for goal, options in every.items():
+        config = bf.BuildConfig(output_dir=tmp_path / goal, backend="Verilog", pipelined=False, **options)
+        texts[goal] = bf.build(graph, config).rtl
+    assert Project.open(tmp_path / "one").config.netlist_of("sum") == "delay"
+    first = "myproject_layer_y.v"
+    assert texts["one"][first] == texts["all"][first] != texts["area"][first]
+    assert "flow_add" in texts["one"]["myproject_layer_z.v"] and "flow_add #" not in texts["all"]["myproject_layer_y.v"]
 
 
 @pytest.mark.rtl

@@ -23,6 +23,7 @@ from rich.table import Table
 
 import bnnflow as bf
 from bnnflow.backends.backend import AUTO, BACKENDS, BuildConfig
+from bnnflow.backends.netlist.goals import GOALS
 from bnnflow.errors import BnnflowError, InputError, Mismatch, ToolError, as_given, choice, on_command_line
 from bnnflow.facts.facts import CODE, Facts
 from bnnflow.files import existing, whole_file
@@ -64,6 +65,8 @@ Reuse = Annotated[int, typer.Option(help="Latency: initiation interval in cycles
 IoType = Annotated[str, typer.Option(help="io_parallel (arrays) or io_stream (pixel by pixel)")]
 Strategy = Annotated[str, typer.Option(help="Latency (unrolled, one pipeline), Resource (loops, DATAFLOW) or "
                                                    "distributed_arithmetic (unrolled, a netlist: docs/logic.md)")]
+Netlist = Annotated[str, typer.Option(help=f"what netlists are to be best at: {choice(GOALS)} (LUTs x ns), or ns that "
+                                          "no layer's logic should take more of")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="NODE:reuse_factor=4,strategy=Resource for one node; "
                                                                   "repeat it for others")]
 Interval = Annotated[int | None, typer.Option(help="fold every sum as far as it keeps up with an input every so many "
@@ -198,8 +201,10 @@ def _layers(texts: list[str]) -> dict[str, dict[str, Any]]:
     return layers
 
 
-def _number(text: str) -> int | str:
-    """A whole number where the text is one that can be an option's, else the text."""
+def _number(text: str) -> float | str:
+    """A number where the text is one that can be an option's, else the text."""
+    if re.fullmatch(r"[0-9]{1,30}\.[0-9]{1,30}", text):
+        return float(text)
     return int(text) if re.fullmatch("[0-9]{1,30}", text) else text
 
 
@@ -325,6 +330,7 @@ def build(model: Model,
           backend: Backend = BuildConfig.backend, part: Part = BuildConfig.part,
           clock_period: Clock = BuildConfig.clock_period, reuse_factor: Reuse = BuildConfig.reuse_factor,
           io_type: IoType = BuildConfig.io_type, strategy: Strategy = BuildConfig.strategy, layer: Layers = None,
+          netlist: Netlist = str(BuildConfig.netlist),
           encoder: Encoder = BuildConfig.encoder, combinational: Combinational = False,
           interval: Interval = None, throughput: Throughput = None, fit: Fit = False,
           vectors: Annotated[Path | None, typer.Option(help=".npy of inputs (floats) or codes (integers) for the test "
@@ -334,7 +340,7 @@ def build(model: Model,
 
     config = BuildConfig(output_dir=output_dir, backend=backend, part=part, clock_period=clock_period,
                          io_type=io_type, reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
-                         pipelined=not combinational, layers=_layers(layer or []))
+                         pipelined=not combinational, netlist=_number(netlist), layers=_layers(layer or []))
     check_goal(interval, throughput, fit)
     arrays = _arrays(vectors)
     config.target.ready()
@@ -406,8 +412,11 @@ def estimate(context: typer.Context,
              backend: Backend = BuildConfig.backend, part: Part = BuildConfig.part,
              clock_period: Clock = BuildConfig.clock_period, reuse_factor: Reuse = BuildConfig.reuse_factor,
              io_type: IoType = BuildConfig.io_type, strategy: Strategy = BuildConfig.strategy, layer: Layers = None,
+             netlist: Netlist = str(BuildConfig.netlist),
              encoder: Encoder = BuildConfig.encoder, combinational: Combinational = False,
              interval: Interval = None, throughput: Throughput = None, fit: Fit = False,
+             front: Annotated[bool, typer.Option("--front", help="LUTs and ns of the Verilog by each goal of --netlist")
+                              ] = False,
              synth: Annotated[bool, typer.Option("--synth", help="by logic synthesis of every kernel (yosys) instead "
                                                                  "of the table; kept with a project, for its report")
                               ] = False) -> None:
@@ -426,9 +435,12 @@ def estimate(context: typer.Context,
     else:
         config = BuildConfig(backend=backend, part=part, clock_period=clock_period, io_type=io_type,
                              reuse_factor=reuse_factor, strategy=strategy, encoder=encoder,
-                             pipelined=not combinational, layers=_layers(layer or []))
+                             pipelined=not combinational, netlist=_number(netlist), layers=_layers(layer or []))
         check_goal(interval, throughput, fit)
         graph = _graph(design, input_type, output_type, argmax)
+        if front:
+            out.print(_front(graph, config))
+            return
         with doing("estimating"):
             facts = bf.estimate(graph, config, synthesize=synth, interval=interval, throughput=throughput, fit=fit)
         graph = bf.split_encoder(graph)[1] if encoder == "outside" else graph
@@ -446,6 +458,19 @@ def estimate(context: typer.Context,
             every = f"an input every {interval_then[1]:,} cycles" if interval_then else ""
             out.print(f"fits with: {flags} ({every})", highlight=False)
         out.print(f"fits as it is: {', '.join(devices) or 'none of the parts known'}", highlight=False)
+
+
+def _front(graph: Graph, config: BuildConfig) -> Table:
+    """LUTs and ns of the netlists of a graph, by what they are best at."""
+    from bnnflow.estimates.netlists import front
+
+    if not config.target.one_netlist:
+        raise InputError(f"--front: a {config.target.name} project is no netlist as a whole; use "
+                         f"{as_given(backend='Verilog')}")
+    table = Table("netlist", "LUT", "cycles", "ns, longest path", "LUT x ns", box=None, pad_edge=False)
+    for goal, (luts, cycles, ns) in front(graph, config).items():
+        table.add_row(goal, f"{luts:,.0f}", f"{cycles}", f"{ns:.2f}", f"{luts * ns:,.0f}")
+    return table
 
 
 def _share(facts: Facts) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bnnflow.backends.netlist.goals import AREA, GOALS, Goal, goal_of
 from bnnflow.errors import InputError, as_given, as_text, choice, in_words_of
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.nodes import Int, is_clean
 
 __all__ = ["AUTO", "BACKENDS", "CPP", "LAST", "RTL", "STRATEGIES", "Backend", "BuildConfig", "Kernels", "TracedTop",
-           "is_top", "register"]
+           "is_top", "option_of", "register", "unknown_nodes"]
 
 # The languages of projects: a toolchain takes those of its own (`bnnflow.toolchains`).
 CPP, RTL = "C++", "Verilog"
@@ -104,7 +105,7 @@ class Backend:
     hand in what is written.
 
     `one_netlist`: the whole design is one netlist of LUTs and is counted as such, not kernels with costs of their own.
-    `fixed` has the options of a build that do not apply: {option: (the value that it must have, why)}.
+    `fixed` has the options of a build, or of its layers, that do not apply: {option: (the value it must have, why)}.
     `fastest` finds the clock period in ns with which a result comes the soonest; None where there is no such choice.
     `cycles` reads the latency, in cycles, that the sources in a folder state for a top module; 0 where they state none.
     `traced` writes the top function once more, in a folder that it may fill, and says how it prints what is in its
@@ -124,7 +125,7 @@ class Backend:
     sources: tuple[str, ...]
     one_netlist: bool = False
     fixed: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
-    fastest: Callable[[Graph], float] | None = None
+    fastest: Callable[[Graph, BuildConfig], float] | None = None
     cycles: Callable[[Path, str], int] = _no_latency
     traced: Callable[[Graph, BuildConfig, Path], TracedTop] | None = None
     ready: Callable[[], None] = _nothing
@@ -165,11 +166,12 @@ def _is_strategy(value: object) -> bool:
     return isinstance(value, str) and value.lower() in map(str.lower, STRATEGIES)
 
 
+NETLIST = f"use {choice(GOALS)}, or a number of ns from 0.1 to 1000"
 LANES = f"a whole number, from 1 to {LAST}"
 # Of every option of a node: whether a value can be right, and what it must be.
 LAYER_OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
     "reuse_factor": (_is_reuse, REUSE), "strategy": (_is_strategy, STRATEGY), "pe": (_is_reuse, LANES),
-    "simd": (_is_reuse, LANES),
+    "simd": (_is_reuse, LANES), "netlist": (lambda value: goal_of(value) is not None, NETLIST),
 }
 
 
@@ -195,7 +197,12 @@ class BuildConfig:
     levels belong in the ADC) and writes them to `thermometer.csv`.
 
     `backend` "Verilog" writes RTL instead of C++, every node unrolled: `pipelined` with a new input every cycle and
-    registers for the `clock_period`, or combinational. `io_type`, `strategy`, `reuse_factor`, `layers` do not apply.
+    registers for the `clock_period`, or combinational. `io_type`, `strategy`, `reuse_factor` do not apply.
+
+    `netlist` is what netlists (backend "Verilog", strategy "distributed_arithmetic") are to be best at: "area", the
+    fewest LUTs; "balanced", the least product of LUTs and ns; "delay", the fewest ns; or a number of ns, the fewest
+    LUTs of which the logic of no sum, up to its codes, takes longer. ns are those of UltraScale+ before placement
+    (`bnnflow.devices.timing`). `layers` overrides it for sums: {"dense1": {"netlist": "delay"}}.
 
     Raises InputError for a value that hls4ml or the vendor tools would misread.
     """
@@ -210,6 +217,7 @@ class BuildConfig:
     project_name: str = "myproject"
     encoder: str = "inside"
     pipelined: bool = True
+    netlist: Goal = AREA
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -236,6 +244,7 @@ class BuildConfig:
             object.__setattr__(self, "clock_period", float(clock))
         need(_is_reuse(self.reuse_factor), "reuse_factor", REUSE)
         need(_is_strategy(self.strategy), "strategy", STRATEGY)
+        need(goal_of(self.netlist) is not None, "netlist", NETLIST)
         need(isinstance(self.layers, Mapping), "layers", 'use {node: {"reuse_factor": ..., "strategy": ...}}')
         for name, options in self.layers.items():
             need(isinstance(options, Mapping), "layers", f'{name!r} needs {{"reuse_factor": ..., "strategy": ...}}')
@@ -248,10 +257,15 @@ class BuildConfig:
         need(is_top(self.project_name), "project_name",
              "must be a C++ name: a letter, then letters, digits or _, not a keyword")
         for name, (value, why) in self.target.fixed.items():
-            need(getattr(self, name) == value, name, why)
+            need(getattr(self, name, value) == value, name, why)
+            for node, row in self.layers.items():
+                if row.get(name, value) != value:
+                    raise InputError(f"{as_given(layers={node: {name: row[name]}})}: {why}")
         # NumPy's numbers do not go into YAML and JSON, nor do mappings that are no dictionaries.
-        plain = {name: {str(key): str(value) if isinstance(value, str) else int(value) for key, value in row.items()}
+        plain = {name: {str(key): goal_of(value) if key == "netlist" else
+                        str(value) if isinstance(value, str) else int(value) for key, value in row.items()}
                  for name, row in self.layers.items()}
+        object.__setattr__(self, "netlist", goal_of(self.netlist))
         object.__setattr__(self, "layers", plain)
         object.__setattr__(self, "reuse_factor", int(self.reuse_factor))
 
@@ -271,7 +285,7 @@ class BuildConfig:
         if self.clock_period != AUTO:
             return self
         assert self.target.fastest is not None
-        return replace(self, clock_period=self.target.fastest(graph))
+        return replace(self, clock_period=self.target.fastest(graph, self))
 
     @property
     def stream(self) -> bool:
@@ -291,6 +305,24 @@ class BuildConfig:
         """"latency", "resource" or "distributed_arithmetic"."""
         return str(self.layers.get(node, {}).get("strategy", self.strategy)).lower()
 
+    def netlist_of(self, node: str) -> Goal:
+        """What the netlist of a node is to be best at."""
+        goal: Goal = self.layers.get(node, {}).get("netlist", self.netlist)
+        return goal
+
     def reuse_of(self, node: str) -> int:
         """The reuse factor of a node."""
         return int(self.layers.get(node, {}).get("reuse_factor", self.reuse_factor))
+
+
+def option_of(node: str) -> str:
+    """The option that names a node, in messages."""
+    return in_words_of("layers", f"--layer {node}:...")
+
+
+def unknown_nodes(graph: Graph, config: BuildConfig) -> Iterator[str]:
+    """What is wrong with options for nodes that are not there."""
+    for name in config.layers:
+        if name not in graph.by_name:
+            yield (f"{option_of(name)} names {name!r}, which is no node; the nodes are "
+                   f"{', '.join(node.name for node in graph)}")

@@ -13,10 +13,10 @@ from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-from bnnflow.backends.backend import RTL, Backend, BuildConfig
+from bnnflow.backends.backend import RTL, Backend, BuildConfig, option_of, unknown_nodes
 from bnnflow.backends.hls.fusion import streamed_kernels
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
-from bnnflow.backends.netlist.lower import Logic, check, to_logic
+from bnnflow.backends.netlist.lower import Logic, check, to_logic, with_goal
 from bnnflow.backends.netlist.netlist import INPUTS, TRUE, Bit, Chain, Given, Lut, sources
 from bnnflow.backends.netlist.schedule import Schedule, fastest_clock
 from bnnflow.backends.project import write_vectors
@@ -104,16 +104,28 @@ class _Modules:
         """True where a layer has registers."""
         return any(node in self.schedule.delays for node in self.schedule.gates[layer])
 
-    def is_neuron(self, node: int) -> bool:
-        """True for a function of six bits of other layers that others read: it is one LUT, whatever a tool thinks.
+    def is_kept(self, node: int) -> bool:
+        """True for a function that is one LUT, whatever a tool thinks.
 
-        An output that is the function's complement would need a LUT of its own, which the tool takes into the function.
+        It is made in a tree of LUTs, or has six inputs, bits of other layers, and is read by others. An output that is
+        the complement of a function with other readers would need a LUT of its own, which the tool takes into it.
         """
         gate, owner = self.net.gates[node], self.schedule.owner[node]
-        return (isinstance(gate, Lut) and len(gate.inputs) == INPUTS
-                and all(self.schedule.owner[source] != owner for source in gate.inputs)
-                and 2 * node + 1 not in self.results
-                and any(export == node for export, _ in self.schedule.exports[owner]))
+        if not isinstance(gate, Lut) or self.is_complement(node) and node in self.read:
+            return False
+        return node in self.net.kept or (
+            len(gate.inputs) == INPUTS and not self.is_complement(node)
+            and all(self.schedule.owner[source] != owner for source in gate.inputs)
+            and any(export == node for export, _ in self.schedule.exports[owner]))
+
+    def is_complement(self, node: int) -> bool:
+        """True for a function whose complement is an output."""
+        return 2 * node + 1 in self.results
+
+    @cached_property
+    def read(self) -> set[int]:
+        """The nodes that gates read."""
+        return {source for _, gate in self.schedule.needed() for source in sources(gate)}
 
     def bus(self, layer: str) -> tuple[str, int]:
         """(name, width) of the bus that carries a layer's signals, or an input of the design."""
@@ -162,14 +174,21 @@ class _Modules:
         if isinstance(gate, Lut):
             if self.latency is not None and node in self.schedule.inside:
                 return []  # it is in the LUT of its chain's position
-            if self.latency is not None or self.is_neuron(node):
-                return self._lut(f"n{node}", gate.inputs, gate.table, stage, layer)
+            if self.latency is not None or self.is_kept(node):
+                return self._own_lut(node, gate, stage, layer)
             inputs = ", ".join(self.signal(2 * source, stage, layer) for source in reversed(gate.inputs))
             called, text = _function(gate.table, len(gate.inputs))
             functions[called] = text
             return [f"    wire n{node} = {called}({{{inputs}}});"]
         assert isinstance(gate, Chain)
         return self._chain(node, gate, layer)
+
+    def _own_lut(self, node: int, gate: Lut, stage: int, layer: str) -> list[str]:
+        """The lines of a function that is a LUT of its own; where an output is its complement, that is made."""
+        if self.latency is not None or not self.is_complement(node):
+            return self._lut(f"n{node}", gate.inputs, gate.table, stage, layer)
+        name, ones = f"o{node}", (1 << (1 << len(gate.inputs))) - 1
+        return [*self._lut(name, gate.inputs, gate.table ^ ones, stage, layer), f"    wire n{node} = ~{name};"]
 
     def _lut(self, name: str, inputs: Sequence[int], table: int, stage: int, layer: str) -> list[str]:
         """The lines that make the signal `name`, a LUT whatever a tool thinks."""
@@ -209,6 +228,18 @@ class _Modules:
             second = row >> inputs.index(a >> 1) & 1 if a > TRUE else 0
             table |= (known.table >> (row & own) & 1 ^ second ^ flip) << row
         return inputs, table
+
+    def _kept(self, node: int, gate: Lut, inputs: str) -> list[str]:
+        """The lines of a function that is a LUT of its own; where an output is its complement, that is made."""
+        table = gate.table
+        for k in range(len(gate.inputs), INPUTS):  # the function of six inputs of which some do not matter
+            table |= table << (1 << k)
+        if len(gate.inputs) < INPUTS:
+            inputs = f"{INPUTS - len(gate.inputs)}'d0, {inputs}"
+        out, wire = f"n{node}", f"n{node}"
+        if self.is_complement(node):
+            out, wire, table = f"lut{node}_o", f"lut{node}_o, n{node} = ~lut{node}_o", table ^ ((1 << 64) - 1)
+        return [f"    wire {wire};", f"    flow_lut6 #(64'h{table:016x}) lut{node} (.i({{{inputs}}}), .o({out}));"]
 
     # --- the top module ---------------------------------------------------------------------------------------------
 
@@ -363,8 +394,9 @@ def _for_each(text: _Text, nodes: Sequence[Node]) -> str:
 
 def write(graph: Graph, config: BuildConfig, codes: Sequence[Int] | None, target: Path) -> dict[str, str]:
     """Write the Verilog of a project, and its vectors; there are no arrays of nodes."""
+    _check(graph, config)
     folder = Path(config.output_dir)
-    rtl = to_verilog(to_logic(graph), config.project_name, config.period if config.pipelined else None)
+    rtl = to_verilog(_logic(graph, config), config.project_name, config.period if config.pipelined else None)
     for name, text in rtl.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -382,13 +414,28 @@ def stated_cycles(folder: Path, top: str) -> int:
     return int(found[1])
 
 
+def _check(graph: Graph, config: BuildConfig) -> None:
+    """Raise InputError for a graph that is too large, or options of nodes that have none."""
+    check(graph)
+    for problem in unknown_nodes(graph, config):
+        raise InputError(problem)
+    for name in config.layers:
+        own = with_goal(graph, graph[name])
+        if own != name:
+            raise InputError(f"{option_of(name)} names {name!r}, which is made with {own!r}; name that node")
+
+
+def _logic(graph: Graph, config: BuildConfig) -> Logic:
+    return to_logic(graph, goals={node.name: config.netlist_of(node.name) for node in graph})
+
+
 def _unrolled(value: object) -> tuple[object, str]:
     return value, "Verilog is fully unrolled; leave it out"
 
 
 VERILOG = Backend(
-    "Verilog", RTL, "RTL simulation", "verilator", "yosys", lambda graph, config: check(graph), write, streamed_kernels,
+    "Verilog", RTL, "RTL simulation", "verilator", "yosys", _check, write, streamed_kernels,
     sources=("rtl/*.v", "tb/*.v"), one_netlist=True,
-    fastest=lambda graph: fastest_clock(to_logic(graph)), cycles=stated_cycles,
+    fastest=lambda graph, config: fastest_clock(_logic(graph, config)), cycles=stated_cycles,
     fixed={"io_type": _unrolled("io_parallel"), "strategy": _unrolled("Latency"), "reuse_factor": _unrolled(1),
-           "layers": _unrolled({})})
+           "pe": _unrolled(None), "simd": _unrolled(None)})

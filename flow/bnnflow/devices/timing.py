@@ -12,10 +12,12 @@ from typing import Any
 
 from bnnflow.devices.cells import Cell, bits, cells_of, inputs, outputs, read_outside
 
-__all__ = ["ALONG", "CLOCK_TO_Q", "LUT", "MUX", "NET", "OFF", "ONTO", "SETUP", "longest_path"]
+__all__ = ["ALONG", "CLOCK_TO_Q", "LEVEL", "LUT", "MUX", "NET", "OFF", "ONTO", "SETUP", "carry_position",
+           "longest_path"]
 
 # Delays in ns. A net leads to every input but a carry; MUX is a multiplexer of two LUTs.
 NET, LUT, MUX = 0.236, 0.06, 0.05
+LEVEL = NET + LUT  # a LUT and the net to it
 # In a carry chain: from S or DI to the next carry, past a position, and from a carry to a sum or to a LUT.
 ONTO, ALONG, OFF = 0.16, 0.005, 0.08
 CLOCK_TO_Q, SETUP = 0.077, -0.025
@@ -44,6 +46,14 @@ def _logic(cells: Iterable[Cell]) -> Iterator[Cell]:
     return (cells[k] for k in TopologicalSorter(before).static_order())
 
 
+def carry_position(carry: float, enters: float) -> tuple[float, float]:
+    """When the sum of a position of a carry chain is ready, and when the carry behind it is.
+
+    `carry` is when the carry before it is ready, `enters` when S and DI are.
+    """
+    return max(carry, enters) + OFF, max(carry + ALONG, enters + ONTO)
+
+
 def _leave(cell: Cell, when: Times) -> None:
     """Note when the outputs of a cell are ready."""
     if cell["type"].startswith("CARRY"):
@@ -60,6 +70,5 @@ def _leave_carry(cell: Cell, when: Times) -> None:
     begins = [when.get(bit, 0.0) for bit in wires["CI"]]
     carry = max(begins + [when[bit] + NET for bit in wires.get("CYINIT", ()) if bit in when])
     for s, di, o, co in zip(wires["S"], wires["DI"], wires["O"], wires["CO"]):
-        enters = max(when.get(s, 0.0), when.get(di, 0.0)) + NET
-        when[o], carry = max(carry, enters) + OFF, max(carry + ALONG, enters + ONTO)
+        when[o], carry = carry_position(carry, max(when.get(s, 0.0), when.get(di, 0.0)) + NET)
         when[co] = carry

@@ -7,7 +7,7 @@ netlist is synthesised. Large kernels are sampled: some of their outputs, evenly
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from bnnflow.backends.backend import BuildConfig
@@ -16,6 +16,7 @@ from bnnflow.backends.hls.folding import Folding
 from bnnflow.backends.hls.fusion import ASKED
 from bnnflow.backends.hls.kernel_call import KernelCall
 from bnnflow.backends.hls.ops import EMIT_HLS
+from bnnflow.backends.netlist.goals import Goal
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.backends.verilog import to_verilog
 from bnnflow.devices.parts import UNKNOWN, part_of
@@ -42,7 +43,7 @@ def synthesized_cost(graph: Graph, config: BuildConfig) -> Costs:
     part = part_of(config.part)
     family = part.family if part else UNKNOWN
     maker = _Synthesis(family.yosys or FAMILY, family.lut_factor, config.period if config.pipelined else None,
-                       counted_cost(graph, config))
+                       counted_cost(graph, config), config.netlist_of)
 
     def cost(kernel: Sequence[Work]) -> Cost:
         netlist = config.target.one_netlist or config.strategy_of(kernel[0].node.name) == ASKED
@@ -56,12 +57,14 @@ class _Synthesis:
     """Costs by synthesis for a `family` of yosys, which has `factor` LUTs where there would be one of six inputs.
 
     `clock_period` is in ns, None without registers. What synthesis does not say of a netlist is taken from `counted`.
+    `goal` says what a node's netlist is to be best at.
     """
 
     family: str
     factor: float
     clock_period: float | None
     counted: Costs
+    goal: Callable[[str], Goal]
 
     # --- kernels in C++ -----------------------------------------------------------------------------------------------
 
@@ -104,7 +107,7 @@ class _Synthesis:
         if found is None:
             return counted
         graph, share, what = found
-        rtl = to_verilog(to_logic(graph), "cell", self.clock_period)
+        rtl = to_verilog(to_logic(graph, goals=self.goal(kernel[0].node.name)), "cell", self.clock_period)
         size = synthesize({name: rtl.files[name] for name in rtl.sources}, "cell", self.family)
         names = ", ".join(work.node.name for work in kernel)
         return replace(counted, lut=size.raw * share, ff=size.ff * share, carry=size.carry * share, cycles=rtl.latency,

@@ -18,12 +18,13 @@ from bnnflow.backends.hls.fusion import ASKED, MAX_GIVEN
 from bnnflow.backends.hls.one_position import at_one_position
 from bnnflow.backends.netlist.arrivals import PS, REGISTER_DELAY
 from bnnflow.backends.netlist.counts import Count, netlist_counts
+from bnnflow.backends.netlist.goals import GOALS, Goal
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.estimates.costs import Cost, Costs, Work, table_cost
 from bnnflow.ir import Graph, Op, Steps, Weights
 from bnnflow.ir.ramps import MANY
 
-__all__ = ["SOURCE", "USABLE", "counted_cost", "piece", "spaced", "terms", "timing"]
+__all__ = ["SOURCE", "USABLE", "counted_cost", "front", "piece", "spaced", "terms", "timing"]
 
 SOURCE = "netlist count"
 USABLE = 0.73  # of a clock period in HLS, as hls4ml's clock uncertainty of 27 % leaves it
@@ -40,7 +41,8 @@ def counted_cost(graph: Graph, config: BuildConfig) -> Costs:
 
     def cost(kernel: Sequence[Work]) -> Cost:
         asked = config.strategy_of(kernel[0].node.name) == ASKED
-        return _alone(kernel, config.period * USABLE) if asked else table_cost(kernel)
+        goal = config.netlist_of(kernel[0].node.name)
+        return _alone(kernel, config.period * USABLE, goal) if asked else table_cost(kernel)
 
     return cost
 
@@ -52,12 +54,24 @@ def timing(graph: Graph, config: BuildConfig) -> tuple[int, float]:
 
 
 def _whole(graph: Graph, config: BuildConfig) -> tuple[dict[str, Count], int]:
-    return _counted(graph, config.period if config.pipelined else None)
+    goals = tuple([(node.name, config.netlist_of(node.name)) for node in graph])
+    return _counted(graph, config.period if config.pipelined else None, goals)
 
 
 @lru_cache(maxsize=2)  # an estimate reads it several times
-def _counted(graph: Graph, clock_period: float | None) -> tuple[dict[str, Count], int]:
-    return netlist_counts(to_logic(graph), clock_period)
+def _counted(graph: Graph, clock_period: float | None, goals: tuple[tuple[str, Goal], ...]
+             ) -> tuple[dict[str, Count], int]:
+    return netlist_counts(to_logic(graph, goals=dict(goals)), clock_period)
+
+
+def front(graph: Graph, config: BuildConfig) -> dict[str, tuple[float, int, float]]:
+    """{goal: (LUTs, cycles, ns of the longest path)} of the Verilog that each goal would make of a graph."""
+    found: dict[str, tuple[float, int, float]] = {}
+    for goal in GOALS:
+        counts, latency = _whole(graph, replace(config, netlist=goal, layers={}))
+        ns = max(count.ns for count in counts.values()) + REGISTER_DELAY * config.pipelined
+        found[goal] = sum(count.lut for count in counts.values()), latency, ns
+    return found
 
 
 def _parts(graph: Graph, config: BuildConfig) -> Costs:
@@ -92,13 +106,13 @@ def _owners(graph: Graph, config: BuildConfig) -> dict[str, str]:
     return owner
 
 
-def _alone(kernel: Sequence[Work], clock_period: float) -> Cost:
+def _alone(kernel: Sequence[Work], clock_period: float, goal: Goal) -> Cost:
     """The cost of a kernel that is a netlist by itself."""
     found = piece(kernel, BITS)
     if found is None:
         return table_cost(kernel)
     graph, share, what = found
-    counts, latency = netlist_counts(to_logic(graph), clock_period)
+    counts, latency = netlist_counts(to_logic(graph, goals=goal), clock_period)
     return replace(_netlist(kernel, counts.values(), latency, share), notes=(f"counted: {what}",))
 
 

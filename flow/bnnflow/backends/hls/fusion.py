@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bnnflow.backends.backend import BuildConfig, Kernels
+from bnnflow.backends.backend import BuildConfig, Kernels, option_of, unknown_nodes
 from bnnflow.backends.hls.code_size import LIMITS, MOST, DesignSize, KernelSize, design_size, kernel_size
 from bnnflow.backends.hls.folding import Folding, folding_of, in_memory
 from bnnflow.backends.hls.kernel_call import FusedKernel, KernelCall
@@ -25,7 +25,8 @@ from bnnflow.backends.hls.netlist_kernel import netlist_kernel
 from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.hls.sums import ARRAYS
 from bnnflow.backends.hls.types import code_type
-from bnnflow.errors import InputError, as_given, in_words_of
+from bnnflow.backends.netlist.goals import AREA
+from bnnflow.errors import InputError, as_given
 from bnnflow.ir import Graph, Index, Node, Op, Weights, Window, clean_name
 from bnnflow.ir.nodes import Int
 
@@ -131,7 +132,7 @@ def _folding(head: Node, known: Mapping[str, Node], config: BuildConfig) -> Fold
 def _array_calls(nodes: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> list[KernelCall]:
     """The call of a kernel of io_parallel; none for an input."""
     if is_netlist(nodes, known, config):
-        return [_netlist(nodes, known, prod(nodes[-1].shape[:-1]))]
+        return [_netlist(nodes, known, config, prod(nodes[-1].shape[:-1]))]
     return [] if nodes[0].traits.outside else [_arrayed(nodes, known, config)]
 
 
@@ -159,7 +160,7 @@ def _at_once(node: Node, sources: Sequence[Node], interval: int = 1) -> KernelCa
 def _stream_calls(nodes: Sequence[Node], known: Mapping[str, Node], config: BuildConfig) -> list[KernelCall]:
     """The call of a kernel of io_stream; none for an input."""
     if is_netlist(nodes, known, config):
-        return [replace(_netlist(nodes, known, 1), kernel="flow_slide", header=STREAMS)]
+        return [replace(_netlist(nodes, known, config, 1), kernel="flow_slide", header=STREAMS)]
     return _streamed(nodes, known, config)
 
 
@@ -234,7 +235,7 @@ def is_netlist(group: Sequence[Node], known: Mapping[str, Node], config: BuildCo
     return not wires and known[head.inputs[0]].domain.bits <= MAX_GIVEN
 
 
-def _netlist(group: Sequence[Node], known: Mapping[str, Node], copies: int) -> KernelCall:
+def _netlist(group: Sequence[Node], known: Mapping[str, Node], config: BuildConfig, copies: int) -> KernelCall:
     """One call for nodes in a row: a netlist at every position, so many `copies` of it at once."""
 
     def own(node: Node) -> Int:
@@ -242,7 +243,7 @@ def _netlist(group: Sequence[Node], known: Mapping[str, Node], copies: int) -> K
         assert channels is not None  # or the node would be in no group
         return channels
 
-    return netlist_kernel(group, known[group[0].inputs[0]], own, copies)
+    return netlist_kernel(group, known[group[0].inputs[0]], own, config.netlist_of(group[0].name), copies)
 
 
 def _pixels(node: Node) -> int:
@@ -393,11 +394,6 @@ def row_size(nodes: Sequence[Node], known: Mapping[str, Node], config: BuildConf
 Problems = Iterator[str]
 
 
-def _option_of(node: str) -> str:
-    """The option that names a node."""
-    return in_words_of("layers", f"--layer {node}:...")
-
-
 def check(graph: Graph, config: BuildConfig) -> None:
     """Refuse what g++ would accept and the vendor tools would not: all nodes at once, with the remedy."""
     groups = [nodes for nodes, _ in kernels(graph, config)]
@@ -454,10 +450,7 @@ def _passed_on(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, .
 
 def _no_node(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
     """Options for nodes that are not there."""
-    for name in config.layers:
-        if name not in graph.by_name:
-            yield (f"{_option_of(name)} names {name!r}, which is no node; the nodes are "
-                   f"{', '.join(node.name for node in graph)}")
+    return unknown_nodes(graph, config)
 
 
 def _no_kernel(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
@@ -465,7 +458,7 @@ def _no_kernel(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, .
     heads = {node.name: nodes[0].name for nodes in groups for node in nodes if not nodes[0].traits.outside}
     for name in graph.by_name:
         if name in config.layers and heads.get(name) != name:
-            yield f"{_option_of(name)} names {name!r}, which " + (
+            yield f"{option_of(name)} names {name!r}, which " + (
                 f"is computed by the kernel of {heads[name]!r}; name that node" if name in heads else
                 "has no kernel of its own; leave it out")
 
@@ -500,6 +493,18 @@ def _reused_netlists(graph: Graph, config: BuildConfig, groups: Sequence[tuple[N
             yield (f"node {head.name!r}: a netlist takes an input every cycle; reuse_factor "
                    f"{config.reuse_of(head.name)} has nothing to share: use "
                    f"{as_given(layers={head.name: {'reuse_factor': 1}})}, or strategy Latency or Resource")
+
+
+def _no_netlists(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
+    """What netlists are to be best at, where there are none."""
+    heads = [nodes[0].name for nodes in groups if not nodes[0].traits.outside]
+    strategy, remedy = as_given(strategy=ASKED), as_given(backend="Verilog")
+    if config.netlist != AREA and not any(config.strategy_of(name) == ASKED for name in heads):
+        yield f"{as_given(netlist=config.netlist)}: no node is a netlist; use {strategy} or {remedy}"
+    for name in heads:
+        if "netlist" in config.layers.get(name, {}) and config.strategy_of(name) != ASKED:
+            row = {**config.layers[name], "strategy": ASKED}
+            yield f"node {name!r}: it is no netlist; use {as_given(layers={name: row})} or {remedy}"
 
 
 def _too_long(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
@@ -578,4 +583,4 @@ def _passes(graph: Graph, config: BuildConfig, limits: Mapping[str, int] = MOST)
 
 
 ALWAYS = (_too_large, _too_wide, _passed_on, _no_node)  # whatever the folding is
-CHECKS = (*ALWAYS, _no_kernel, _not_folded, _reused_netlists)
+CHECKS = (*ALWAYS, _no_kernel, _not_folded, _reused_netlists, _no_netlists)

@@ -17,6 +17,7 @@ from bnnflow.backends.hls.one_position import at_one_position, has_borders
 from bnnflow.backends.hls.sums import ARRAYS, WINDOWS, border_classes, image
 from bnnflow.backends.hls.types import AP_TYPES, Dialect, Native, code_type
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
+from bnnflow.backends.netlist.goals import Goal
 from bnnflow.backends.netlist.lower import Logic, to_logic
 from bnnflow.backends.netlist.netlist import Bit, Chain, Given, Lut, sources
 from bnnflow.errors import InputError, as_given
@@ -32,16 +33,18 @@ WORD_TYPE = Native.WORD.value
 CODES, BORDER = 0, 1  # the inputs of a position's graph
 
 
-def netlist_kernel(group: Sequence[Node], read: Node, own: Callable[[Node], Int], copies: int = 1) -> KernelCall:
+def netlist_kernel(group: Sequence[Node], read: Node, own: Callable[[Node], Int], goal: Goal, copies: int = 1
+                   ) -> KernelCall:
     """The call that computes a fusion group at every position, `copies` of them at once.
 
-    `read` is what the group's first node reads, `own` gives the channels that a GATHER takes. Raises InputError where
+    `read` is what the group's first node reads, `own` gives the channels that a GATHER takes, `goal` is what
+    the netlist is to be best at. Raises InputError where
     the netlist is too large.
     """
     head, last = group[0], group[-1]
     if not head.traits.taps:  # it reads a WINDOW's tensor, not the image below
         read = replace(read, params=None)
-    logic = to_logic(at_one_position(group, [read], own))
+    logic = to_logic(at_one_position(group, [read], own), goals=goal)
     size = sum(isinstance(gate, (Lut, Chain)) for gate in logic.net.gates)
     if size * copies > MOST:
         raise InputError(f"node {head.name!r} unrolls to {size:,} functions and additions at {copies:,} positions; a "

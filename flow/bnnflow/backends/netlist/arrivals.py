@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnnflow.backends.netlist.netlist import FALSE, INPUTS, TRUE, Bit, Chain, Gate, Lut, Netlist, sources
+from bnnflow.backends.netlist.netlist import FALSE, INPUTS, TRUE, Bit, Chain, Gate, Lut, Netlist, has_lut, sources
 from bnnflow.devices import timing
 
-__all__ = ["OUTSIDE", "PS", "REGISTER_DELAY", "Cell", "Cells", "ChainCell", "LutCell", "has_lut"]
+__all__ = ["OUTSIDE", "PS", "REGISTER_DELAY", "Cell", "Cells", "ChainCell", "LutCell"]
 
 PS = 1000  # in a ns
 
@@ -115,14 +115,6 @@ class ChainCell:
 
 
 Cell = LutCell | ChainCell
-
-
-def has_lut(a: int, b: int, inside: Collection[int]) -> bool:
-    """True where a chain's position needs a LUT, for a XOR b or for a function `inside`; else its S input is a wire."""
-    constant, literal = sorted((a, b))
-    if constant > TRUE:
-        return True
-    return literal > TRUE and ((literal ^ constant) & 1 == 1 or literal >> 1 in inside)
 
 
 def _chain(node: int, chain: Chain, bits: Mapping[int, int], inside: Collection[int]) -> ChainCell:

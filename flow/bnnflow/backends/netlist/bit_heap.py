@@ -16,10 +16,12 @@ from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
 
+from bnnflow.backends.netlist import lut_trees
 from bnnflow.backends.netlist.netlist import FALSE, INPUTS, TRUE, Netlist
 
 __all__ = [
-    "Term", "added_up", "at_least", "divided", "merged", "signed_digits", "total", "unsigned_terms", "without_constant",
+    "Term", "added_up", "at_least", "compressed", "divided", "merged", "number", "signed_digits", "total",
+    "unsigned_terms", "without_constant",
 ]
 
 Term = tuple[int, int]  # (literal, weight)
@@ -28,6 +30,7 @@ Profile = tuple[tuple[int, int], ...]  # of neighbouring columns: (literals that
 MOST_POSITIONS = 3  # of a compressor
 FUNCTION = INPUTS - 1  # literals of the function at a position of a carry chain
 SEEN = 10  # literals of a column that the choice of a compressor tells apart: more are as good as ten
+SHORT = 5  # places of a last addition that is made of LUTs in a tree of LUTs
 LANE = 40  # literals of a column for which one sum is begun: fewer make flatter trees, and a few more LUTs
 GOOD = 1.01  # bits that a compressor removes with a LUT, at least, while there may be better ones
 ANY = 0.01  # the same where every compressor that removes bits will do
@@ -89,15 +92,46 @@ def _mostly_negative(terms: Sequence[Term]) -> bool:
 
 def total(net: Netlist, terms: Sequence[Term], constant: int, width: int) -> list[int]:
     """The literals of the sum of terms and constant modulo 2^width, least significant first."""
-    heap = BitHeap(net, _factored(net, terms), constant, width)
+    bits, constant = _bits(_factored(net, terms), constant)
+    if net.trees:
+        return _final_addition(BitHeap(net, *lut_trees.in_two_rows(net, bits, constant, width), width))
+    heap = BitHeap(net, bits, constant, width)
     heap.begin_lanes()
     while heap.compress(GOOD):
         pass
     return _final_addition(heap)
 
 
+def _bits(terms: Sequence[Term], constant: int) -> tuple[list[tuple[int, int]], int]:
+    """The same sum as (bits (power of two, literal) that are added, a constant)."""
+    bits = []
+    for literal, weight in merged(terms):
+        if weight < 0:
+            literal, weight, constant = literal ^ 1, -weight, constant + weight
+        if literal <= TRUE:
+            constant += weight * literal
+            continue
+        for k, digit in signed_digits(weight):
+            if digit < 0:
+                constant -= 1 << k
+            bits.append((k, literal ^ (digit < 0)))
+    return bits, constant
+
+
 def added_up(net: Netlist, terms: Sequence[Term], most: int | None = None) -> tuple[list[Term], int]:
-    """The same sum as (the terms of one number, a constant), the number's bits being made in the netlist.
+    """The same sum as (the terms of one number, a constant), see `number`."""
+    word, low = number(net, terms, most)
+    return unsigned_terms(word), low
+
+
+def compressed(net: Netlist, terms: Sequence[Term]) -> tuple[list[Term], int]:
+    """The same sum as (terms, a constant), of fewer bits, which a tree of LUTs has ready before their sum would be."""
+    bits, constant = lut_trees.added(net, *_bits(terms, 0))
+    return [(literal, 1 << k) for k, literal in bits], constant
+
+
+def number(net: Netlist, terms: Sequence[Term], most: int | None = None) -> tuple[list[int], int]:
+    """The same sum as (a number that is never negative, its lowest literal first, a constant).
 
     `most` is the sum's largest value where that is known to be less than the weights allow.
     """
@@ -105,8 +139,7 @@ def added_up(net: Netlist, terms: Sequence[Term], most: int | None = None) -> tu
     low = sum(weight for _, weight in parts if weight < 0)
     if most is None:
         most = constant + sum(weight for _, weight in parts if weight > 0)
-    bits = total(net, parts, -low, (most - constant - low).bit_length()) if parts else []
-    return unsigned_terms(bits), constant + low
+    return total(net, parts, -low, (most - constant - low).bit_length()) if parts else [], constant + low
 
 
 def _factored(net: Netlist, terms: Sequence[Term]) -> list[Term]:
@@ -123,7 +156,7 @@ def _factored(net: Netlist, terms: Sequence[Term]) -> list[Term]:
         if odd > 1 and len(group) > 3:
             if _mostly_negative(group):
                 group, odd = _negated(group), -odd
-            group, constant = added_up(net, group)
+            group, constant = (compressed if net.trees else added_up)(net, group)
             group = [*group, (TRUE, constant)]
         result += [(literal, odd * weight) for literal, weight in group]
     return result
@@ -147,9 +180,11 @@ def at_least(net: Netlist, terms: Sequence[Term], threshold: int) -> int:
     factored = _factored(net, parts)
     if len(factored) < len(parts):
         return at_least(net, factored, threshold)
+    if net.trees:
+        return lut_trees.reached(net, *_bits(parts, -threshold))
     # sum + 2^width - need is below 2^(width + 1), and its highest bit is the answer.
     width = max((need - 1).bit_length(), (most - need).bit_length())
-    return _highest_bit(BitHeap(net, parts, (1 << width) - threshold, width + 1))
+    return _highest_bit(BitHeap(net, *_bits(parts, (1 << width) - threshold), width + 1))
 
 
 def _reduced(terms: Sequence[Term], threshold: int) -> tuple[list[Term], int]:
@@ -260,23 +295,15 @@ def _shapes(positions: int) -> list[tuple[int, ...]]:
 class BitHeap:
     """Columns of literals: column k holds those of weight 2^k, and `constant` is added; everything modulo 2^width."""
 
-    def __init__(self, net: Netlist, terms: Sequence[Term], constant: int, width: int):
+    def __init__(self, net: Netlist, bits: Sequence[tuple[int, int]], constant: int, width: int):
         self.net, self.width = net, width
         # Of every column (level, literal), ascending. A literal that is not inverted can feed a carry multiplexer, an
         # inverted one only a function.
         self.plain: list[list[tuple[int, int]]] = [[] for _ in range(width)]
         self.inverted: list[list[tuple[int, int]]] = [[] for _ in range(width)]
-        for literal, weight in merged(terms):
-            if weight < 0:
-                literal, weight, constant = literal ^ 1, -weight, constant + weight
-            if literal <= TRUE:
-                constant += weight * literal
-                continue
-            for k, digit in signed_digits(weight):
-                if digit < 0:
-                    constant -= 1 << k
-                self.put(k, literal ^ (digit < 0))
         self.constant = constant % (1 << width)
+        for k, literal in bits:
+            self.put(k, literal)
 
     def put(self, column: int, literal: int) -> None:
         """Add a literal to a column; one beyond the width, or 0, is nothing."""
@@ -417,7 +444,19 @@ def _final_addition(heap: BitHeap) -> list[int]:
             result.append(literal ^ 1)
         else:
             result += left or [FALSE]
+    if heap.net.trees and 0 < len(a) <= SHORT:
+        return [*result, *_short_addition(heap.net, a, b)]
     return [*result, *heap.net.chain(a, b, FALSE)[:-1]] if a else result
+
+
+def _short_addition(net: Netlist, a: Sequence[int], b: Sequence[int]) -> list[int]:
+    """The literals of a + b modulo 2^len(a): LUTs, of which a carry out of the lowest three places is one."""
+    literals, weights = [*a[:3], *b[:3]], [1 << k for k in range(len(a[:3]))] * 2
+    result = [net.sum_bit(literals, weights, 0, k) for k in range(len(a[:3]))]
+    if len(a) > 3:
+        literals, weights = [net.sum_bit(literals, weights, 0, 3), *a[3:], *b[3:]], [1, *[1, 2][: len(a) - 3] * 2]
+        result += [net.sum_bit(literals, weights, 0, k) for k in range(len(a) - 3)]
+    return result
 
 
 def _at_most_two(heap: BitHeap, column: int) -> list[int]:

@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from math import ceil
 
-from bnnflow.backends.netlist.arrivals import has_lut
 from bnnflow.backends.netlist.lower import Logic
-from bnnflow.backends.netlist.netlist import TRUE, Chain, Lut
+from bnnflow.backends.netlist.netlist import TRUE, Chain, Lut, has_lut
 from bnnflow.backends.netlist.schedule import Schedule
 
 __all__ = ["Count", "netlist_counts"]

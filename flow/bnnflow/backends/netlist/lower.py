@@ -7,7 +7,7 @@ compressor tree, whose highest bit is the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 from typing import NamedTuple
@@ -19,19 +19,23 @@ from bnnflow.backends.netlist.bit_heap import (
     Term,
     added_up,
     at_least,
+    compressed,
     divided,
+    number,
     total,
     unsigned_terms,
     without_constant,
 )
+from bnnflow.backends.netlist.goals import AREA, Goal, Plan, plans, rank
+from bnnflow.backends.netlist.lut_trees import not_less
 from bnnflow.backends.netlist.netlist import FALSE, INPUTS, Netlist
-from bnnflow.backends.netlist.subexpressions import AdderGraph, adder_graph
+from bnnflow.backends.netlist.subexpressions import UNBOUNDED, AdderGraph, adder_graph
 from bnnflow.errors import InputError, as_given
 from bnnflow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from bnnflow.ir.nodes import Int
 from bnnflow.ir.ramps import MANY, NO_TIE, ChannelRamps, Ramp, grid, ramps_of_channel
 
-__all__ = ["EMIT_LOGIC", "Logic", "check", "to_logic"]
+__all__ = ["EMIT_LOGIC", "Logic", "check", "to_logic", "with_goal"]
 
 LEAST_CHANNELS = 4  # fewer do not pay for the division of what their sums have in common
 MAX_TAPS = 2**21  # one-bit terms of all sums of a graph
@@ -107,22 +111,93 @@ def _unpack(words: NDArray[np.uint64], domain: Domain, count: int) -> Int:
 class NetlistBuilder:
     """The netlist while it is made, and what every node has become in it: words, or sums that are still open."""
 
-    def __init__(self, graph: Graph, share: bool):
-        self.graph, self.share, self.net = graph, share, Netlist()
+    def __init__(self, graph: Graph, share: bool, goals: Mapping[str, Goal]):
+        self.graph, self.share, self.goals, self.net = graph, share, goals, Netlist()
+        self.depth = UNBOUNDED  # of common sums, in the plan that is carried out
+        self._used: list[AdderGraph] = []  # by the sums that were made for it
         self.words: dict[str, list[Word]] = {}
         self.open: dict[str, list[OpenSum]] = {}
         self.reads = {node.name: len(graph.readers(node.name)) + graph.outputs.count(node.name) for node in graph}
-        self._adder_graphs: dict[tuple[tuple[int, ...], int, bytes], AdderGraph] = {}
+        self._adder_graphs: dict[tuple[tuple[int, ...], int, int, bytes], AdderGraph] = {}
+
+    def make(self, node: Node) -> None:
+        """Make a node: in every way that may serve its goal, of which the best one stays.
+
+        A sum waits for the node that reads it, as only that node's codes say what it costs, but for the goal "area".
+        """
+        goal = self.goal(node)
+        if goal == AREA:
+            self._carry_out(node, Plan(False, UNBOUNDED))
+        elif not node.traits.adds or node.name in self.graph.outputs:
+            self._carry_out(node, self._best(node, goal))
+
+    def goal(self, node: Node) -> Goal:
+        """The goal of a node, as the one that has it says."""
+        return self.goals[with_goal(self.graph, node)]
+
+    def _best(self, node: Node, goal: Goal) -> Plan:
+        """The best plan of a goal: of LUTs and ns from when all that the node reads is ready."""
+        first, known = len(self.net.gates), (dict(self.words), dict(self.open))
+        begin = max((self.net.when[literal >> 1] for name in node.inputs for word in self.words.get(name, ())
+                     for literal in word), default=0.0)
+        ranks: dict[Plan, tuple[float, ...]] = {}
+        ends: dict[Plan, float] = {}  # when the node is ready
+        seen: set[tuple[bool, float, tuple[int, ...]]] = set()
+
+        def rank_plan(plan: Plan) -> None:
+            """Carry out a plan, unless another one makes the same of the same common sums, and take it back."""
+            self._begin(node, plan)
+            way = plan.trees, plan.deadline, tuple(map(id, self._used))
+            if way not in seen:
+                seen.add(way)
+                self._carry_out(node, plan)
+                literals = [literal for word in self.word(node.name) for literal in word]
+                ends[plan] = max((self.net.when[literal >> 1] for literal in literals), default=0.0)
+                ranks[plan] = rank(goal, self.net.luts(literals, first), round(ends[plan] - begin, 3))
+            self.net.forget(first)
+            self.words, self.open = dict(known[0]), dict(known[1])
+
+        for plan in plans(goal):
+            rank_plan(plan)
+        best = min(ranks, key=lambda plan: ranks[plan])
+        # What is not on the longest path has time.
+        rank_plan(best._replace(deadline=ends[best] if isinstance(goal, str) else max(ends[best], begin + goal)))
+        return min(ranks, key=lambda plan: ranks[plan])
+
+    def _begin(self, node: Node, plan: Plan) -> None:
+        """Make the sums that wait for a node, by a plan."""
+        self.net.trees, self.depth, self.net.deadline = plan
+        self._used = []
+        for name in node.inputs:
+            if self.graph[name].traits.adds:
+                self._need(name)
+
+    def _carry_out(self, node: Node, plan: Plan) -> None:
+        """Make a node by a plan, and the sums that wait for it."""
+        self._begin(node, plan)
+        self.net.layer = node.name
+        EMIT_LOGIC[node.op](node, self)
+        if node.name in self.graph.outputs:
+            self.word(node.name)
 
     def word(self, name: str) -> list[Word]:
         """The words of a node; an open sum is added up now."""
         if name not in self.words:
+            self._need(name)
             width = self.graph[name].domain.bits
             self.words[name] = [total(self.net, terms, constant, width) for terms, constant in self.open[name]]
         return self.words[name]
 
+    def _need(self, name: str) -> None:
+        """Make a sum that has waited; its gates are its own, not those of the node that reads it."""
+        if name not in self.open and name not in self.words:
+            reader, self.net.layer = self.net.layer, name
+            EMIT_LOGIC[self.graph[name].op](self.graph[name], self)
+            self.net.layer = reader
+
     def sums(self, name: str) -> list[OpenSum]:
         """The elements of a node as sums: open ones that only one node reads, else those of the bits of its words."""
+        self._need(name)
         if name in self.open and name not in self.words and self.reads[name] == 1:
             return self.open[name]
         domain = self.graph[name].domain
@@ -132,9 +207,13 @@ class NetlistBuilder:
         """The sums of taps of so many bits times `levels` (taps, outputs), an adder graph being made only once."""
         few = np.count_nonzero(levels, axis=0) * bits <= INPUTS
         many = np.where(few, 0, levels)
-        key = (many.shape, bits, many.tobytes())
+        depth = self.depth if self.share else 0
+        key = (many.shape, bits, depth, many.tobytes())
         if key not in self._adder_graphs:
-            self._adder_graphs[key] = adder_graph(many, bits, self.share)
+            found = adder_graph(many, bits, depth)
+            equal = (other for other in self._adder_graphs.values() if other == found)
+            self._adder_graphs[key] = next(equal, found)
+        self._used.append(self._adder_graphs[key])
         return SumOfTaps(levels, few, self._adder_graphs[key])
 
 
@@ -218,7 +297,10 @@ def _sums_of_rows(net: Netlist, adders: AdderGraph, taps: Sequence[Word], domain
         open_sum = _weighted([(known[source], sign) for source, sign in row])
         ranges.append(_range([(ranges[source], sign) for source, sign in row]))
         if uses > 1:
-            terms, constant = added_up(net, open_sum.terms, ranges[-1][1] - open_sum.constant)
+            if net.trees and domain.bits == 1:  # words would leave too many bits for every reader
+                terms, constant = compressed(net, open_sum.terms)
+            else:
+                terms, constant = added_up(net, open_sum.terms, ranges[-1][1] - open_sum.constant)
             open_sum = OpenSum(terms, constant + open_sum.constant)
         known.append(open_sum)
     return [_weighted([(known[adders.inputs + row], multiplier) for row, multiplier in output])
@@ -322,8 +404,8 @@ def _common(net: Netlist, sums: Sequence[OpenSum]) -> Common | None:
     power_of_two = divisor & (divisor - 1) == 0  # or 0: no sum has a rest
     if len(sums) < LEAST_CHANNELS or not shared or power_of_two:
         return None
-    bits, low = added_up(net, sorted(shared))
-    quotient, remainder = divided(net, [literal for literal, _ in bits], divisor)
+    bits, low = number(net, sorted(shared))
+    quotient, remainder = divided(net, bits, divisor)
     return Common(shared, low, divisor, unsigned_terms(quotient), unsigned_terms(remainder))
 
 
@@ -442,6 +524,9 @@ def _larger(net: Netlist, one: Word, other: Word, domain: Domain) -> Word:
 
 def _not_less(net: Netlist, one: Word, other: Word, domain: Domain) -> int:
     """The literal of [one >= other]."""
+    if net.trees:
+        signs = [0] * (len(one) - 1) + [int(domain.signed)]
+        return not_less(net, *([literal ^ sign for literal, sign in zip(word, signs)] for word in (one, other)))
     return at_least(net, [*_terms(one, domain), *((bit, -weight) for bit, weight in _terms(other, domain))], 0)
 
 
@@ -485,19 +570,24 @@ EMIT_LOGIC: dict[Op, Callable[[Node, NetlistBuilder], None]] = {
 }
 
 
-def to_logic(graph: Graph, share: bool = True) -> Logic:
+def to_logic(graph: Graph, share: bool = True, goals: Mapping[str, Goal] | Goal = AREA) -> Logic:
     """The netlist of a graph; without `share` every output of a sum is made without common subexpressions.
 
+    `goals` is what it is to be best at: a goal, or one for every node by name.
     Raises InputError where the graph unrolls to more than 2^21 terms, with the name of the largest sum.
     """
     check(graph)
-    builder = NetlistBuilder(graph, share)
+    by_node = goals if isinstance(goals, Mapping) else {node.name: goals for node in graph}
+    builder = NetlistBuilder(graph, share, by_node)
     for node in graph:
-        builder.net.layer = node.name
-        EMIT_LOGIC[node.op](node, builder)
-        if node.name in graph.outputs:
-            builder.word(node.name)
+        builder.make(node)
     return Logic(graph, builder.net, tuple(tuple(builder.word(name)) for name in graph.outputs))
+
+
+def with_goal(graph: Graph, node: Node) -> str:
+    """The name of the node whose goal is that of `node`: the sum that it reads, if it reads one and is none."""
+    below = graph[node.inputs[0]] if node.inputs else node
+    return below.name if below.traits.adds and not node.traits.adds else node.name
 
 
 def check(graph: Graph) -> None:

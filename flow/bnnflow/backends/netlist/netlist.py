@@ -7,7 +7,8 @@ hashed: the same function of the same signals, or the complement of that functio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FALSE", "INPUTS", "TRUE", "Bit", "Chain", "Gate", "Given", "Lut", "Netlist"]
+from bnnflow.devices.timing import LEVEL, NET, OFF, carry_position
+
+__all__ = ["FALSE", "INPUTS", "TRUE", "Bit", "Chain", "Gate", "Given", "Lut", "Netlist", "arrivals_of_bits",
+           "has_lut", "inside_chains"]
 
 FALSE, TRUE = 0, 1
 INPUTS = 6  # of a LUT
@@ -117,28 +121,43 @@ def sum_table(weights: tuple[int, ...], constant: int, position: int) -> int:
 class Netlist:
     """Gates in order of evaluation.
 
-    For every node, `level` has the number of LUTs on the longest path up to and including it, and `owner` the layer
-    that it belongs to: what `layer` was when the node was made.
+    For every node, `level` has the number of LUTs on the longest path up to and including it, `when` the ns at which it
+    is ready (bnnflow.devices.timing, all inputs at 0), and `owner` the layer that it belongs to: what `layer` was when
+    the node was made. `trees` says whether sums that are made now are trees of LUTs (`lut_trees`) or of carry chains
+    (`bit_heap`), and `deadline` when comparisons by such trees should be ready, in ns. `kept` are the functions that
+    are LUTs of their own in such trees.
     """
 
     def __init__(self) -> None:
         self.gates: list[Gate] = [None]
         self.level: list[int] = [0]
+        self.when: list[float] = [0.0]
         self.layer = ""
+        self.trees = False
+        self.deadline = 0.0
+        self.kept: set[int] = set()
         self.owner: list[str] = [""]
         self._known: dict[Gate, int] = {}
 
-    def _node(self, gate: Gate, level: int) -> int:
+    def _node(self, gate: Gate, level: int, when: float) -> int:
         if gate not in self._known:
             self._known[gate] = len(self.gates)
             self.gates.append(gate)
             self.level.append(level)
+            self.when.append(when)
             self.owner.append(self.layer)
         return self._known[gate]
 
+    def forget(self, first: int) -> None:
+        """Take back all nodes from `first` on, as though they had not been made."""
+        for gate in self.gates[first:]:
+            del self._known[gate]
+        for row in (self.gates, self.level, self.when, self.owner):
+            del row[first:]
+
     def given(self, source: int, position: int) -> int:
         """The literal of a bit from outside."""
-        return 2 * self._node(Given(source, position), 0)
+        return 2 * self._node(Given(source, position), 0, 0.0)
 
     def arrival(self, literal: int) -> int:
         """The level of a literal."""
@@ -162,7 +181,11 @@ class Netlist:
         if len(kept) == 1:
             return 2 * nodes[kept[0]] ^ flip
         inputs = tuple(nodes[k] for k in kept)
-        return 2 * self._node(Lut(inputs, table), 1 + max(self.level[k] for k in inputs)) ^ flip
+        level, when = max([self.level[k] for k in inputs]), max([self.when[k] for k in inputs])
+        node = self._node(Lut(inputs, table), 1 + level, when + LEVEL)
+        if self.trees:
+            self.kept.add(node)
+        return 2 * node ^ flip
 
     def chain(self, a: Sequence[int], b: Sequence[int], carry: int) -> list[int]:
         """The literals of the bits of a + b + carry, one more than those of `a`."""
@@ -171,8 +194,10 @@ class Netlist:
         # A LUT that drives an operand in `b` is in the LUT of the chain's own position, and costs no level.
         level = 1 + max(max(self.arrival(literal) for literal in (*a, carry)),
                         max(self.arrival(literal) - isinstance(self.gates[literal >> 1], Lut) for literal in b))
-        chain = self._node(Chain(a, b, carry), level)
-        return [2 * self._node(Bit(chain, k), level) for k in range(len(a) + 1)]
+        gate = Chain(tuple(a), tuple(b), carry)
+        sums = arrivals_of_bits(gate, self.when, [k >> 1 for k in b if isinstance(self.gates[k >> 1], Lut)])
+        chain = self._node(gate, level, max(sums))
+        return [2 * self._node(Bit(chain, k), level, when) for k, when in enumerate(sums)]
 
     # --- functions of any size --------------------------------------------------------------------------------------
 
@@ -196,6 +221,17 @@ class Netlist:
         half = 1 << (count - 1)
         low, high = (self.function(literals[:-1], part) for part in (table & ((1 << half) - 1), table >> half))
         return self.lut([low, high, literals[-1]], 0b11001010)
+
+    # --- what it takes ----------------------------------------------------------------------------------------------
+
+    def luts(self, wanted: Sequence[int], first: int) -> int:
+        """LUTs of the nodes from `first` on that literals depend on, those of chains' positions included."""
+        read = self.reached(wanted)
+        nodes = [(node, self.gates[node]) for node in range(first, len(self.gates)) if read[node]]
+        inside = inside_chains(nodes, self.gates, wanted)
+        positions = [has_lut(a, b, inside) for _, gate in nodes if isinstance(gate, Chain)
+                     for a, b in zip(gate.a, gate.b)]
+        return sum(positions) + sum(isinstance(gate, Lut) and node not in inside for node, gate in nodes)
 
     # --- evaluation -------------------------------------------------------------------------------------------------
 
@@ -228,6 +264,40 @@ def sources(gate: Gate) -> tuple[int, ...]:
     if isinstance(gate, Chain):
         return tuple(literal >> 1 for literal in (*gate.a, *gate.b, gate.carry))
     return (gate.chain,) if isinstance(gate, Bit) else ()
+
+
+def inside_chains(nodes: Sequence[tuple[int, Gate]], gates: Sequence[Gate], wanted: Sequence[int]) -> set[int]:
+    """The functions that lie in the LUTs of a chain's own positions.
+
+    They are its operands `b` that none of the other `nodes` reads, and no output. Operands `a` feed multiplexers.
+    """
+    reads = Counter(source for _, gate in nodes for source in set(sources(gate)))
+    a, b = {literal >> 1 for literal in wanted}, set[int]()
+    for _, gate in nodes:
+        if isinstance(gate, Chain):
+            a.update(literal >> 1 for literal in gate.a)
+            b.update(literal >> 1 for literal in gate.b)
+    return {node for node in b - a if isinstance(gates[node], Lut) and reads[node] == 1}
+
+
+def arrivals_of_bits(chain: Chain, when: Sequence[float], inside: Container[int]) -> list[float]:
+    """When the bits of a chain are ready, the carry out last, by when the nodes that it reads are."""
+    carry = when[chain.carry >> 1] + NET * (chain.carry > TRUE)
+    sums = []
+    for a, b in zip(chain.a, chain.b):
+        own = LEVEL if has_lut(a, b, inside) else 0.0
+        operand = when[b >> 1] - (LEVEL if b >> 1 in inside else 0.0)
+        total, carry = carry_position(carry, max(when[a >> 1], operand) + own + NET)
+        sums.append(total)
+    return [*sums, carry + OFF]
+
+
+def has_lut(a: int, b: int, inside: Container[int]) -> bool:
+    """True where a chain's position needs a LUT, for a XOR b or for a function `inside`; else its S input is a wire."""
+    constant, literal = sorted((a, b))
+    if constant > TRUE:
+        return True
+    return literal > TRUE and ((literal ^ constant) & 1 == 1 or literal >> 1 in inside)
 
 
 def _evaluated(gate: Gate, values: list[Any], given: Sequence[Words]) -> Any:

@@ -10,14 +10,18 @@ sum in common with the P of others.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnnflow.ir.nodes import Int
 
-__all__ = ["AdderGraph", "adder_graph"]
+__all__ = ["UNBOUNDED", "AdderGraph", "adder_graph"]
+
+UNBOUNDED = 2**30  # common sums one behind the other
 
 LEAST_GAIN = 4  # bits that a common sum must take from every row that reads it, beyond those of the sum itself
 
@@ -44,10 +48,11 @@ class AdderGraph:
         return [counts[row] for row in range(len(self.rows))]
 
 
-def adder_graph(levels: Int, bits: int, share: bool = True) -> AdderGraph:
+def adder_graph(levels: Int, bits: int, depth: int = UNBOUNDED) -> AdderGraph:
     """The adder graph of `levels` (inputs, outputs), whose inputs are words of so many bits.
 
-    Without `share` no common subexpressions are looked for: only equal and opposite rows are one.
+    Between an input and an output lie at most `depth` common sums, one behind the other. With 0 of them no common
+    subexpressions are looked for: only equal and opposite rows are one.
     """
     inputs = len(levels)
     numbers: dict[bytes, int] = {}
@@ -64,8 +69,8 @@ def adder_graph(levels: Int, bits: int, share: bool = True) -> AdderGraph:
             output.append((numbers[key], multiplier * int(first)))
         outputs.append(output)
     matrix: Int = np.array(rows, np.int64).reshape(len(rows), inputs)
-    if share and len(rows) > 1:
-        matrix = _with_common_parts(matrix) if bits == 1 else _with_common_pairs(matrix, bits)
+    if depth and len(rows) > 1:
+        matrix = _with_common_parts(matrix, depth) if bits == 1 else _with_common_pairs(matrix, bits, depth)
     return _in_order(matrix, inputs, outputs)
 
 
@@ -89,10 +94,10 @@ def _rows_by_magnitude(column: Int) -> list[tuple[int, Int]]:
     return [(int(v), np.sign(column) * (magnitudes == v)) for v in np.unique(magnitudes) if v]
 
 
-def _with_common_pairs(rows: Int, bits: int) -> Int:
+def _with_common_pairs(rows: Int, bits: int, most: int) -> Int:
     """Rows over words -> rows over words and over common sums of two sources; row r is the source inputs + r.
 
-    The pair that saves the most bits in adders is split off first.
+    The pair that saves the most bits in adders is split off first. At most `most` of them lie one behind the other.
     """
     count, inputs = rows.shape
     room = inputs + 4 * count  # the most sources that are made
@@ -100,6 +105,7 @@ def _with_common_pairs(rows: Int, bits: int) -> Int:
     matrix[:count, :inputs] = rows
     width = np.full(room, bits, np.int64)  # bits of every source
     ends = np.array([[0, 2**bits - 1]] * room, object)  # its smallest and its largest value
+    depth = np.zeros(room, np.int64)  # common sums on the way to it, and itself
     together = np.zeros((2, room, room), np.int64)  # rows that have both sources, of equal and of opposite sign
 
     def tally(row: int, by: int) -> None:
@@ -113,7 +119,7 @@ def _with_common_pairs(rows: Int, bits: int) -> Int:
     together[0][np.diag_indices(room)] = 0
     while inputs + count < room:
         saved = width[:, None] + width - np.maximum(width[:, None], width) - 1
-        gains = (together - 1) * saved
+        gains = (together - 1) * saved * (np.maximum(depth[:, None], depth) < most)
         opposite, s, t = (int(i) for i in np.unravel_index(int(gains.argmax()), gains.shape))
         if gains[opposite, s, t] < LEAST_GAIN:
             break
@@ -130,27 +136,29 @@ def _with_common_pairs(rows: Int, bits: int) -> Int:
         together[0][np.diag_indices(room)] = 0
         ends[new] = ends[s] + sign * (ends[t] if sign > 0 else ends[t][::-1])
         width[new] = int(ends[new][1] - ends[new][0]).bit_length()
+        depth[new] = max(depth[s], depth[t]) + 1
         count += 1
     return matrix[:count, : inputs + count]
 
 
-def _with_common_parts(rows: Int) -> Int:
+def _with_common_parts(rows: Int, most: int) -> Int:
     """Rows over bits -> rows over bits and over common sums; row r is the source inputs + r.
 
-    The sum of most bits that two rows have in common is split off first.
+    The sum of most bits that two rows have in common is split off first. At most `most` lie one behind the other.
     """
     count, inputs = rows.shape
     room = 8 * count  # the most rows that are made
     matrix = np.zeros((room, inputs + room), np.float32)
-    magnitude = np.zeros_like(matrix)
-    matrix[:count, :inputs], magnitude[:count, :inputs] = rows, np.abs(rows)
+    matrix[:count, :inputs] = rows
+    depths = _Depths(inputs, room, most)
+    free, magnitude = matrix.copy(), np.abs(matrix)  # of sources that are not too deep to be in a common sum
     width = np.ones(inputs + room, np.float32)  # bits of every source
     largest = np.ones(inputs + room, object)  # its largest value
     agree = np.full((room, room), -1, np.float32)  # bits of the sources that two rows have with equal signs
     differ = np.full((room, room), -1, np.float32)  # and with opposite signs
 
     def compare(row: int) -> None:
-        signed, both = matrix[:count] @ (matrix[row] * width), magnitude[:count] @ (magnitude[row] * width)
+        signed, both = free[:count] @ (free[row] * width), magnitude[:count] @ (magnitude[row] * width)
         same, other = (both + signed) / 2, (both - signed) / 2
         same[row] = other[row] = -1
         for table, values in ((agree, same), (differ, other)):
@@ -160,30 +168,78 @@ def _with_common_parts(rows: Int) -> Int:
         compare(row)
     best = np.maximum(agree, differ)
     while count < room:
-        j, k = np.unravel_index(int(best.argmax()), best.shape)
+        j, k = (int(row) for row in np.unravel_index(int(best.argmax()), best.shape))
         sign = 1 if agree[j, k] >= differ[j, k] else -1
-        common = np.where(matrix[j] == sign * matrix[k], matrix[j], 0)
+        common = np.where(free[j] == sign * free[k], free[j], 0)
         top = sum(largest[np.flatnonzero(common)], 0)
         if best[j, k] - top.bit_length() < LEAST_GAIN:
             break
         if (common == matrix[j]).all():  # row j is a part of row k
-            new, readers = int(j), [(int(k), sign)]
+            new, readers = j, [(k, sign)]
         elif (common == sign * matrix[k]).all():
-            new, readers = int(k), [(int(j), sign)]
+            new, readers = k, [(j, sign)]
         else:
-            new, readers = count, [(int(j), 1), (int(k), sign)]
+            new, readers = count, [(j, 1), (k, sign)]
             matrix[new] = common
             count += 1
         width[inputs + new], largest[inputs + new] = top.bit_length(), top
         for reader, factor in readers:
             matrix[reader][common != 0] = 0
             matrix[reader, inputs + new] = factor
-        for row in {new, *(reader for reader, _ in readers)}:
-            magnitude[row] = np.abs(matrix[row])
+        for row in sorted({new, *(reader for reader, _ in readers), *depths.changed(matrix, new, readers)}):
+            free[row] = matrix[row] * depths.allowed(row)
+            magnitude[row] = np.abs(free[row])
             compare(row)
             best[row] = np.maximum(agree[row], differ[row])
             best[:, row] = best[row]
     return matrix[:count, : inputs + count].astype(np.int64)
+
+
+class _Depths:
+    """How deep the common sums of rows are, and which sources a row may still have in common with another one.
+
+    `below[s]` is the most common sums on the way from an input to a source, itself included; `above[r]` on the way from
+    a row to an output.
+    """
+
+    def __init__(self, inputs: int, room: int, most: int):
+        self.inputs, self.most = inputs, most
+        self.below, self.above = np.zeros(inputs + room, np.int64), np.zeros(room, np.int64)
+
+    def allowed(self, row: int) -> NDArray[np.bool_]:
+        """The sources that may be in a common sum which the row reads: bool (sources,)."""
+        allowed: NDArray[np.bool_] = self.below + 1 + self.above[row] <= self.most
+        return allowed
+
+    def changed(self, matrix: NDArray[np.float32], new: int, readers: Sequence[tuple[int, int]]) -> set[int]:
+        """The rows for which something else is allowed now that `readers` (row, sign) read the sum `new`."""
+        if self.most == UNBOUNDED:
+            return set()
+        rows = len(self.above)
+        below, above = self.below.copy(), self.above.copy()
+        self._lift(matrix, new)
+        for reader, _ in readers:
+            self._lift(matrix, reader)
+            self._lower(matrix, reader)
+        deeper = np.flatnonzero(self.below != below)
+        changed = set(np.flatnonzero(self.above != above).tolist())
+        return changed | set(np.flatnonzero(matrix[:rows, deeper].any(axis=1)).tolist()) if len(deeper) else changed
+
+    def _lift(self, matrix: NDArray[np.float32], row: int) -> None:
+        """Update `below` of a row and of those that read it."""
+        depth = 1 + int(self.below[np.flatnonzero(matrix[row])].max(initial=0))
+        readers = np.flatnonzero(matrix[:, self.inputs + row])
+        if len(readers) and depth > self.below[self.inputs + row]:
+            self.below[self.inputs + row] = depth
+            for reader in readers.tolist():
+                self._lift(matrix, reader)
+
+    def _lower(self, matrix: NDArray[np.float32], row: int) -> None:
+        """Update `above` of the sums that a row reads."""
+        for source in np.flatnonzero(matrix[row, self.inputs :]).tolist():
+            if self.above[source] < self.above[row] + 1:
+                self.above[source] = self.above[row] + 1
+                self._lower(matrix, source)
 
 
 def _in_order(matrix: Int, inputs: int, outputs: list[Scaled]) -> AdderGraph:
