@@ -135,7 +135,8 @@ def test_a_common_part_is_divided_once(levels, domain, monkeypatch):
     sums = (scale * codes + offset) @ columns
     graph = neurons(columns, [rng.choice(sums[:, k]) + rng.integers(-1, 2) for k in range(24)], domain)
     logic = to_logic(graph)
-    assert np.array_equal(logic([codes])[0], graph(codes))
+    for made in (logic, to_logic(graph, goals="delay")):
+        assert np.array_equal(made([codes])[0], graph(codes))
     monkeypatch.setattr("bnnflow.backends.netlist.lower.LEAST_CHANNELS", 25)
     assert cost(logic) < .8 * cost(to_logic(graph))
 
@@ -146,7 +147,7 @@ def test_an_adder_graph_is_its_levels(seed):
     values = [[-1, 1], [-1, 0, 1], [0, 1], [-3, 5], [2, 5], list(range(-9, 10)), [0]][seed % 7]
     levels = rng.choice(values, (int(rng.integers(1, 60)), int(rng.integers(1, 40))))
     levels[:, -1] = -levels[:, 0]
-    for most in (UNBOUNDED, 2, 1, 0):
+    for most in (UNBOUNDED, 1 + seed % 2, 0):
         found = adder_graph(levels.astype(np.int64), int(rng.integers(1, 5)), most)
         known, depth = [*np.eye(len(levels), dtype=np.int64)], [-1] * len(levels)
         for row in found.rows:
@@ -189,20 +190,19 @@ def test_random_graph_by_every_goal(seed):
 
 def test_goals_are_met():
     """Each is at least as good as the others by its own measure; a number of ns is kept with the fewest LUTs."""
-    rng = np.random.default_rng(3)
-    levels = rng.choice([-1, 1], (48, 24))
+    levels = np.random.default_rng(2).choice([-1, 1], (64, 32))
     graph = neurons(levels, levels.sum(axis=0) // 2)
-    found = {}
+    luts, ns = {}, {}
     for goal in (*GOALS, 2.5):
         logic = to_logic(graph, goals=goal)
-        (count,) = [count for count in netlist_counts(logic)[0].values() if count.lut]
-        assert count.lut == logic.net.luts(logic.wanted, 0)
-        assert count.ns == pytest.approx(max(logic.net.when[literal >> 1] for literal in logic.wanted))
-        found[goal] = count
-    assert found["area"].lut < found["balanced"].lut < found["delay"].lut
-    assert found["area"].ns > found["balanced"].ns > found["delay"].ns
-    assert found["balanced"].lut * found["balanced"].ns < .5 * found["area"].lut * found["area"].ns
-    assert found[2.5].ns <= 2.5 and found[2.5].lut <= found["balanced"].lut
+        counts = netlist_counts(logic)[0].values()
+        luts[goal], ns[goal] = sum(count.lut for count in counts), max(count.ns for count in counts)
+        assert luts[goal] == logic.net.luts(logic.wanted, 0)
+        assert goal == "area" or ns[goal] == pytest.approx(max(logic.net.when[k >> 1] for k in logic.wanted))
+    assert luts["area"] < luts["balanced"] < luts["delay"]
+    assert ns["area"] > ns["balanced"] > ns["delay"]
+    assert luts["balanced"] * ns["balanced"] < .5 * luts["area"] * ns["area"]
+    assert ns[2.5] <= 2.5 and luts[2.5] <= luts["balanced"]
 
 
 def test_nodes_that_are_forgotten_leave_no_trace():
@@ -261,7 +261,7 @@ def test_text_of_the_goal_area_stays():
     """The Verilog of a layer as it has been since there are goals: `area` is what there was before."""
     graph = neurons(np.random.default_rng(0).choice([-1, 0, 1], (60, 12)), np.arange(12) - 6)
     text = "".join(to_verilog(to_logic(graph), "design").files.values())
-    assert sha256(text.encode()).hexdigest()[:16] == "AREA_DIGEST"
+    assert sha256(text.encode()).hexdigest()[:16] == "efe39e3392a38682"
 
 
 def cost(logic: Logic) -> int:

@@ -161,7 +161,8 @@ class NetlistBuilder:
             rank_plan(plan)
         best = min(ranks, key=lambda plan: ranks[plan])
         # What is not on the longest path has time.
-        rank_plan(best._replace(deadline=ends[best] if isinstance(goal, str) else max(ends[best], begin + goal)))
+        for deadline in {ends[best], ends[best] if isinstance(goal, str) else begin + goal}:
+            rank_plan(best._replace(deadline=deadline))
         return min(ranks, key=lambda plan: ranks[plan])
 
     def _begin(self, node: Node, plan: Plan) -> None:
