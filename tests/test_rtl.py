@@ -244,8 +244,8 @@ def test_verilator_finds_a_wrong_bit_and_a_wrong_cycle(tmp_path):
 
 @pytest.mark.rtl
 @needs_yosys
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.long) if 6 <= seed < 20 else seed
-                                  for seed in range(22)])  # every kind of levels, and the rest in `make fuzz`
+@pytest.mark.parametrize("seed", [seed if seed in (0, 1, 3, 20) else pytest.param(seed, marks=pytest.mark.long)
+                                  for seed in range(22)])  # kinds of levels in turns, and the rest in `make fuzz`
 def test_formal_equivalence(tmp_path, seed):
     graph = small_layer(seed)
     prove({"shared": to_logic(graph), "single": to_logic(graph, share=False),
@@ -316,7 +316,7 @@ def test_reference_layer_is_below_1400_luts():
 
 @pytest.mark.rtl
 @needs_yosys
-@pytest.mark.parametrize("period", [1.4, 2.0])
+@pytest.mark.parametrize("period", [pytest.param(1.4, marks=pytest.mark.long), 2.0])
 def test_stages_keep_the_clock_after_yosys(period):
     """By the delays of bnnflow.devices.timing, with registers and LUTs as many as counted."""
     logic = to_logic(union({"network": small_network(2), "g11": random_graph(11), "g25": random_graph(25)}))
@@ -330,7 +330,8 @@ def test_stages_keep_the_clock_after_yosys(period):
 
 @pytest.mark.rtl
 @needs_yosys
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family if family in ("xcup", "ecp5") else pytest.param(family, marks=pytest.mark.long)
+                                    for family in FAMILIES])
 def test_families(tmp_path, family, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     bf.build(small_network(4), bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=1.0))
