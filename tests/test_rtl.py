@@ -330,7 +330,7 @@ def test_stages_keep_the_clock_after_yosys(period):
 
 @pytest.mark.rtl
 @needs_yosys
-@pytest.mark.parametrize("family", [family if family in ("xcup", "ecp5") else pytest.param(family, marks=pytest.mark.long)
+@pytest.mark.parametrize("family", [pytest.param(family, marks=[] if family in ("xcup", "ecp5") else pytest.mark.long)
                                     for family in FAMILIES])
 def test_families(tmp_path, family, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
