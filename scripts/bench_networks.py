@@ -6,12 +6,13 @@
 digits, mnist_lut and mnist_sbnn are trained as their files in models/ say; nairods are the jet taggers of
 scripts/nairods.py. FOLDER keeps training runs, projects and what yosys said, so that an interrupted bench goes on.
 
-Every row is a network as two Verilog projects. Of the combinational one it has LUT1-6 as they are ("raw"), yosys'
-packed estimate, carry blocks and depth; of the pipelined one (2 ns) LUTs, registers and cycles; of both the ns of the
-longest path (bnnflow.devices.timing). "counted" is what `bnnflow.estimate` says of both without any tool.
+Every row is a network as three Verilog projects. Of the combinational one it has LUT1-6 as they are ("raw"), yosys'
+packed estimate, carry blocks and depth; of the pipelined ones, at 2 ns and at the clock with the fewest ns of latency
+("auto"), LUTs, registers and cycles; of all the ns of the longest path (bnnflow.devices.timing). "counted" is what
+`bnnflow.estimate` says without any tool.
 
 Where the encoder is not counted the thermometer's planes are the inputs. The outputs are scores, or the class of the
-largest one. Verilator compares every output of both projects with the graph on 10,000 vectors: the test images, filled
+largest one. Verilator compares every output of all projects with the graph on 10,000 vectors: the test images, filled
 up with random ones. The accuracy is that of its outputs on the test images. alkaid runs with carry chains, which make
 its smaller designs for sums of several bits, and its netlist is equal to the graph on 2,000 inputs. Needs the extra
 `bench`.
@@ -46,8 +47,9 @@ from bnnflow.train.run import Network, train
 # Whether the encoder is more than wires: the MNIST networks' one plane is the highest bit of a pixel.
 TRAINED = {"digits": True, "mnist_lut": False, "mnist_sbnn": False}
 VECTORS, PEER_VECTORS = 10_000, 2_000
-CLOCK_PERIOD = 2.0  # ns
+CLOCK_PERIODS = (None, 2.0, "auto")  # ns; None: combinational
 SIZE = ("raw", "packed", "carry", "depth")
+CLOCKED = ("2 ns: raw", "FF", "ns", "cycles", "auto: clock", "raw", "FF", "ns", "cycles", "latency, ns")
 
 
 def trained(name: str, out: Path) -> tuple[Graph, np.ndarray, np.ndarray]:
@@ -74,39 +76,52 @@ def filled(graph: Graph, codes: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The two projects of a network: their sizes, the latency of the pipelined one, and what Verilator compared."""
+class Design:
+    """A Verilog project: its options, latency in cycles, size where it was synthesised, and what is counted of it."""
 
-    combinational: Size
-    pipelined: Size | None
+    config: bf.BuildConfig
     cycles: int
-    equal: str
-    outputs: np.ndarray
-    counted: str
+    size: Size | None
+    counted: Any
 
     def cells(self) -> list[str]:
-        one, two = self.combinational, self.pipelined
-        clocked = [] if two is None else [f"{two.raw:,}", f"{two.ff:,}", f"{two.delay}"]
-        return [*size_cells(one), f"{one.delay}", *clocked, str(self.cycles), self.equal, self.counted]
+        """LUTs, registers, the longest path, cycles."""
+        known = ["-"] * 3 if self.size is None else [f"{self.size.raw:,}", f"{self.size.ff:,}", f"{self.size.delay}"]
+        return [*known, str(self.cycles)]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The projects of a network by CLOCK_PERIODS, and what Verilator compared: it says so, and its outputs."""
+
+    designs: list[Design]
+    equal: str
+    outputs: np.ndarray
+
+    def cells(self) -> list[str]:
+        one, two, fastest = self.designs
+        assert one.size is not None
+        period = fastest.config.period
+        counted = ", ".join(f"{design.counted.lut:,} LUT, {design.counted.ff:,} FF" for design in self.designs)
+        return [*size_cells(one.size), f"{one.size.delay}", *two.cells(), f"{period:g}", *fastest.cells(),
+                f"{fastest.cycles * period:.1f}", self.equal, counted]
 
 
 def measured(graph: Graph, codes: np.ndarray, project: Path, encoder: str = "inside", registers: bool = True
              ) -> Measured:
-    """Both projects of a graph, equal to it on the codes; the pipelined one is synthesised where `registers` count."""
-    found: list[Any] = []
-    counted: list[Any] = []
-    for pipelined in (False, True):
-        config = bf.BuildConfig(output_dir=project, backend="Verilog", clock_period=CLOCK_PERIOD, pipelined=pipelined,
-                                  encoder=encoder)
+    """The projects of a graph, equal to it on the codes; pipelined ones are synthesised where `registers` count."""
+    designs = []
+    for period in CLOCK_PERIODS:
+        config = bf.BuildConfig(output_dir=project, backend="Verilog", clock_period=period or 5.0,
+                                pipelined=period is not None, encoder=encoder)
         built = bf.build(graph, config, codes)
         outputs = bf.simulate(built.path)  # raises where one differs
         files = {file.name: file.read_text() for file in sorted((built.path / "rtl").glob("*.v"))}
-        found.append(synthesize(files, built.top) if registers or not pipelined else None)
-        counted.append(bf.estimate(built.path))
-    equal = f"2 x {len(codes):,} vectors, {2 * outputs.size:,} outputs, 0 differ"
-    one, two = counted
-    return Measured(*found, built.cycles, equal, outputs,
-                    f"{one.lut:,} LUT, {one.clock_estimated} ns; {two.lut:,} LUT, {two.ff:,} FF")
+        size = synthesize(files, built.top) if registers or period is None else None
+        designs.append(Design(built.config, built.cycles, size, bf.estimate(built.path)))
+    count = len(designs)
+    equal = f"{count} x {len(codes):,} vectors, {count * outputs.size:,} outputs, 0 differ"
+    return Measured(designs, equal, outputs)
 
 
 def size_cells(size: Size) -> list[str]:
@@ -142,8 +157,7 @@ def alkaid(model: Any, graph: Graph, codes: np.ndarray) -> Size | None:
 
 def bench_trained(names: Sequence[str], out: Path) -> None:
     """A row for every network, encoder and kind of output."""
-    table_head("network", "encoder", "outputs", "accuracy", *SIZE, "ns", "pipelined: raw", "FF", "ns", "cycles",
-               "Verilator", "counted")
+    table_head("network", "encoder", "outputs", "accuracy", *SIZE, "ns", *CLOCKED, "Verilator", "counted")
     for name in names:
         graph, images, labels = trained(name, out)
         codes = filled(graph, images)
@@ -160,14 +174,14 @@ def bench_trained(names: Sequence[str], out: Path) -> None:
 
 def bench_jets(folder: Path, out: Path, peer: bool) -> None:
     """A row for every network, with alkaid's design beside ours where `peer`."""
-    table_head("network", *SIZE, "ns", "cycles", "Verilator", "counted", *(f"alkaid {name}" for name in SIZE),
+    table_head("network", *SIZE, "ns", *CLOCKED, "Verilator", "counted", *(f"alkaid {name}" for name in SIZE),
                "raw, ours/alkaid")
     ratios = []
     for name, model in jets(folder):
         graph, codes = bf.lower(model, "fixed<16,6>"), nairods.inputs(VECTORS)
         found = measured(graph, codes, out / name.replace("/", "_"), registers=False)
         theirs = alkaid(model, graph, codes) if peer else None
-        ratios += [found.combinational.raw / theirs.raw] if theirs else []
+        ratios += [found.designs[0].size.raw / theirs.raw] if theirs else []
         print(line(name, *found.cells(), *(size_cells(theirs) + [f"{ratios[-1]:.2f}"] if theirs else "-----")),
               flush=True)
     if ratios:

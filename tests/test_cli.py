@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 import numpy as np
@@ -41,6 +42,8 @@ def test_usage_errors_are_2(cli):
     (["build", "net.npz", "--vectors", "bad.npy"], "value 999999999.0 at index"),
     (["build", "net.npz", "--combinational"], "--combinational: only backend Verilog can be"),
     (["build", "net.npz", "--backend", "Verilog", "--reuse-factor", "2"], "Verilog is fully unrolled"),
+    (["estimate", "net.npz", "--clock-period", "auto"],
+     "--clock-period auto: only a pipelined project of backend Verilog has a clock to find; give a number of ns"),
     (["build", "net.npz", "--backend", "Verilog", "--layer", "d:pe=4"],
      "--layer d:pe=4: Verilog is fully unrolled; leave it out"),
     (["build", "net.npz", "--reuse-factor", "1048577"], "--reuse-factor 1048577: a whole number of cycles, from 1 to "
@@ -142,7 +145,8 @@ def test_argmax(cli, tmp_path):
 @pytest.mark.skipif(tools.find(YOSYS) is None, reason=YOSYS.remedy)
 def test_build_and_synth(cli, tmp_path):
     bf.save(GRAPH, tmp_path / "net.npz")
-    assert cli("build", "net.npz", "--backend", "Verilog", "--clock-period", "2").returncode == 0
+    done = cli("build", "net.npz", "--backend", "Verilog", "--clock-period", "auto")
+    assert done.returncode == 0 and re.search(r"^latency: \d+ cycles of \S+ ns, \S+ ns$", done.stdout, re.M)
     done = cli("synth", "prj", "--layers", env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
     assert done.returncode == 0 and "total" in done.stdout and "lut_packed" in done.stdout, done.stderr
     done = cli("sim", "prj", "--tool", "gxx")

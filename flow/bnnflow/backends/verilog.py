@@ -246,8 +246,10 @@ class _Modules:
     def top_module(self) -> str:
         """The module of the design: layers, their buses, and `valid` beside them."""
         buses = [f"    wire [{width - 1}:0] {name};" for name, width in map(self.bus, self.layers)]
+        stages = ["// A stage may end in the middle of a layer: the bits of a bus are of several stages."]
         return "\n".join(["// Codes in two's complement, element 0 lowest.",
                           f"// Latency: {self.latency or 0} cycles, a new input every cycle.",
+                          *(stages if self.latency else []),
                           f"module {self.top} (", _ports(self._top_ports()), ");", *buses,
                           *map(self._instance, self.layers), *self._results(), *self._valid(), "endmodule", ""])
 

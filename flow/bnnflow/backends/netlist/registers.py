@@ -91,16 +91,16 @@ class Pipeline:
 
     def move_borders(self) -> None:
         """Move the borders between stages to where few nets cross them."""
-        fewest = self.registers
+        borders = range(self.stages - 1)
+        waiting = set(borders)  # those that may not be where the fewest nets cross them: one beside them has moved
         for _ in range(SWEEPS):
-            for stage in range(self.stages - 1):
-                self._move_border(stage)
-            before, fewest = fewest, self.registers
-            if fewest == before:
-                break
+            for border in sorted(waiting):
+                waiting.discard(border)
+                if self._move_border(border):
+                    waiting.update(beside for beside in (border - 1, border + 1) if beside in borders)
 
-    def _move_border(self, early: int) -> None:
-        """Part the cells of the stages `early` and `early` + 1 anew."""
+    def _move_border(self, early: int) -> bool:
+        """Part the cells of the stages `early` and `early` + 1 anew; False where they stay."""
         part = [index for index, stage in enumerate(self.stage) if early <= stage <= early + 1]
         can, must = self._can_be_early(part), self._must_be_early(part)
         network = Network()
@@ -108,9 +108,10 @@ class Pipeline:
         free = [index for index in part if place[index] not in (SOURCE, SINK)]
         for net in dict.fromkeys(net for index in free for net in (*self.cells[index].reads, *self.cells[index].nets)):
             self._add_net(network, net, place, early)
-        side = network.source_side()
+        side, before = network.source_side(), [self.stage[index] for index in part]
         for index in part:
             self.stage[index] = early if side[place[index]] else early + 1
+        return before != [self.stage[index] for index in part]
 
     def _can_be_early(self, part: Sequence[int]) -> set[int]:
         """Those of the cells of two stages that can all be in the earlier one."""
