@@ -11,7 +11,6 @@ import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
 
-from bnnflow.backends.netlist.goals import GOALS
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.frontends.keras.calls import model_calls
 from bnnflow.frontends.keras.layers import LOWERINGS
@@ -160,7 +159,7 @@ def test_netlist_is_the_graph(name):
     model = NETWORKS[name]()
     graph = bf.lower(model, INPUT_TYPE)
     codes = check_codes(graph, graph.encode(inputs(model, 100)))
-    for goal in GOALS:
+    for goal in ("area", ("balanced", "delay")[len(name) % 2]):  # both make the same trees, and choose among them
         for ours, expected in zip(to_logic(graph, goals=goal)(codes), tf.nest.flatten(graph(codes)), strict=True):
             assert np.array_equal(ours, expected), goal
 

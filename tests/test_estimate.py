@@ -16,6 +16,7 @@ from bnnflow.backends.hls.cycles import schedule_of
 from bnnflow.backends.hls.fusion import prepared
 from bnnflow.backends.hls.loops import loop_of
 from bnnflow.backends.netlist.counts import netlist_counts
+from bnnflow.backends.netlist.goals import GOALS
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.backends.verilog import to_verilog
 from bnnflow.devices.parts import PARTS, part_of
@@ -24,7 +25,7 @@ from bnnflow.estimates.balance import fitting
 from bnnflow.estimates.baseline import LUT_PER_ACTIVATION, LUT_PER_NONZERO, baseline_facts, estimate_baseline
 from bnnflow.estimates.costs import COST, LUT_PER_BIT, Cost, Work, table_cost
 from bnnflow.estimates.estimate import START, estimate
-from bnnflow.estimates.netlists import USABLE
+from bnnflow.estimates.netlists import USABLE, front, timing
 from bnnflow.facts.readers import read_report
 from bnnflow.ir import BIPOLAR, TERNARY, Domain, Graph, Index, Node, Op, Steps, Weights, Window, fixed
 from bnnflow.ir.verify import dot_domain
@@ -424,3 +425,14 @@ def test_baseline_of_a_graph():
     wires = Node("y", Op.GATHER, ("x",), (1,), BIPOLAR, Index(np.array([0])))
     with pytest.raises(InputError, match="no sums"):
         estimate_baseline(Graph((x, wires), ("y",)))
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_the_front_is_what_each_goal_is_estimated_as(pipelined):
+    config = bf.BuildConfig(backend="Verilog", pipelined=pipelined, clock_period=2.0)
+    graph = dense(40, 8)
+    found = front(graph, config)
+    assert list(found) == list(GOALS) and found["area"][0] <= found["balanced"][0]
+    for goal, (luts, cycles, ns) in found.items():
+        one = replace(config, netlist=goal)
+        assert estimate(graph, one).lut == luts and timing(graph, one) == (cycles, ns)

@@ -7,7 +7,7 @@ compressor tree, whose highest bit is the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 from typing import NamedTuple
@@ -138,7 +138,7 @@ class NetlistBuilder:
     def _best(self, node: Node, goal: Goal) -> Plan:
         """The best plan of a goal: of LUTs and ns from when all that the node reads is ready."""
         first, known = len(self.net.gates), (dict(self.words), dict(self.open))
-        begin = max((self.net.when[literal >> 1] for name in node.inputs for word in self.words.get(name, ())
+        begin = max((self.net.when[literal >> 1] for name in self._read_by(node) for word in self.words.get(name, ())
                      for literal in word), default=0.0)
         ranks: dict[Plan, tuple[float, ...]] = {}
         ends: dict[Plan, float] = {}  # when the node is ready
@@ -165,11 +165,18 @@ class NetlistBuilder:
             rank_plan(best._replace(deadline=deadline))
         return min(ranks, key=lambda plan: ranks[plan])
 
+    def _read_by(self, node: Node) -> Iterator[str]:
+        """The names of what a node reads, and the sums that wait for it."""
+        for name in node.inputs:
+            yield name
+            if self.graph[name].traits.adds:
+                yield from self._read_by(self.graph[name])
+
     def _begin(self, node: Node, plan: Plan) -> None:
-        """Make the sums that wait for a node, by a plan."""
+        """Make the sums that wait for a node, by a plan, or the node itself where it is one."""
         self.net.trees, self.depth, self.net.deadline = plan
         self._used = []
-        for name in node.inputs:
+        for name in [node.name] if node.traits.adds else node.inputs:
             if self.graph[name].traits.adds:
                 self._need(name)
 
@@ -177,7 +184,8 @@ class NetlistBuilder:
         """Make a node by a plan, and the sums that wait for it."""
         self._begin(node, plan)
         self.net.layer = node.name
-        EMIT_LOGIC[node.op](node, self)
+        if not node.traits.adds:
+            EMIT_LOGIC[node.op](node, self)
         if node.name in self.graph.outputs:
             self.word(node.name)
 
@@ -190,7 +198,7 @@ class NetlistBuilder:
         return self.words[name]
 
     def _need(self, name: str) -> None:
-        """Make a sum that has waited; its gates are its own, not those of the node that reads it."""
+        """Make a sum, unless it is there; its gates are its own, not those of the node that reads it."""
         if name not in self.open and name not in self.words:
             reader, self.net.layer = self.net.layer, name
             EMIT_LOGIC[self.graph[name].op](self.graph[name], self)

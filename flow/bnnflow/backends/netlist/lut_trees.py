@@ -30,7 +30,6 @@ ANY = 0.01  # bits that a counter removes with a LUT where every counter will do
 # and the order of counters.
 WAYS = ((1.0, 0), (0.6, 0), (0.3, 0), (0.6, 1))
 
-
 # Counters: literals of three neighbouring columns that become the bits of their sum, a LUT each, and how many bits go
 # with a LUT. The best are first: 6:3 and then 5,1:3, or the other way round. 3:2 is among the last.
 FOUND = [((a, b, c), (a + b + c) / (a + 2 * b + 4 * c).bit_length() - 1)
@@ -200,7 +199,6 @@ def _floor(heap: Columns, least: float) -> bool:
 
 
 # --- the last rows --------------------------------------------------------------------------------------------------
-
 
 Group = tuple[int, int, tuple[int, ...]]  # items from one to another, and the least values of their sum's classes
 
