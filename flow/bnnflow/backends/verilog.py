@@ -61,6 +61,24 @@ def _template(name: str) -> str:
     return (files("bnnflow.hls_templates") / name).read_text()
 
 
+# An instance of a module takes Verilator twice as long as the line that it stands for.
+MACROS = """\
+`ifndef FLOW_MACROS
+`define FLOW_MACROS
+`ifdef VERILATOR
+`define FLOW_LUT6(out, name, table, in) wire out = table >> in;
+`define FLOW_ADD(out, name, width, x, y, z) wire [width:0] out = x + y + z;
+`define FLOW_CARRY(out, name, width, x, y, z) wire [width:0] out = x + (x ^ y) + z;
+`else
+`define FLOW_LUT6(out, name, table, in) wire out; flow_lut6 #(table) name (.i(in), .o(out));
+`define FLOW_ADD(out, name, width, x, y, z) \\
+    wire [width:0] out; flow_add #(width) name (.a(x), .b(y), .c(z), .s(out));
+`define FLOW_CARRY(out, name, width, x, y, z) \\
+    wire [width:0] out; flow_carry #(width) name (.a(x), .p(y), .c(z), .s(out));
+`endif
+`endif"""
+
+
 class _Modules:
     """The modules of a design, and the names under which they find signals.
 
@@ -143,7 +161,7 @@ class _Modules:
         exports = [f"    assign y[{place}] = {self.signal(2 * gate, self.schedule.stage[gate] + delay, layer)};"
                    for (gate, delay), place in self.schedule.exports[layer].items()]
         shape = "x".join(map(str, node.shape))
-        return "\n".join([f"// {node.op.value}, {shape}", f"module {self.top}_layer_{layer} (",
+        return "\n".join([f"// {node.op.value}, {shape}", MACROS, f"module {self.top}_layer_{layer} (",
                           _ports(self._layer_ports(node)), ");",
                           *functions.values(), *gates, *self._registers(layer), *exports, "endmodule", ""])
 
@@ -194,16 +212,15 @@ class _Modules:
         """The lines that make the signal `name`, a LUT whatever a tool thinks."""
         signals = [self.signal(2 * source, stage, layer) for source in reversed(inputs)]
         unused = [f"{INPUTS - len(inputs)}'b0"] if len(inputs) < INPUTS else []
-        return [f"    wire {name};", f"    flow_lut6 #(64'h{table:016x}) lut_{name} "
-                                     f"(.i({{{', '.join([*unused, *signals])}}}), .o({name}));"]
+        return [f"    `FLOW_LUT6({name}, lut_{name}, 64'h{table:016x}, {{{', '.join([*unused, *signals])}}})"]
 
     def _chain(self, node: int, chain: Chain, layer: str) -> list[str]:
         """The lines that make a carry chain, and in a pipelined design the LUTs of its positions."""
         stage, width = self.schedule.stage[node], len(chain.a)
         a, b = ([self.signal(literal, stage, layer) for literal in row] for row in (chain.a, chain.b))
-        module, second, luts = "flow_add", "b", list[str]()
+        macro, luts = "FLOW_ADD", list[str]()
         if self.latency is not None:
-            module, second = "flow_carry", "p"
+            macro = "FLOW_CARRY"
             for k, pair in enumerate(zip(chain.a, chain.b)):
                 constant, literal = sorted(pair)
                 if constant <= TRUE and literal >> 1 not in self.schedule.inside:
@@ -212,9 +229,8 @@ class _Modules:
                     b[k] = f"p{node}_{k}"
                     luts += self._lut(b[k], *self._select(*pair), stage, layer)
         rows = [f"{{{', '.join(reversed(row))}}}" for row in (a, b)]
-        return [*luts, f"    wire [{width}:0] n{node};",
-                f"    {module} #({width}) add{node} (.a({rows[0]}), .{second}({rows[1]}), "
-                f".c({self.signal(chain.carry, stage, layer)}), .s(n{node}));"]
+        return [*luts, f"    `{macro}(n{node}, add{node}, {width}, {rows[0]}, {rows[1]}, "
+                       f"{self.signal(chain.carry, stage, layer)})"]
 
     def _select(self, a: int, b: int) -> tuple[list[int], int]:
         """(inputs, table) of a XOR b at a position of a chain, b being perhaps a function inside."""
@@ -228,18 +244,6 @@ class _Modules:
             second = row >> inputs.index(a >> 1) & 1 if a > TRUE else 0
             table |= (known.table >> (row & own) & 1 ^ second ^ flip) << row
         return inputs, table
-
-    def _kept(self, node: int, gate: Lut, inputs: str) -> list[str]:
-        """The lines of a function that is a LUT of its own; where an output is its complement, that is made."""
-        table = gate.table
-        for k in range(len(gate.inputs), INPUTS):  # the function of six inputs of which some do not matter
-            table |= table << (1 << k)
-        if len(gate.inputs) < INPUTS:
-            inputs = f"{INPUTS - len(gate.inputs)}'d0, {inputs}"
-        out, wire = f"n{node}", f"n{node}"
-        if self.is_complement(node):
-            out, wire, table = f"lut{node}_o", f"lut{node}_o, n{node} = ~lut{node}_o", table ^ ((1 << 64) - 1)
-        return [f"    wire {wire};", f"    flow_lut6 #(64'h{table:016x}) lut{node} (.i({{{inputs}}}), .o({out}));"]
 
     # --- the top module ---------------------------------------------------------------------------------------------
 
