@@ -11,6 +11,7 @@ import bnnflow.train  # isort: skip
 import qkeras
 import tensorflow as tf
 
+from bnnflow.backends.netlist.goals import GOALS
 from bnnflow.backends.netlist.lower import to_logic
 from bnnflow.frontends.keras.calls import model_calls
 from bnnflow.frontends.keras.layers import LOWERINGS
@@ -154,14 +155,15 @@ def test_c_simulation_is_the_graph(io_type, strategy, part, simulated):
 
 
 @pytest.mark.rtl
-@pytest.mark.parametrize("name", NETWORKS)
-def test_netlist_is_the_graph(name):
+@pytest.mark.parametrize(("name", "goal"), [  # in turns, the others for `make fuzz`
+    pytest.param(name, goal, marks=[pytest.mark.long] * (k % len(GOALS) != of))
+    for k, name in enumerate(NETWORKS) for of, goal in enumerate(GOALS)])
+def test_netlist_is_the_graph(name, goal):
     model = NETWORKS[name]()
     graph = bf.lower(model, INPUT_TYPE)
     codes = check_codes(graph, graph.encode(inputs(model, 100)))
-    for goal in ("area", ("balanced", "delay")[len(name) % 2]):  # both make the same trees, and choose among them
-        for ours, expected in zip(to_logic(graph, goals=goal)(codes), tf.nest.flatten(graph(codes)), strict=True):
-            assert np.array_equal(ours, expected), goal
+    for ours, expected in zip(to_logic(graph, goals=goal)(codes), tf.nest.flatten(graph(codes)), strict=True):
+        assert np.array_equal(ours, expected)
 
 
 @pytest.mark.parametrize("name", KERNELS)

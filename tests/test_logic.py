@@ -172,9 +172,9 @@ def test_random_graph(seed):
 def test_more_random_graphs(seed):
     graph = random_graph(seed)
     codes = random_codes(graph, seed)
-    for goal in (*GOALS, 2.0):
-        for ours, expected in zip(to_logic(graph, goals=goal)(codes), outputs(graph, codes), strict=True):
-            assert np.array_equal(ours, expected), (goal, graph)
+    goal = (*GOALS, 2.0)[seed % 4]
+    for ours, expected in zip(to_logic(graph, goals=goal)(codes), outputs(graph, codes), strict=True):
+        assert np.array_equal(ours, expected), (goal, graph)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -204,7 +204,8 @@ def classifier() -> keras.Model:
 
 @pytest.mark.training
 @pytest.mark.parametrize(("kind", "options"), [
-    (Bop, {"gamma": 1e-2, "threshold": 1e-3}), (Bop2ndOrder, {"gamma": 1e-3, "sigma": 1e-2, "threshold": 1e-2}),
+    pytest.param(Bop, {"gamma": 1e-2, "threshold": 1e-3}, marks=pytest.mark.long),
+    (Bop2ndOrder, {"gamma": 1e-3, "sigma": 1e-2, "threshold": 1e-2}),
 ])
 def test_digits_are_learned_without_latent_weights(kind, options):
     """Flipping weights learns: for every seed the network is better than the same one whose binary kernels stay random,

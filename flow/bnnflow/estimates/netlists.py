@@ -68,9 +68,9 @@ def front(graph: Graph, config: BuildConfig) -> dict[str, tuple[float, int, floa
     """{goal: (LUTs, cycles, ns of the longest path)} of the Verilog that each goal would make of a graph."""
     found: dict[str, tuple[float, int, float]] = {}
     for goal in GOALS:
-        counts, latency = _whole(graph, replace(config, netlist=goal, layers={}))
-        ns = max(count.ns for count in counts.values()) + REGISTER_DELAY * config.pipelined
-        found[goal] = sum(count.lut for count in counts.values()), latency, ns
+        asked = replace(config, netlist=goal, layers={})
+        counts, _ = _whole(graph, asked)
+        found[goal] = sum(count.lut for count in counts.values()), *timing(graph, asked)
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bnnflow.backends.backend import BuildConfig, Kernels, option_of, unknown_nodes
+from bnnflow.backends.backend import BACKENDS, BuildConfig, Kernels, option_of, unknown_nodes
 from bnnflow.backends.hls.code_size import LIMITS, MOST, DesignSize, KernelSize, design_size, kernel_size
 from bnnflow.backends.hls.folding import Folding, folding_of, in_memory
 from bnnflow.backends.hls.kernel_call import FusedKernel, KernelCall
@@ -26,7 +26,7 @@ from bnnflow.backends.hls.ops import EMIT_HLS
 from bnnflow.backends.hls.sums import ARRAYS
 from bnnflow.backends.hls.types import code_type
 from bnnflow.backends.netlist.goals import AREA
-from bnnflow.errors import InputError, as_given
+from bnnflow.errors import InputError, as_given, choice
 from bnnflow.ir import Graph, Index, Node, Op, Weights, Window, clean_name
 from bnnflow.ir.nodes import Int
 
@@ -498,7 +498,8 @@ def _reused_netlists(graph: Graph, config: BuildConfig, groups: Sequence[tuple[N
 def _no_netlists(graph: Graph, config: BuildConfig, groups: Sequence[tuple[Node, ...]]) -> Problems:
     """What netlists are to be best at, where there are none."""
     heads = [nodes[0].name for nodes in groups if not nodes[0].traits.outside]
-    strategy, remedy = as_given(strategy=ASKED), as_given(backend="Verilog")
+    strategy = as_given(strategy=ASKED)
+    remedy = choice(as_given(backend=name) for name, backend in BACKENDS.items() if backend.one_netlist)
     if config.netlist != AREA and not any(config.strategy_of(name) == ASKED for name in heads):
         yield f"{as_given(netlist=config.netlist)}: no node is a netlist; use {strategy} or {remedy}"
     for name in heads:
