@@ -32,7 +32,7 @@ import bnnflow as bf
 from bnnflow.toolchains import process as tools
 
 NETWORKS = {  # name: (title, input type, io_type, options of nodes)
-    "cnv": ("CNV w1a1, 32x32x3", "ufixed<8,0>", "io_stream", {}),
+    "cnv": ("CNV w1a1, 32x32x3", "ufixed<8,0>", "io_stream", {"conv6": {"reuse_factor": 16}}),
     "glt96": ("thermometer network, 96x96x3", "ufixed<8,0>", "io_stream", {}),
     "conv": ("one 3x3x64x64 layer on 8x8", "fixed<2,2>", "io_parallel", {}),
     "residual16": ("8-bit residual, 16x35x1", "fixed<8,3>", "io_stream", {}),
