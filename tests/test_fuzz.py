@@ -22,6 +22,6 @@ def test_random_networks(seed, capsys):
 @pytest.mark.hls
 @pytest.mark.parametrize("seed", [5000, pytest.param(5010, marks=LONG)])
 def test_random_convolutional_networks(seed):
-    totals = run(10, 100, seed, csim=1, family="cnn")
+    totals = run(6, 100, seed, csim=1, family="cnn")
     assert totals["codes"] > 50_000 and totals["csim_io_stream"] > 0 and totals["rational"] > 1_000
     assert totals["near"] >= 0.05 * totals["sums"]
