@@ -293,6 +293,18 @@ def test_too_large_is_refused():
         to_logic(neurons(levels, np.zeros(1200)))
 
 
+def test_what_is_forgotten_is_not_kept_as_a_lut():
+    """The next function of the same number is left to a tool, as one that is not of a tree of LUTs."""
+    net = Netlist()
+    a, b, c = given(net, 3)
+    first, net.trees = len(net.gates), True
+    net.lut([a, b, c], 0x80)
+    assert net.kept == {first}
+    net.forget(first)
+    net.trees = False
+    assert net.lut([a, b], 0x8) >> 1 == first and not net.kept
+
+
 def test_chains_are_read_through_their_bits():
     net = Netlist()
     a, b, c = given(net, 3)

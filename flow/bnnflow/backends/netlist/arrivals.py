@@ -7,11 +7,10 @@ ready. A function may lie in the LUT of a chain's own position, and takes no tim
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnnflow.backends.netlist.netlist import FALSE, INPUTS, TRUE, Bit, Chain, Gate, Lut, Netlist, has_lut, sources
+from bnnflow.backends.netlist.netlist import FALSE, TRUE, Bit, Chain, Lut, Netlist, has_lut, inside_chains
 from bnnflow.devices import timing
 
 __all__ = ["OUTSIDE", "PS", "REGISTER_DELAY", "Cell", "Cells", "ChainCell", "LutCell"]
@@ -138,9 +137,7 @@ class Cells:
       that it reads comes from registers.
     - `wanted`: the nets that are outputs.
     - `maker`, `readers`: by net, the cell that makes it (OUTSIDE: none), and those that read it.
-    - `inside`: the functions that lie in the LUTs of a chain's own positions, where no register parts them. They are
-      operands `b` that nothing else reads, no output either, and have at most six inputs together with the operands `a`
-      beside them. Operands `a` and carries feed multiplexers.
+    - `inside`: the functions that lie in the LUTs of a chain's own positions, where no register parts them.
     """
 
     def __init__(self, net: Netlist, wanted: Sequence[int]):
@@ -148,7 +145,7 @@ class Cells:
         self.needed[FALSE] = False
         self.wanted = frozenset(literal >> 1 for literal in wanted if literal > TRUE)
         gates = [(node, gate) for node, gate in enumerate(net.gates) if self.needed[node]]
-        self.inside = self._functions_inside(net, [gate for _, gate in gates])
+        self.inside = inside_chains(gates, net.gates, wanted)
         bits: dict[int, dict[int, int]] = {}
         for node, gate in gates:
             if isinstance(gate, Bit):
@@ -164,18 +161,6 @@ class Cells:
             for node in cell.reads:
                 self.readers[node].append(index)
         self.alone = self._alone()
-
-    def _functions_inside(self, net: Netlist, gates: Sequence[Gate]) -> frozenset[int]:
-        reads = Counter(source for gate in gates for source in set(sources(gate)))
-        found, outside = set[int](), set(self.wanted)
-        for gate in gates:
-            if isinstance(gate, Chain):
-                outside.update(literal >> 1 for literal in (*gate.a, gate.carry))
-                for a, b in zip(gate.a, gate.b):
-                    function = net.gates[b >> 1]
-                    fits = isinstance(function, Lut) and len({*function.inputs, a >> 1} - {FALSE}) <= INPUTS
-                    (found if fits and reads[b >> 1] == 1 else outside).add(b >> 1)
-        return frozenset(found - outside)
 
     def _alone(self) -> list[int]:
         ready, found = [0] * len(self.maker), []

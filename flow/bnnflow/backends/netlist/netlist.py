@@ -150,6 +150,7 @@ class Netlist:
 
     def forget(self, first: int) -> None:
         """Take back all nodes from `first` on, as though they had not been made."""
+        self.kept.difference_update(range(first, len(self.gates)))
         for gate in self.gates[first:]:
             del self._known[gate]
         for row in (self.gates, self.level, self.when, self.owner):
@@ -269,15 +270,19 @@ def sources(gate: Gate) -> tuple[int, ...]:
 def inside_chains(nodes: Sequence[tuple[int, Gate]], gates: Sequence[Gate], wanted: Sequence[int]) -> set[int]:
     """The functions that lie in the LUTs of a chain's own positions.
 
-    They are its operands `b` that none of the other `nodes` reads, and no output. Operands `a` feed multiplexers.
+    They are operands `b` that none of the other `nodes` reads, no output either, and have at most six inputs together
+    with the operands `a` beside them. Operands `a` and carries feed multiplexers.
     """
     reads = Counter(source for _, gate in nodes for source in set(sources(gate)))
-    a, b = {literal >> 1 for literal in wanted}, set[int]()
+    found, outside = set[int](), {literal >> 1 for literal in wanted}
     for _, gate in nodes:
         if isinstance(gate, Chain):
-            a.update(literal >> 1 for literal in gate.a)
-            b.update(literal >> 1 for literal in gate.b)
-    return {node for node in b - a if isinstance(gates[node], Lut) and reads[node] == 1}
+            outside.update(literal >> 1 for literal in (*gate.a, gate.carry))
+            for a, b in zip(gate.a, gate.b):
+                function = gates[b >> 1]
+                fits = isinstance(function, Lut) and len({*function.inputs, a >> 1} - {FALSE}) <= INPUTS
+                (found if fits and reads[b >> 1] == 1 else outside).add(b >> 1)
+    return found - outside
 
 
 def arrivals_of_bits(chain: Chain, when: Sequence[float], inside: Container[int]) -> list[float]:
