@@ -13,14 +13,30 @@
 #define FLOW_GATE static __attribute__((noinline))
 #endif
 
+// Where g++ runs a design, a number of ap_private.h is a word of the machine, so that its bits are taken at once, the taps
+// of a sum are added up in such words, and its bits counted by one instruction. -DFLOW_SLOW leaves what is synthesised.
+#if !defined(__SYNTHESIS__) && !defined(FLOW_SLOW) && defined(__AP_PRIVATE_H__)
+#define FLOW_MACHINE
+#endif
+
 namespace nnet {
+
+#ifdef FLOW_MACHINE
+static const bool flow_synthesis = false;
+#else
+static const bool flow_synthesis = true;
+#endif
 
 // The bits of a value. Its sign, where a kernel needs it, is in a type of the kernel's configuration.
 template <class T> ap_uint<T::width> flow_code(const T &value) {
     #pragma HLS INLINE
+#ifdef FLOW_MACHINE
+    return value.V.to_uint64();
+#else
     ap_uint<T::width> code;
     code.range(T::width - 1, 0) = value.range(T::width - 1, 0);
     return code;
+#endif
 }
 
 #ifndef __SYNTHESIS__
@@ -34,8 +50,12 @@ template <class T> long long flow_signed(const T &value) {
 // Give a value the bits of a code; the graph's rules prove that the code fits.
 template <class T, class C> void flow_set(T &value, const C &code) {
     #pragma HLS INLINE
-    ap_uint<T::width> bits = code;
+    const ap_uint<T::width> bits = code;
+#ifdef FLOW_MACHINE
+    value.V = decltype(value.V)(bits.to_uint64());
+#else
     value.range(T::width - 1, 0) = bits;
+#endif
 }
 
 // A kernel that goes over pixels, positions or a whole array applies CONFIG_T::cell, which calls the kernels of nodes in

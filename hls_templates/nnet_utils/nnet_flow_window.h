@@ -17,12 +17,6 @@
 
 namespace nnet {
 
-#if defined(__SYNTHESIS__) || defined(FLOW_SLOW)
-static const bool flow_synthesis = true;
-#else
-static const bool flow_synthesis = false; // the machine counts the bits of whole words
-#endif
-
 // Bits of a number up to N.
 template <int N> struct flow_width { static const int bits = flow_width<N / 2>::bits + 1; };
 template <> struct flow_width<0> { static const int bits = 0; };
@@ -170,6 +164,27 @@ unsigned long long flow_code_at(const typename flow_sizes<CONFIG_T>::data_t word
     return (all >> (index % per_word * CONFIG_T::field)) & flow_ones(CONFIG_T::field);
 }
 
+#ifdef FLOW_MACHINE
+inline int flow_least(int a, int b) { return a < b ? a : b; }
+
+// flow_collect, as many codes at a time as follow each other in a word of either side.
+template <typename CONFIG_T> void flow_collect_words(const unsigned long long taps[], unsigned long long word[]) {
+    typedef flow_sizes<CONFIG_T> sizes;
+    int many;
+    for (int g = 0; g < CONFIG_T::n_group; g++) {
+        for (int i = 0; i < sizes::fields; i += many) {
+            const int tap = i / sizes::share, in_tap = i % sizes::share, c = g * sizes::share + in_tap;
+            const int in_chunk = i % CONFIG_T::simd, from = c % sizes::per_word, to = in_chunk % sizes::per_word;
+            many = flow_least(flow_least(sizes::share - in_tap, CONFIG_T::simd - in_chunk), sizes::per_word - (from > to ? from : to));
+            const unsigned long long codes = taps[tap * sizes::pixel + c / sizes::per_word] >> (from * CONFIG_T::field) &
+                                             flow_ones(many * CONFIG_T::field);
+            unsigned long long &all = word[(g * sizes::chunks + i / CONFIG_T::simd) * sizes::words + in_chunk / sizes::per_word];
+            all = (to ? all : 0) | codes << (to * CONFIG_T::field);
+        }
+    }
+}
+#endif
+
 // Taps of pixels -> words group by group, chunk by chunk.
 template <typename CONFIG_T>
 void flow_collect(const typename flow_sizes<CONFIG_T>::data_t taps[flow_sizes<CONFIG_T>::taps * flow_sizes<CONFIG_T>::pixel],
@@ -184,6 +199,9 @@ void flow_collect(const typename flow_sizes<CONFIG_T>::data_t taps[flow_sizes<CO
         }
         return;
     }
+#ifdef FLOW_MACHINE
+    flow_collect_words<CONFIG_T>(taps, word);
+#else
 Group:
     for (int g = 0; g < CONFIG_T::n_group; g++) {
         #pragma HLS UNROLL
@@ -195,6 +213,7 @@ Group:
                                flow_code_at<CONFIG_T>(taps, tap * sizes::pixel, c));
         }
     }
+#endif
 }
 
 // The words of the next cycle come to the front, those of this one to the end.
@@ -421,6 +440,24 @@ Sum:
     }
 }
 
+#ifdef FLOW_MACHINE
+// The levels of flow_mac as words of the machine, made once.
+template <typename CONFIG_T, class number_T> struct flow_levels {
+    typedef flow_sizes<CONFIG_T> sizes;
+    number_T level[sizes::folds][CONFIG_T::pe][CONFIG_T::simd];
+    explicit flow_levels(const typename CONFIG_T::word_t words[sizes::folds][CONFIG_T::pe * CONFIG_T::level_words]) {
+        for (int fold = 0; fold < sizes::folds; fold++) {
+            for (int i = 0; i < CONFIG_T::pe * CONFIG_T::simd; i++) {
+                const int n = i / CONFIG_T::simd, tap = i % CONFIG_T::simd;
+                const ap_int<CONFIG_T::level_bits> own =
+                    flow_field(words[fold], n * CONFIG_T::level_words, tap, CONFIG_T::level_bits);
+                level[fold][n][tap] = (number_T)own.to_int64();
+            }
+        }
+    }
+};
+#endif
+
 // Any codes (code_t), any integer levels: sum = gain * (level * code, summed) + offset. Levels are `level_bits` wide.
 template <class res_T, typename CONFIG_T>
 void flow_mac(const typename flow_sizes<CONFIG_T>::data_t word[], const flow_at &at, typename CONFIG_T::acc_t acc[], res_T res[],
@@ -431,10 +468,28 @@ void flow_mac(const typename flow_sizes<CONFIG_T>::data_t word[], const flow_at 
     typedef flow_sizes<CONFIG_T> sizes;
     #pragma HLS ARRAY_PARTITION variable=levels cyclic factor=sizes::level_banks dim=2
     #pragma HLS ARRAY_PARTITION variable=offset cyclic factor=sizes::offset_banks dim=2
+#ifdef FLOW_MACHINE
+    // Sums of so many bits, whatever wraps on the way to them.
+    typedef typename flow_choice<(acc_T::width <= 32), unsigned, unsigned long long>::type number_T;
+    static const flow_levels<CONFIG_T, number_T> all(levels);
+    number_T code[sizes::groups][CONFIG_T::simd];
+    for (int i = 0; i < sizes::groups * CONFIG_T::simd; i++) {
+        const int g = i / CONFIG_T::simd, tap = i % CONFIG_T::simd;
+        const typename CONFIG_T::code_t own = flow_code_at<CONFIG_T>(word, g * sizes::words, tap);
+        code[g][tap] = (number_T)own.to_int64();
+    }
+#endif
 Neuron:
     for (int n = 0; n < CONFIG_T::pe; n++) {
         #pragma HLS UNROLL
         const int g = CONFIG_T::n_group == 1 ? 0 : n / sizes::per_group;
+#ifdef FLOW_MACHINE
+        number_T taps = 0;
+        for (int i = 0; i < CONFIG_T::simd; i++) {
+            taps += all.level[at.fold][n][i] * code[g][i];
+        }
+        const acc_T total = taps;
+#else
         acc_T total = 0;
     Tap:
         for (int i = 0; i < CONFIG_T::simd; i++) {
@@ -444,6 +499,7 @@ Neuron:
             const typename CONFIG_T::code_t code = flow_code_at<CONFIG_T>(word, g * sizes::words, i);
             total += level * code;
         }
+#endif
         acc[n] = at.first ? total : acc_T(acc[n] + total);
         typename CONFIG_T::sum_t sum = CONFIG_T::gain * acc[n] + offset[at.border * sizes::passes + at.pass][n];
         flow_set(res[n], sum);

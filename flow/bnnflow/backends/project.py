@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ RUNS = "runs"  # the folder of what runs of tools leave behind
 INPUTS, EXPECTED = "tb_data/flow_inputs.dat", "tb_data/flow_expected.dat"
 RESULTS = "csim_results.log"  # the test bench's outputs
 FORMAT = 1
+MOST_TEXTS, CHUNK = 1 << 17, 1000  # values in a table of texts; rows that are written at once
 
 
 @dataclass(frozen=True)
@@ -198,8 +199,24 @@ def write_vectors(folder: Path, graph: Graph, codes: Sequence[NDArray[np.int64]]
     expected = expected if isinstance(expected, list) else [expected]
     (folder / "tb_data").mkdir(exist_ok=True)
     for name, arrays in ((INPUTS, codes), (EXPECTED, expected)):
-        np.savetxt(folder / name, np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1), fmt="%d")
+        rows = np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1)
+        with (folder / name).open("wb") as file:
+            _write_rows(file, rows)
     return expected
+
+
+def _write_rows(file: BinaryIO, rows: NDArray[np.int64]) -> None:
+    """Rows of decimal numbers in columns: each looked up, of so few values that a table of their texts is small."""
+    low, high = (int(rows.min()), int(rows.max())) if rows.size else (0, 0)
+    if high - low > MOST_TEXTS:
+        np.savetxt(file, rows, fmt="%d")
+        return
+    width = max(len(str(low)), len(str(high)))
+    texts = np.array([f"{value:{width}d} ".encode() for value in range(low, high + 1)])
+    for first in range(0, len(rows), CHUNK):
+        text = texts[rows[first : first + CHUNK] - low].view(np.uint8).reshape(-1, rows.shape[1] * (width + 1))
+        text[:, -1] = ord("\n")
+        file.write(text.tobytes())
 
 
 def read_vectors(file: Path, nodes: Sequence[Node]) -> list[NDArray[np.int64]]:

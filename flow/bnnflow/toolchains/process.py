@@ -175,15 +175,15 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
     return code
 
 
-def side_by_side(commands: Sequence[Sequence[str]], cwd: Path, timeout: float) -> None:
+def side_by_side(commands: Sequence[Sequence[str]], cwd: Path, timeout: float, ok: Sequence[int] = (0,)) -> list[int]:
     """Run the commands, as many at a time as there are processors, their output in <number>.log of `cwd`.
 
-    Raises as `call` does, for the first that fails; those that have not begun by then are left out.
+    Returns their exit codes. Raises as `call` does, for the first that fails; those that have not begun by then are
+    left out.
     """
     with _endable(), ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for _ in pool.map(lambda k: call(commands[k], cwd, cwd / f"{k}.log", timeout), range(len(commands))):
-                pass
+            return list(pool.map(lambda k: call(commands[k], cwd, cwd / f"{k}.log", timeout, ok), range(len(commands))))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
