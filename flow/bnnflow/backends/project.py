@@ -214,7 +214,8 @@ def _write_rows(file: BinaryIO, rows: NDArray[np.int64]) -> None:
     width = max(len(str(low)), len(str(high)))
     texts = np.array([f"{value:{width}d} ".encode() for value in range(low, high + 1)])
     for first in range(0, len(rows), CHUNK):
-        text = texts[rows[first : first + CHUNK] - low].view(np.uint8).reshape(-1, rows.shape[1] * (width + 1))
+        text = np.ascontiguousarray(texts[rows[first : first + CHUNK] - low]).view(np.uint8)
+        text = text.reshape(-1, rows.shape[1] * (width + 1))
         text[:, -1] = ord("\n")
         file.write(text.tobytes())
 
