@@ -26,10 +26,12 @@ from bnnflow.backends.netlist.bit_heap import (
     unsigned_terms,
     without_constant,
 )
+from bnnflow.backends.netlist.gates import FALSE
 from bnnflow.backends.netlist.goals import AREA, Goal, Plan, plans, rank
 from bnnflow.backends.netlist.lut_trees import not_less
-from bnnflow.backends.netlist.netlist import FALSE, INPUTS, Netlist
+from bnnflow.backends.netlist.netlist import Netlist
 from bnnflow.backends.netlist.subexpressions import UNBOUNDED, AdderGraph, adder_graph
+from bnnflow.devices.fabric import PS, ULTRASCALE, Fabric
 from bnnflow.errors import InputError, as_given
 from bnnflow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from bnnflow.ir.nodes import Int
@@ -111,8 +113,8 @@ def _unpack(words: NDArray[np.uint64], domain: Domain, count: int) -> Int:
 class NetlistBuilder:
     """The netlist while it is made, and what every node has become in it: words, or sums that are still open."""
 
-    def __init__(self, graph: Graph, share: bool, goals: Mapping[str, Goal]):
-        self.graph, self.share, self.goals, self.net = graph, share, goals, Netlist()
+    def __init__(self, graph: Graph, share: bool, goals: Mapping[str, Goal], fabric: Fabric):
+        self.graph, self.share, self.goals, self.net = graph, share, goals, Netlist(fabric)
         self.depth = UNBOUNDED  # of common sums, in the plan that is carried out
         self._used: list[AdderGraph] = []  # by the sums that were made for it
         self.words: dict[str, list[Word]] = {}
@@ -127,7 +129,7 @@ class NetlistBuilder:
         """
         goal = self.goal(node)
         if goal == AREA:
-            self._carry_out(node, Plan(False, UNBOUNDED))
+            self._carry_out(node, plans(goal, self.net.fabric)[0])
         elif not node.traits.adds or node.name in self.graph.outputs:
             self._carry_out(node, self._best(node, goal))
 
@@ -136,13 +138,13 @@ class NetlistBuilder:
         return self.goals[with_goal(self.graph, node)]
 
     def _best(self, node: Node, goal: Goal) -> Plan:
-        """The best plan of a goal: of LUTs and ns from when all that the node reads is ready."""
+        """The best plan of a goal: of LUTs and ps from when all that the node reads is ready."""
         first, known = len(self.net.gates), (dict(self.words), dict(self.open))
         begin = max((self.net.when[literal >> 1] for name in self._read_by(node) for word in self.words.get(name, ())
-                     for literal in word), default=0.0)
+                     for literal in word), default=0)
         ranks: dict[Plan, tuple[float, ...]] = {}
-        ends: dict[Plan, float] = {}  # when the node is ready
-        seen: set[tuple[bool, float, tuple[int, ...]]] = set()
+        ends: dict[Plan, int] = {}  # when the node is ready
+        seen: set[tuple[bool, int, tuple[int, ...]]] = set()
 
         def rank_plan(plan: Plan) -> None:
             """Carry out a plan, unless another one makes the same of the same common sums, and take it back."""
@@ -152,16 +154,16 @@ class NetlistBuilder:
                 seen.add(way)
                 self._carry_out(node, plan)
                 literals = [literal for word in self.word(node.name) for literal in word]
-                ends[plan] = max((self.net.when[literal >> 1] for literal in literals), default=0.0)
-                ranks[plan] = rank(goal, self.net.luts(literals, first), round(ends[plan] - begin, 3))
+                ends[plan] = max((self.net.when[literal >> 1] for literal in literals), default=0)
+                ranks[plan] = rank(goal, self.net.luts(literals, first), ends[plan] - begin)
             self.net.forget(first)
             self.words, self.open = dict(known[0]), dict(known[1])
 
-        for plan in plans(goal):
+        for plan in plans(goal, self.net.fabric):
             rank_plan(plan)
         best = min(ranks, key=lambda plan: ranks[plan])
         # What is not on the longest path has time.
-        for deadline in {ends[best], ends[best] if isinstance(goal, str) else begin + goal}:
+        for deadline in {ends[best], ends[best] if isinstance(goal, str) else begin + round(goal * PS)}:
             rank_plan(best._replace(deadline=deadline))
         return min(ranks, key=lambda plan: ranks[plan])
 
@@ -214,7 +216,7 @@ class NetlistBuilder:
 
     def sum_of_taps(self, levels: Int, bits: int) -> SumOfTaps:
         """The sums of taps of so many bits times `levels` (taps, outputs), an adder graph being made only once."""
-        few = np.count_nonzero(levels, axis=0) * bits <= INPUTS
+        few = np.count_nonzero(levels, axis=0) * bits <= self.net.fabric.inputs
         many = np.where(few, 0, levels)
         depth = self.depth if self.share else 0
         key = (many.shape, bits, depth, many.tobytes())
@@ -347,7 +349,7 @@ def _step(node: Node, builder: NetlistBuilder) -> None:
     p, source, width = node.params, builder.graph[node.inputs[0]], node.domain.bits
     assert isinstance(p, Steps)
     channels = [Channel(*row) for row in zip(p.thresholds, p.start.tolist(), p.sign.tolist())]
-    if source.domain.bits <= INPUTS and source.name in builder.words:
+    if source.domain.bits <= builder.net.fabric.inputs and source.name in builder.words:
         patterns = _patterns(source.domain)
         tables = [[channel.code(code) for code in patterns] for channel in channels]
         builder.words[node.name] = [_table(builder.net, word, tables[element % len(channels)], width)
@@ -475,7 +477,7 @@ def _any(net: Netlist, literals: Sequence[int]) -> int:
     """The literal of [some of these are true]."""
     rest = list(literals)
     while len(rest) > 1:
-        part, rest = rest[:INPUTS], rest[INPUTS:]
+        part, rest = rest[: net.fabric.inputs], rest[net.fabric.inputs :]
         rest.append(net.lut(part, (1 << (1 << len(part))) - 2))
     return rest[0] if rest else FALSE
 
@@ -579,15 +581,16 @@ EMIT_LOGIC: dict[Op, Callable[[Node, NetlistBuilder], None]] = {
 }
 
 
-def to_logic(graph: Graph, share: bool = True, goals: Mapping[str, Goal] | Goal = AREA) -> Logic:
-    """The netlist of a graph; without `share` every output of a sum is made without common subexpressions.
+def to_logic(graph: Graph, share: bool = True, goals: Mapping[str, Goal] | Goal = AREA,
+             fabric: Fabric = ULTRASCALE) -> Logic:
+    """The netlist of a graph for a fabric; without `share` every output of a sum is made without common subexpressions.
 
     `goals` is what it is to be best at: a goal, or one for every node by name.
     Raises InputError where the graph unrolls to more than 2^21 terms, with the name of the largest sum.
     """
     check(graph)
     by_node = goals if isinstance(goals, Mapping) else {node.name: goals for node in graph}
-    builder = NetlistBuilder(graph, share, by_node)
+    builder = NetlistBuilder(graph, share, by_node, fabric)
     for node in graph:
         builder.make(node)
     return Logic(graph, builder.net, tuple(tuple(builder.word(name)) for name in graph.outputs))
