@@ -26,7 +26,7 @@ from bnnflow.toolchains.gxx import GXX
 from bnnflow.toolchains.nextpnr import NEXTPNR
 from bnnflow.toolchains.verilator import VERILATOR
 from bnnflow.toolchains.yosys import FAMILIES, YOSYS, Size, synthesize
-from tests.conftest import union
+from tests.conftest import ROOT, union
 from tests.random_graphs import random_codes, random_graph
 from tests.test_logic import neurons
 
@@ -159,6 +159,16 @@ endmodule
 """)
     logic = to_logic(graph, goals=goal, fabric=ECP5)
     script = []
+    for width in (1, 4, 5):  # chains, which small layers have none of
+        parameters = f"{width}, {width}'d{width}, {width}'d3"
+        ports = f"(input [{width - 1}:0] a, b, input c, output [{width}:0] s);"
+        (folder / f"sum{width}.v").write_text(
+            f"module gold {ports}\nassign s = (a ^ {width}'d{width}) + (b ^ {width}'d3) + c;\nendmodule\n"
+            f"module gate {ports}\nflow_sum #({parameters}) sum (.a(a), .b(b), .c(c), .s(s));\nendmodule\n")
+        for macro in (ECP5.define, ICE40.define):
+            (folder / f"{macro}_sum.v").write_text(
+                f"`define {macro}\n{(ROOT / 'hls_templates/flow_sum.v').read_text()}\n`undef {macro}\n")
+            script.append(PROOF.format(files=f"sum{width}.v cells.v {macro}_sum.v"))
     for macro, clock in ((ECP5.define, None), (ICE40.define, None), ("VERILATOR", None), (ECP5.define, 4.0)):
         rtl = to_verilog(logic, "gate", clock)
         text = "\n".join(rtl.files[file] for file in rtl.sources)
@@ -319,8 +329,8 @@ def test_trees_of_luts_come_out_of_synthesis_as_they_are(tmp_path, goal):
 
 @pytest.mark.rtl
 @needs_yosys
-@pytest.mark.parametrize(("seed", "goal"), [(20, "area"), *(pytest.param(seed, goal, marks=pytest.mark.long)
-                                                           for seed in (1, 2, 3, 5) for goal in ("area", "delay"))])
+@pytest.mark.parametrize(("seed", "goal"), [(1, "area"), *(pytest.param(seed, goal, marks=pytest.mark.long)
+                                                           for seed in (2, 3, 5, 20) for goal in ("area", "delay"))])
 def test_formal_equivalence_of_luts_of_four_inputs(tmp_path, seed, goal):
     prove_four_inputs(small_layer(seed), goal, tmp_path)
 
