@@ -456,30 +456,59 @@ def _reached(net: Netlist, open_sum: OpenSum, domain: Domain, ramps: ChannelRamp
 
 
 def _rounded(net: Netlist, open_sum: OpenSum, domain: Domain, ramp: Ramp) -> Word:
-    """The word of a ramp of a sum: the sum is multiplied, shifted, rounded and clipped."""
-    terms, constant = _weighted([(open_sum, ramp.mul)]).plus(ramp.add)
-    ends = (ramp.mul * domain.lo + ramp.add, ramp.mul * domain.hi + ramp.add)
+    """The word of a ramp of a sum: the sum is multiplied, shifted, rounded and clipped.
+
+    A tie is rounded in the lowest bit alone. q - 1 is q without it where q is odd; and if q - 1 is what v - 1 becomes,
+    an even one is q with it, where the bits that are shifted out are all 1.
+    """
+    add = ramp.add - (ramp.tie == 0)
+    terms, constant = _weighted([(open_sum, ramp.mul)]).plus(add)
+    ends = (ramp.mul * domain.lo + add, ramp.mul * domain.hi + add)
     product = Domain(min(ends[0], 0), max(ends[1], 0))
     v = total(net, terms, constant, max(product.bits, ramp.shift + 1 + product.signed))
-    word, bounds = v[ramp.shift :], Domain(product.lo >> ramp.shift, product.hi >> ramp.shift)
-    if ramp.tie != NO_TIE:
-        less = net.lut([_any(net, v[: ramp.shift]), word[0]], 0b0100 if ramp.tie else 0b0001)
-        lower = Domain(bounds.lo - 1, bounds.hi)
-        word, bounds = total(net, [*_terms(word, bounds), (less, -1)], 0, lower.bits), lower
-    negative = word[-1] if bounds.signed else FALSE
-    over = at_least(net, _terms(word, bounds), ramp.count + 1) if bounds.hi > ramp.count else FALSE
-    word += [negative] * (ramp.count.bit_length() - len(word))
-    return [net.lut([literal, negative, over], 0b00110010 if ramp.count >> k & 1 else 0b00000010)
-            for k, literal in enumerate(word[: ramp.count.bit_length()])]
+    low, word, bounds = v[: ramp.shift], v[ramp.shift :], Domain(product.lo >> ramp.shift, product.hi >> ramp.shift)
+    if ramp.tie == 1:
+        word[0] = net.lut([word[0], _any(net, low)], 0b1000)
+    elif ramp.tie == 0:
+        word[0] = net.lut([word[0], _any(net, [literal ^ 1 for literal in low])], 0b1011)
+    negative = [word.pop()] if bounds.signed else []
+    return _clipped(net, word, negative, bounds, ramp.count)
+
+
+def _clipped(net: Netlist, word: Word, negative: Word, bounds: Domain, count: int) -> Word:
+    """The word of a number, clipped to 0..count; `negative` is the highest literal of one that may be negative."""
+    width = count.bit_length()
+    over: list[int] = []  # some of them are true if it is more than `count` and not negative
+    if bounds.hi > count:
+        if count + 1 == 1 << width:
+            over = _any_of_parts(net, word[width:], net.fabric.inputs - 1 - len(negative))
+        else:
+            over = [at_least(net, [*unsigned_terms(word), *((sign, -(1 << len(word))) for sign in negative)], count + 1)]
+    result = []
+    for k, literal in enumerate([*word, *[FALSE] * (width - len(word))][:width]):
+        inputs = [literal, *over, *negative]
+        table = 0
+        for row in range(1 << len(inputs)):
+            value, exceeds = row & 1, row >> 1 & ((1 << len(over)) - 1)
+            below = len(negative) and row >> (len(inputs) - 1)
+            table |= (0 if below else count >> k & 1 if exceeds else value) << row
+        result.append(net.lut(inputs, table))
+    return result
+
+
+def _any_of_parts(net: Netlist, literals: Sequence[int], most: int) -> list[int]:
+    """At most so many literals, some of which are true if some of these are."""
+    rest = list(literals)
+    while len(rest) > most:
+        size = min(net.fabric.inputs, max(2, -(-len(rest) // most)))
+        part, rest = rest[:size], rest[size:]
+        rest.append(net.lut(part, (1 << (1 << len(part))) - 2))
+    return rest
 
 
 def _any(net: Netlist, literals: Sequence[int]) -> int:
     """The literal of [some of these are true]."""
-    rest = list(literals)
-    while len(rest) > 1:
-        part, rest = rest[: net.fabric.inputs], rest[net.fabric.inputs :]
-        rest.append(net.lut(part, (1 << (1 << len(part))) - 2))
-    return rest[0] if rest else FALSE
+    return next(iter(_any_of_parts(net, literals, 1)), FALSE)
 
 
 def _equal(net: Netlist, word: Word, code: int) -> int:
