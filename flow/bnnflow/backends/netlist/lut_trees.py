@@ -56,10 +56,13 @@ class Item(NamedTuple):
 
 
 class Columns:
-    """Columns of literals: column k holds those of weight 2^k; `constant` is added. `order` is that of counters."""
+    """Columns of literals: column k holds those of weight 2^k; `constant` is added. `order` is that of counters.
 
-    def __init__(self, net: Netlist, constant: int, order: int = 0):
-        self.net, self.constant, self.order, self.now = net, constant, order, 0
+    With `absorb` counters add bits of the constant where their own sums leave room for these.
+    """
+
+    def __init__(self, net: Netlist, constant: int, order: int = 0, absorb: bool = False):
+        self.net, self.constant, self.order, self.absorb, self.now = net, constant, order, absorb, 0
         self.columns: list[Bits] = []
 
     def put(self, column: int, literal: int) -> None:
@@ -82,8 +85,11 @@ class Columns:
     def count(self, column: int, shape: Sequence[int]) -> None:
         """Replace the first literals from `column` on by the bits of their sum."""
         literals, weights = self.take(column, shape)
-        for k in range(sum(weights).bit_length()):
-            self.put(column + k, self.net.sum_bit(literals, weights, 0, k))
+        most = sum(weights)
+        constant = self.constant >> column & 1 if self.absorb and most & (most + 1) else 0
+        self.constant -= constant << column
+        for k in range(most.bit_length()):
+            self.put(column + k, self.net.sum_bit(literals, weights, constant, k))
 
     def take(self, column: int, shape: Sequence[int]) -> tuple[list[int], list[int]]:
         """(literals, weights) after removing the first shape[k] literals, of weight 2^k, from every `column` + k."""
@@ -350,12 +356,32 @@ def _compressed(net: Netlist, bits: Sequence[tuple[int, int]], constant: int, or
 def in_two_rows(net: Netlist, bits: Sequence[tuple[int, int]], constant: int, width: int
                 ) -> tuple[list[tuple[int, int]], int]:
     """The same sum modulo 2^width, with at most two literals in a column."""
-    heap = Columns(net, constant)
+    heap = Columns(net, constant % (1 << width), absorb=True)
     for column, literal in bits:
         heap.put(column, literal)
     while heap.compress(1.0) or heap.wait() or heap.compress(ANY, most_height=2):
         del heap.columns[width:]
-    return heap.left()
+    return _beside_constant(heap, width)
+
+
+def _beside_constant(heap: Columns, width: int) -> tuple[list[tuple[int, int]], int]:
+    """(bits, constant) of columns with at most two literals: two in a column, the bit of the constant counted.
+
+    Where there are three, or would be with the carry of the column below, they become a sum and a carry, all in one row
+    of LUTs. Added one after the other, every column would wait for the carry of the one below.
+    """
+    net, constant = heap.net, heap.constant % (1 << width)
+    bits: list[tuple[int, int]] = []
+    carry = FALSE
+    for k in range(width):
+        literals = [literal for _, literal in heap.columns[k]] if k < len(heap.columns) else []
+        one, out = constant >> k & 1, FALSE
+        if len(literals) + one + (carry != FALSE) > 2:
+            out, total = (net.sum_bit(literals, [1] * len(literals), one, place) for place in (1, 0))
+            literals, constant = [total], constant & ~(1 << k)
+        bits += [(k, literal) for literal in [*literals, carry] if literal != FALSE]
+        carry = out
+    return bits, constant
 
 
 def not_less(net: Netlist, one: Sequence[int], other: Sequence[int]) -> int:
