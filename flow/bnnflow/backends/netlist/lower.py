@@ -35,7 +35,7 @@ from bnnflow.devices.fabric import PS, ULTRASCALE, Fabric
 from bnnflow.errors import InputError, as_given
 from bnnflow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from bnnflow.ir.nodes import Int
-from bnnflow.ir.ramps import MANY, NO_TIE, ChannelRamps, Ramp, grid, ramps_of_channel
+from bnnflow.ir.ramps import MANY, ChannelRamps, Ramp, grid, ramps_of_channel
 
 __all__ = ["EMIT_LOGIC", "Logic", "check", "to_logic", "with_goal"]
 
@@ -478,12 +478,13 @@ def _rounded(net: Netlist, open_sum: OpenSum, domain: Domain, ramp: Ramp) -> Wor
 def _clipped(net: Netlist, word: Word, negative: Word, bounds: Domain, count: int) -> Word:
     """The word of a number, clipped to 0..count; `negative` is the highest literal of one that may be negative."""
     width = count.bit_length()
-    over: list[int] = []  # some of them are true if it is more than `count` and not negative
+    over: list[int] = []  # some of them are true if it is more than `count`; of negative ones they say nothing
     if bounds.hi > count:
         if count + 1 == 1 << width:
             over = _any_of_parts(net, word[width:], net.fabric.inputs - 1 - len(negative))
         else:
-            over = [at_least(net, [*unsigned_terms(word), *((sign, -(1 << len(word))) for sign in negative)], count + 1)]
+            signed = [(sign, -(1 << len(word))) for sign in negative]
+            over = [at_least(net, [*unsigned_terms(word), *signed], count + 1)]
     result = []
     for k, literal in enumerate([*word, *[FALSE] * (width - len(word))][:width]):
         inputs = [literal, *over, *negative]
