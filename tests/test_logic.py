@@ -256,6 +256,19 @@ def test_comparisons_of_counts_are_shallow(count):
     assert rows <= {7: 2, 12: 2, 18: 3, 24: 4, 40: 5}[count] and gates(net, [literal], Lut) < count
 
 
+@pytest.mark.parametrize("fabric", [ULTRASCALE, ECP5], ids=lambda fabric: fabric.define)
+def test_a_constant_makes_no_word_wait(fabric):
+    """No column waits for the carry of the one below: a constant costs a row of LUTs, and few of them."""
+    found = []
+    for constant in (0, -1020, 5461):
+        net = Netlist(fabric)
+        net.trees = True
+        terms = [(bit, (1 << k % 10) * (-1) ** (k // 10)) for k, bit in enumerate(given(net, 120))]
+        word = total(net, terms, constant, 16)
+        found.append((max(net.when[bit >> 1] for bit in word), net.luts(word, 0)))
+    assert max(found)[0] - min(found)[0] <= 2 * fabric.level and max(luts for _, luts in found) <= 1.15 * found[0][1]
+
+
 @pytest.mark.parametrize("distances", [(1, 1), (8, 8), (7, 9), (9, 7), (1, 3), (3, 1), (6, 6), (64, 64), (63, 65),
                                        (15, 17)])
 @pytest.mark.parametrize("first", [-70, -9, 0, 5, 30])
