@@ -2,14 +2,16 @@
 
     FLOW_DATA=folder/with/mnist.npz python scripts/bench_networks.py --out FOLDER
     python scripts/bench_networks.py --out FOLDER --networks --nairods FOLDER2      # the jet taggers, beside alkaid
+    python scripts/bench_networks.py --out FOLDER --networks digits --goals area delay --kinds scores
 
 digits, mnist_lut and mnist_sbnn are trained as their files in models/ say; nairods are the jet taggers of
 scripts/nairods.py. FOLDER keeps training runs, projects and what yosys said, so that an interrupted bench goes on.
 
-Every row is a network as three Verilog projects. Of the combinational one it has LUT1-6 as they are ("raw"), yosys'
-packed estimate, carry blocks and depth; of the pipelined ones, at 2 ns and at the clock with the fewest ns of latency
-("auto"), LUTs, registers and cycles; of all the ns of the longest path (bnnflow.devices.timing). "counted" is what
-`bnnflow.estimate` says without any tool.
+Every row is a network by one goal (`netlist=`), as three Verilog projects. Of the combinational one it has LUT1-6 as
+they are ("raw"), yosys' packed estimate, the positions that they take (`bnnflow.devices.lut_packing`), carry blocks and
+depth; of the pipelined ones, at 2 ns and at the clock with the fewest ns of latency ("auto"), LUTs, registers and
+cycles; of all the ns of the longest path (bnnflow.devices.timing). "counted" is what `bnnflow.estimate` says without
+any tool.
 
 Where the encoder is not counted the thermometer's planes are the inputs. The outputs are scores, or the class of the
 largest one. Verilator compares every output of all projects with the graph on 10,000 vectors: the test images, filled
@@ -26,17 +28,20 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bench_luts import geometric_mean, traced
+from bench_luts import product as product_of
 
 import bnnflow as bf
 
 import bnnflow.train  # isort: skip
 import nairods
 
+from bnnflow.backends.netlist.goals import GOALS
 from bnnflow.frontends.keras.reading import read_model
 from bnnflow.ir import Graph
 from bnnflow.ir.vectors import default_vectors
@@ -48,7 +53,8 @@ from bnnflow.train.run import Network, train
 TRAINED = {"digits": True, "mnist_lut": False, "mnist_sbnn": False}
 VECTORS, PEER_VECTORS = 10_000, 2_000
 CLOCK_PERIODS = (None, 2.0, "auto")  # ns; None: combinational
-SIZE = ("raw", "packed", "carry", "depth")
+SIZE = ("raw", "packed", "positions", "carry", "depth")
+KINDS = (("counted", "scores"), ("not counted", "scores"), ("counted", "class"))  # encoder, outputs
 CLOCKED = ("2 ns: raw", "FF", "ns", "cycles", "auto: clock", "raw", "FF", "ns", "cycles", "latency, ns")
 
 
@@ -107,13 +113,13 @@ class Measured:
                 f"{fastest.cycles * period:.1f}", self.equal, counted]
 
 
-def measured(graph: Graph, codes: np.ndarray, project: Path, encoder: str = "inside", registers: bool = True
+def measured(graph: Graph, codes: np.ndarray, project: Path, goal: str, encoder: str = "inside", registers: bool = True
              ) -> Measured:
-    """The projects of a graph, equal to it on the codes; pipelined ones are synthesised where `registers` count."""
+    """The projects of a graph by a goal, equal to it on the codes; `registers`: pipelined ones are synthesised, too."""
     designs = []
     for period in CLOCK_PERIODS:
         config = bf.BuildConfig(output_dir=project, backend="Verilog", clock_period=period or 5.0,
-                                pipelined=period is not None, encoder=encoder)
+                                pipelined=period is not None, encoder=encoder, netlist=goal)
         built = bf.build(graph, config, codes)
         outputs = bf.simulate(built.path)  # raises where one differs
         files = {file.name: file.read_text() for file in sorted((built.path / "rtl").glob("*.v"))}
@@ -125,7 +131,7 @@ def measured(graph: Graph, codes: np.ndarray, project: Path, encoder: str = "ins
 
 
 def size_cells(size: Size) -> list[str]:
-    return [f"{value:,}" for value in (size.raw, size.packed or 0, size.carry, size.depth)]
+    return [f"{value:,}" for value in (size.raw, size.packed or 0, size.sites or 0, size.carry, size.depth)]
 
 
 def jets(folder: Path) -> Iterator[tuple[str, Any]]:
@@ -155,37 +161,42 @@ def alkaid(model: Any, graph: Graph, codes: np.ndarray) -> Size | None:
     return sizes[0] if sizes else None
 
 
-def bench_trained(names: Sequence[str], out: Path) -> None:
-    """A row for every network, encoder and kind of output."""
-    table_head("network", "encoder", "outputs", "accuracy", *SIZE, "ns", *CLOCKED, "Verilator", "counted")
+def bench_trained(names: Sequence[str], out: Path, goals: Sequence[str], kinds: Sequence[str]) -> None:
+    """A row for every network, encoder, kind of output and goal."""
+    table_head("network", "encoder", "outputs", "goal", "accuracy", *SIZE, "ns", *CLOCKED, "Verilator", "counted")
     for name in names:
         graph, images, labels = trained(name, out)
         codes = filled(graph, images)
-        for encoder, kind in (("counted", "scores"), ("not counted", "scores"), ("counted", "class")):
-            if encoder == "not counted" and not TRAINED[name]:
+        for (encoder, kind), goal in product(KINDS, goals):
+            if encoder == "not counted" and not TRAINED[name] or kind not in kinds:
                 continue
             where = "inside" if encoder == "counted" else "outside"
             whole = graph if kind == "scores" else bf.argmax(graph)
-            found = measured(whole, codes, out / f"{name}_{where}_{kind}", where)
+            found = measured(whole, codes, out / f"{name}_{where}_{kind}_{goal}", goal, where)
             outputs = found.outputs[: len(labels)]
             chosen = outputs.argmax(axis=-1) if kind == "scores" else outputs[:, 0]
-            print(line(name, encoder, kind, f"{np.mean(chosen == labels):.4f}", *found.cells()), flush=True)
+            print(line(name, encoder, kind, goal, f"{np.mean(chosen == labels):.4f}", *found.cells()), flush=True)
 
 
-def bench_jets(folder: Path, out: Path, peer: bool) -> None:
-    """A row for every network, with alkaid's design beside ours where `peer`."""
-    table_head("network", *SIZE, "ns", *CLOCKED, "Verilator", "counted", *(f"alkaid {name}" for name in SIZE),
-               "raw, ours/alkaid")
-    ratios = []
+def bench_jets(folder: Path, out: Path, goals: Sequence[str], peer: bool) -> None:
+    """A row for every network and goal, with alkaid's design beside ours where `peer`."""
+    table_head("network", "goal", *SIZE, "ns", *CLOCKED, "Verilator", "counted", *(f"alkaid {name}" for name in SIZE),
+               "raw, positions, product: ours/alkaid")
+    ratios: dict[str, list[list[float]]] = {goal: [] for goal in goals}
     for name, model in jets(folder):
         graph, codes = bf.lower(model, "fixed<16,6>"), nairods.inputs(VECTORS)
-        found = measured(graph, codes, out / name.replace("/", "_"), registers=False)
         theirs = alkaid(model, graph, codes) if peer else None
-        ratios += [found.designs[0].size.raw / theirs.raw] if theirs else []
-        print(line(name, *found.cells(), *(size_cells(theirs) + [f"{ratios[-1]:.2f}"] if theirs else "-----")),
-              flush=True)
-    if ratios:
-        print(f"geometric mean ours/alkaid, raw: {geometric_mean(ratios):.3f} ({len(ratios)} networks)")
+        for goal in goals:
+            found = measured(graph, codes, out / f"{name.replace('/', '_')}_{goal}", goal, registers=False)
+            beside, ours = ["-"] * (len(SIZE) + 1), found.designs[0].size
+            if theirs and ours:
+                ratios[goal].append([ours.raw / theirs.raw, (ours.sites or 0) / (theirs.sites or 1),
+                                     product_of(ours) / product_of(theirs)])
+                beside = [*size_cells(theirs), ", ".join(f"{ratio:.2f}" for ratio in ratios[goal][-1])]
+            print(line(name, goal, *found.cells(), *beside), flush=True)
+    for goal, rows in ratios.items():
+        means = [f"{geometric_mean(column):.3f}" for column in zip(*rows)]
+        print(f"geometric mean ours/alkaid, {goal}: {', '.join(means)} ({len(rows)} networks)")
 
 
 def table_head(*names: str) -> None:
@@ -201,13 +212,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--networks", nargs="*", choices=[*TRAINED], default=[*TRAINED])
     parser.add_argument("--nairods", type=Path, help="folder of the jet taggers")
+    parser.add_argument("--goals", nargs="*", choices=[*GOALS], default=[*GOALS])
+    parser.add_argument("--kinds", nargs="*", choices=["scores", "class"], default=["scores", "class"])
     parser.add_argument("--ours", action="store_true", help="without alkaid")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.networks:
-        bench_trained(options.networks, options.out)
+        bench_trained(options.networks, options.out, options.goals, options.kinds)
     if options.nairods:
-        bench_jets(options.nairods, options.out, not options.ours)
+        bench_jets(options.nairods, options.out, options.goals, not options.ours)
 
 
 if __name__ == "__main__":

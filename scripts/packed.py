@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pyosys import libyosys
 
+from bnnflow.devices.fabric import ULTRASCALE
 from bnnflow.devices.lut_packing import lut_positions
 from bnnflow.devices.timing import longest_path
 from bnnflow.facts.readers import read_report
@@ -64,8 +65,8 @@ def main() -> None:
             statistics(folder, place)
             size, netlist = read_report(place / "stat.json"), json.loads((place / "netlist.json").read_text())
             positions = lut_positions(netlist)
-        print(f"{folder.name}: longest path {longest_path(netlist)} ns; Vivado synthesised {path(folder, 'synth')}, "
-              f"routed {path(folder, 'route')}")
+        print(f"{folder.name}: longest path {longest_path(netlist, ULTRASCALE)} ns; "
+              f"Vivado synthesised {path(folder, 'synth')}, routed {path(folder, 'route')}")
         found[folder] = lut(folder, "synth"), lut(folder, "route"), positions, size.lut, size.lut_packed
     for folder, (synthesised, routed, positions, raw, packed) in found.items():
         print(f"{folder.name}: Vivado synthesised {synthesised:,}, routed {routed:,}; yosys: LUTs {raw:,}, "

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from bnnflow.backends.netlist.goals import GOALS
 from bnnflow.backends.netlist.lower import to_logic
+from bnnflow.devices.fabric import ECP5, ULTRASCALE
 from bnnflow.frontends.keras.calls import model_calls
 from bnnflow.frontends.keras.layers import LOWERINGS
 from bnnflow.frontends.keras.quantizers import levels_of
@@ -24,6 +25,8 @@ from tests.conftest import union
 from tests.contracts import ACTIVATIONS, HEADS, KERNELS, LAYERS, MODELS, dense, shake
 
 INPUT_TYPE = "ufixed<4,0>"
+
+WAYS = [*((goal, ULTRASCALE) for goal in GOALS), ("area", ECP5)]  # to make a netlist
 
 
 def inputs(model: keras.Model, count: int = 400) -> np.ndarray | list[np.ndarray]:
@@ -155,14 +158,15 @@ def test_c_simulation_is_the_graph(io_type, strategy, part, simulated):
 
 
 @pytest.mark.rtl
-@pytest.mark.parametrize(("name", "goal"), [  # in turns, the others for `make fuzz`
-    pytest.param(name, goal, marks=[pytest.mark.long] * (k % len(GOALS) != of))
-    for k, name in enumerate(NETWORKS) for of, goal in enumerate(GOALS)])
-def test_netlist_is_the_graph(name, goal):
+@pytest.mark.parametrize(("name", "goal", "fabric"), [  # in turns, the others for `make fuzz`
+    pytest.param(name, *way, marks=[pytest.mark.long] * (k % len(WAYS) != of))
+    for k, name in enumerate(NETWORKS) for of, way in enumerate(WAYS)])
+def test_netlist_is_the_graph(name, goal, fabric):
     model = NETWORKS[name]()
     graph = bf.lower(model, INPUT_TYPE)
     codes = check_codes(graph, graph.encode(inputs(model, 100)))
-    for ours, expected in zip(to_logic(graph, goals=goal)(codes), tf.nest.flatten(graph(codes)), strict=True):
+    logic = to_logic(graph, goals=goal, fabric=fabric)
+    for ours, expected in zip(logic(codes), tf.nest.flatten(graph(codes)), strict=True):
         assert np.array_equal(ours, expected)
 
 

@@ -10,12 +10,13 @@ import pytest
 import bnnflow as bf
 from bnnflow.backends.netlist.bit_heap import at_least, divided, signed_digits, total
 from bnnflow.backends.netlist.counts import netlist_counts
+from bnnflow.backends.netlist.gates import FALSE, TRUE, Bit, Chain, Lut
 from bnnflow.backends.netlist.goals import GOALS
 from bnnflow.backends.netlist.lower import EMIT_LOGIC, Logic, to_logic
 from bnnflow.backends.netlist.lut_trees import not_less
-from bnnflow.backends.netlist.netlist import FALSE, TRUE, Bit, Chain, Lut, Netlist, sum_table
+from bnnflow.backends.netlist.netlist import Netlist, sum_table
 from bnnflow.backends.netlist.subexpressions import UNBOUNDED, adder_graph
-from bnnflow.devices.timing import LEVEL
+from bnnflow.devices.fabric import ECP5, ICE40, PS, ULTRASCALE
 from bnnflow.ir import BIT, Domain, Graph, Node, Op, Steps, Sum, Weights
 from bnnflow.ir.evaluate import EVAL
 from bnnflow.ir.verify import dot_domain
@@ -76,11 +77,11 @@ def test_equal_and_complementary_functions_are_one_node():
 @pytest.mark.parametrize("seed", range(40))
 def test_lut_and_function(seed):
     rng = np.random.default_rng(seed)
-    net, count = Netlist(), int(rng.integers(1, 9))
+    net, count = Netlist(ECP5 if seed % 4 == 3 else ULTRASCALE), int(rng.integers(1, 9))
     inputs = given(net, count)
     picked = [int(rng.choice([FALSE, TRUE, *inputs])) ^ int(rng.integers(2)) for _ in range(int(rng.integers(0, 10)))]
     table = int.from_bytes(rng.bytes(128), "little") & ((1 << (1 << len(picked))) - 1)
-    make = net.lut if len(picked) <= 6 and seed % 2 else net.function
+    make = net.lut if len(picked) <= net.fabric.inputs and seed % 2 else net.function
     got = values(net, [make(picked, table)], count)[:, 0]
     bits = [np.full(1 << count, p) if p <= TRUE else every(count)[0][:, (p >> 1) - 1] ^ (p & 1) for p in picked]
     rows = sum((bit.astype(np.int64) << k for k, bit in enumerate(bits)), np.zeros(1 << count, np.int64))
@@ -92,7 +93,7 @@ def test_sums_and_comparisons(seed):
     rng = np.random.default_rng(seed)
     count, reach = int(rng.integers(1, 13)), int(rng.choice([2, 5, 40]))
     weights = rng.integers(-reach, reach + 1, count)
-    net = Netlist()
+    net = Netlist(ECP5 if seed % 4 == 3 else ULTRASCALE)
     net.trees = seed % 2 == 1
     terms = [(literal ^ int(rng.integers(2)), int(w)) for literal, w in zip(given(net, count), weights)]
     terms += [(TRUE, 3), terms[0]]  # a constant, and a signal twice
@@ -105,6 +106,7 @@ def test_sums_and_comparisons(seed):
     thresholds = rng.integers(sums.min() - 1, sums.max() + 2, 5)
     assert np.array_equal(values(net, [at_least(net, terms, int(threshold)) for threshold in thresholds], count),
                           sums[:, None] >= thresholds)
+    assert all(len(gate.inputs) <= net.fabric.inputs for gate in net.gates if isinstance(gate, Lut))
 
 
 def test_signed_digits():
@@ -181,9 +183,12 @@ def test_more_random_graphs(seed):
 def test_random_graph_by_every_goal(seed):
     graph = random_graph(seed)
     codes = random_codes(graph, seed)
-    for goal in ("balanced", "delay", {node.name: [*GOALS, 1.0][k % 4] for k, node in enumerate(graph)}):
-        for ours, expected in zip(to_logic(graph, goals=goal)(codes), outputs(graph, codes), strict=True):
-            assert np.array_equal(ours, expected), (goal, graph)
+    by_node = {node.name: [*GOALS, 1.0][k % 4] for k, node in enumerate(graph)}
+    for goal, fabric in (("balanced", ULTRASCALE), ("delay", ULTRASCALE), (by_node, (ULTRASCALE, ICE40)[seed % 2]),
+                         ("area", ECP5)):
+        logic = to_logic(graph, goals=goal, fabric=fabric)
+        for ours, expected in zip(logic(codes), outputs(graph, codes), strict=True):
+            assert np.array_equal(ours, expected), (goal, fabric, graph)
 
 
 def test_goals_are_met():
@@ -196,11 +201,29 @@ def test_goals_are_met():
         counts = netlist_counts(logic)[0].values()
         luts[goal], ns[goal] = sum(count.lut for count in counts), max(count.ns for count in counts)
         assert luts[goal] == logic.net.luts(logic.wanted, 0)
-        assert goal == "area" or ns[goal] == pytest.approx(max(logic.net.when[k >> 1] for k in logic.wanted))
+        assert goal == "area" or ns[goal] == max(logic.net.when[k >> 1] for k in logic.wanted) / PS
     assert luts["area"] < luts["balanced"] < luts["delay"]
     assert ns["area"] > ns["balanced"] > ns["delay"]
     assert luts["balanced"] * ns["balanced"] < .5 * luts["area"] * ns["area"]
     assert ns[2.5] <= 2.5 and luts[2.5] <= luts["balanced"]
+
+
+@pytest.mark.parametrize("fabric", [ECP5, ICE40], ids=lambda fabric: fabric.define)
+def test_luts_of_four_inputs(fabric):
+    """No function has more inputs, LUTs are those counted, and chains only add words: here the logits of two layers."""
+    graph = neurons(np.random.default_rng(2).choice([-3, 1], (40, 12)), np.full(12, -20), Domain(0, 15))
+    codes = np.random.default_rng(3).integers(0, 16, (500, 40))
+    luts, ns = {}, {}
+    for goal in (*GOALS, 9.0):
+        logic = to_logic(graph, goals=goal, fabric=fabric)
+        assert np.array_equal(logic([codes])[0], graph(codes))
+        assert all(len(gate.inputs) <= 4 for gate in logic.net.gates if isinstance(gate, Lut))
+        counts = netlist_counts(logic)[0].values()
+        luts[goal], ns[goal] = sum(count.lut for count in counts), max(count.ns for count in counts)
+        assert luts[goal] == logic.net.luts(logic.wanted, 0)
+        assert ns[goal] == max(logic.net.when[k >> 1] for k in logic.wanted) / PS
+    assert luts["area"] == min(luts.values()) and ns["delay"] == min(ns.values()) < ns["area"]
+    assert luts["balanced"] * ns["balanced"] <= 1.001 * min(luts[goal] * ns[goal] for goal in luts)
 
 
 def test_nodes_that_are_forgotten_leave_no_trace():
@@ -213,9 +236,10 @@ def test_nodes_that_are_forgotten_leave_no_trace():
     assert (net.lut([first, c], 0b1000), net.chain([a], [b], c)) == second and net.lut([a, b], 0b1000) == first
 
 
+@pytest.mark.parametrize("fabric", [ULTRASCALE, ECP5], ids=lambda fabric: fabric.define)
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 6])
-def test_words_are_compared_by_a_tree(width):
-    net = Netlist()
+def test_words_are_compared_by_a_tree(width, fabric):
+    net = Netlist(fabric)
     bits = given(net, 2 * width)
     numbers = np.arange(1 << 2 * width)
     expected = numbers % (1 << width) >= numbers >> width
@@ -228,8 +252,21 @@ def test_comparisons_of_counts_are_shallow(count):
     net = Netlist()
     net.trees = True
     literal = at_least(net, [(bit, 1) for bit in given(net, count)], count // 2)
-    rows = round(net.when[literal >> 1] / LEVEL)
+    rows = round(net.when[literal >> 1] / ULTRASCALE.level)
     assert rows <= {7: 2, 12: 2, 18: 3, 24: 4, 40: 5}[count] and gates(net, [literal], Lut) < count
+
+
+@pytest.mark.parametrize("fabric", [ULTRASCALE, ECP5], ids=lambda fabric: fabric.define)
+def test_a_constant_makes_no_word_wait(fabric):
+    """No column waits for the carry of the one below: a constant costs a row of LUTs, and few of them."""
+    found = []
+    for constant in (0, -1020, 5461):
+        net = Netlist(fabric)
+        net.trees = True
+        terms = [(bit, (1 << k % 10) * (-1) ** (k // 10)) for k, bit in enumerate(given(net, 120))]
+        word = total(net, terms, constant, 16)
+        found.append((max(net.when[bit >> 1] for bit in word), net.luts(word, 0)))
+    assert max(found)[0] - min(found)[0] <= 2 * fabric.level and max(luts for _, luts in found) <= 1.15 * found[0][1]
 
 
 @pytest.mark.parametrize("distances", [(1, 1), (8, 8), (7, 9), (9, 7), (1, 3), (3, 1), (6, 6), (64, 64), (63, 65),

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
-from bnnflow.backends.netlist.arrivals import PS, REGISTER_DELAY, Cells
+from bnnflow.backends.netlist.arrivals import Cells
 from bnnflow.backends.netlist.counts import netlist_counts
 from bnnflow.backends.netlist.cuts import INFINITE, SINK, SOURCE, Network
+from bnnflow.backends.netlist.gates import FALSE, TRUE, Chain, Lut
 from bnnflow.backends.netlist.lower import to_logic
-from bnnflow.backends.netlist.netlist import FALSE, TRUE, Chain, Lut, Netlist
+from bnnflow.backends.netlist.netlist import Netlist
 from bnnflow.backends.netlist.registers import Pipeline, fastest_period
-from bnnflow.devices.timing import ALONG, LUT, NET, OFF, ONTO
+from bnnflow.devices.fabric import ECP5, PS, ULTRASCALE, Fabric
 from bnnflow.ir import BIT, Graph, Node, Op, Steps, Weights
 from bnnflow.ir.verify import dot_domain
 from tests.random_graphs import random_graph
@@ -34,10 +35,10 @@ def layers(widths: tuple[int, ...], keep: tuple[float, ...], seed: int) -> Graph
     return Graph(tuple(nodes), (nodes[-1].name,))
 
 
-def random_netlist(seed: int, gates: int) -> Cells:
+def random_netlist(seed: int, gates: int, fabric: Fabric = ULTRASCALE) -> Cells:
     """LUTs and chains of any literals, what nobody reads being an output."""
     rng = np.random.default_rng(seed)
-    net = Netlist()
+    net = Netlist(fabric)
     literals = [net.given(0, k) for k in range(4)]
 
     def some(count: int, constants: float = 0.0) -> list[int]:
@@ -100,21 +101,38 @@ def test_arrivals_of_a_chain():
     cells = Cells(net, bits)
     assert cells.inside == {function >> 1}
     ready = Pipeline(cells, 10**6).ready()
-    lut, enters = NET + LUT, NET + LUT + NET
-    first = [enters, NET, 2 * lut + enters]  # when the positions' functions enter the chain
+    lut, enters = ULTRASCALE.level, ULTRASCALE.level + ULTRASCALE.net
+    first = [enters, ULTRASCALE.net, 2 * lut + enters]  # when the positions' functions enter the chain
     carry, expected = enters, []
     for when in first:
-        expected.append(max(carry, when) + OFF)
-        carry = max(carry + ALONG, when + ONTO)
-    expected.append(carry + OFF)
-    assert [ready[bit >> 1] / PS for bit in bits] == pytest.approx(expected)
+        expected.append(max(carry, when) + ULTRASCALE.off)
+        carry = max(carry + ULTRASCALE.along, when + ULTRASCALE.onto)
+    expected.append(carry + ULTRASCALE.off)
+    assert [ready[bit >> 1] for bit in bits] == expected
 
 
-@pytest.mark.parametrize("period", [700, 1100, 1700, 2500])
-def test_stages_keep_the_clock(period):
+def test_arrivals_of_a_chain_that_only_adds():
+    """Worked out by hand: a carry takes a position to get in and one to get out, and functions stay outside."""
+    net = Netlist(ECP5)
+    x = [net.given(0, k) for k in range(4)]
+    function, f = net.lut(x[:3], 0b10010110), ECP5
+    bits = net.chain([x[3], x[0]], [function, x[1]], x[2])
+    cells = Cells(net, bits)
+    assert not cells.inside
+    late = f.level + f.net
+    first, second = max(f.net + f.onto + f.along, late + f.onto), f.net + f.onto + 2 * f.along
+    expected = [late + f.off, first + f.off, max(first, second) + 2 * f.along + f.off]
+    ready = Pipeline(cells, 10**6).ready()
+    assert [ready[bit >> 1] for bit in bits] == [net.when[bit >> 1] for bit in bits] == expected
+    assert net.luts(bits, 0) == 1 + 4 and net.luts(bits[:2], 0) == 1 + 4, "two positions, and one or two for carries"
+
+
+@pytest.mark.parametrize(("period", "fabric"), [
+    (700, ULTRASCALE), (1100, ULTRASCALE), (1700, ULTRASCALE), (2500, ULTRASCALE), (4500, ECP5)])
+def test_stages_keep_the_clock(period, fabric):
     """Of random netlists and graphs; moving borders adds no stage and no register."""
-    nets = [random_netlist(seed, 60) for seed in range(20)]
-    logics = [to_logic(random_graph(seed)) for seed in (8, 11, 20, 25, 54)]
+    nets = [random_netlist(seed, 60, fabric) for seed in range(20)]
+    logics = [to_logic(random_graph(seed), fabric=fabric) for seed in (8, 11, 20, 25, 54)]
     for cells in [*nets, *(Cells(logic.net, logic.wanted) for logic in logics)]:
         pipeline = Pipeline(cells, period)
         stages, before = pipeline.stages, registers(pipeline, tuple(pipeline.stage))
@@ -122,7 +140,7 @@ def test_stages_keep_the_clock(period):
         pipeline.move_borders()
         assert is_kept(pipeline, pipeline.stage) and pipeline.stages == stages
         assert max(pipeline.stage, default=0) < stages and registers(pipeline, tuple(pipeline.stage)) <= before
-        assert max(pipeline.ready()) <= max([period - REGISTER_DELAY, *cells.alone])
+        assert max(pipeline.ready()) <= max([period - fabric.register, *cells.alone])
 
 
 def test_fewest_cycles_and_few_registers():
@@ -167,7 +185,7 @@ def test_the_fastest_clock_is_the_fastest_of_all():
     for seed in range(12):
         cells = random_netlist(seed, 25)
         most = 2500
-        least = max(cells.alone) + REGISTER_DELAY
+        least = max(cells.alone) + ULTRASCALE.register
         latency = {period: Pipeline(cells, period).stages * period for period in range(10, most + 1, 10)
                    if period >= least}
         found = fastest_period(cells, most)
@@ -177,9 +195,9 @@ def test_the_fastest_clock_is_the_fastest_of_all():
 def test_the_fastest_clock_of_wires_and_of_a_long_chain():
     net = Netlist()
     x = [net.given(0, k) for k in range(80)]
-    assert fastest_period(Cells(net, x), 5000) == -(-REGISTER_DELAY // 10) * 10
+    assert fastest_period(Cells(net, x), 5000) == -(-ULTRASCALE.register // 10) * 10
     chain = Cells(net, net.chain(x[:40], x[40:], x[0]))
-    assert fastest_period(chain, 500) == -(-(chain.alone[0] + REGISTER_DELAY) // 10) * 10
+    assert fastest_period(chain, 500) == -(-(chain.alone[0] + ULTRASCALE.register) // 10) * 10
 
 
 def test_auto_is_found_and_written_down(tmp_path):
@@ -221,7 +239,7 @@ def test_no_more_cycles_luts_and_registers_than_with_a_register_behind_every_lay
         size = [sum(getattr(count, kind) for count in counts.values()) for kind in ("lut", "ff")]
         assert now <= cycles and size[0] <= luts and size[1] <= ffs
         slowest = max(count.ns for count in counts.values())
-        assert slowest + REGISTER_DELAY / PS <= period + 1e-9
+        assert slowest + ULTRASCALE.register / PS <= period + 1e-9
 
 
 def test_a_stage_ends_in_one_layer_and_begins_in_another():

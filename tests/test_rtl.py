@@ -11,12 +11,13 @@ import pytest
 
 import bnnflow as bf
 from bnnflow.backends.netlist.counts import netlist_counts
+from bnnflow.backends.netlist.gates import Lut
 from bnnflow.backends.netlist.lower import Logic, to_logic
-from bnnflow.backends.netlist.netlist import Lut
 from bnnflow.backends.project import Project
 from bnnflow.backends.verilog import to_verilog
+from bnnflow.devices.fabric import ECP5, ICE40, PS, ULTRASCALE, Fabric
 from bnnflow.devices.lut_packing import lut_positions
-from bnnflow.devices.timing import ALONG, CLOCK_TO_Q, LUT, NET, OFF, ONTO, SETUP, longest_path
+from bnnflow.devices.timing import longest_path
 from bnnflow.facts.facts import load_facts
 from bnnflow.ir import BIT, Domain, Graph, Index, Node, Op, Steps, Weights
 from bnnflow.simulation import trace_project
@@ -24,8 +25,8 @@ from bnnflow.toolchains import process as tools
 from bnnflow.toolchains.gxx import GXX
 from bnnflow.toolchains.nextpnr import NEXTPNR
 from bnnflow.toolchains.verilator import VERILATOR
-from bnnflow.toolchains.yosys import FAMILIES, YOSYS, synthesize
-from tests.conftest import union
+from bnnflow.toolchains.yosys import FAMILIES, YOSYS, Size, synthesize
+from tests.conftest import ROOT, union
 from tests.random_graphs import random_codes, random_graph
 from tests.test_logic import neurons
 
@@ -132,6 +133,56 @@ endmodule
     tools.call([*program, "prove.ys"], folder, folder / "yosys.log", 600)
 
 
+def prove_four_inputs(graph: Graph, goal: str, folder: Path) -> None:
+    """Formal equivalence of netlists for LUTs of four inputs: with primitives of ECP5 and iCE40, of what yosys makes of
+    these, and pipelined. Raises ToolError where one differs.
+    """
+    (folder / "gold.v").write_text(specification(graph))
+    (folder / "clocked.v").write_text(specification(graph, clocked=True))
+    (folder / "cells.v").write_text("""module LUT4 #(parameter [15:0] INIT = 0) (output Z, input A, B, C, D);
+assign Z = INIT[{D, C, B, A}];
+endmodule
+module CCU2C #(parameter [15:0] INIT0 = 0, INIT1 = 0, parameter INJECT1_0 = "YES", INJECT1_1 = "YES")
+    (output S0, S1, COUT, input CIN, A0, B0, C0, D0, A1, B1, C1, D1);
+wire p0 = INIT0[{D0, C0, B0, A0}], p1 = INIT1[{D1, C1, B1, A1}];
+wire carry = p0 ? CIN : INIT0[{2'b0, B0, A0}];
+assign S0 = p0 ^ CIN;
+assign S1 = p1 ^ carry;
+assign COUT = p1 ? carry : INIT1[{2'b0, B1, A1}];
+endmodule
+module SB_LUT4 #(parameter [15:0] LUT_INIT = 0) (output O, input I0, I1, I2, I3);
+assign O = LUT_INIT[{I3, I2, I1, I0}];
+endmodule
+module SB_CARRY (output CO, input I0, I1, CI);
+assign CO = (I0 & I1) | ((I0 | I1) & CI);
+endmodule
+""")
+    logic = to_logic(graph, goals=goal, fabric=ECP5)
+    script = []
+    for width in (1, 4, 5):  # chains, which small layers have none of
+        parameters = f"{width}, {width}'d{width}, {width}'d3"
+        ports = f"(input [{width - 1}:0] a, b, input c, output [{width}:0] s);"
+        (folder / f"sum{width}.v").write_text(
+            f"module gold {ports}\nassign s = (a ^ {width}'d{width}) + (b ^ {width}'d3) + c;\nendmodule\n"
+            f"module gate {ports}\nflow_sum #({parameters}) sum (.a(a), .b(b), .c(c), .s(s));\nendmodule\n")
+        for macro in (ECP5.define, ICE40.define):
+            (folder / f"{macro}_sum.v").write_text(
+                f"`define {macro}\n{(ROOT / 'hls_templates/flow_sum.v').read_text()}\n`undef {macro}\n")
+            script.append(PROOF.format(files=f"sum{width}.v cells.v {macro}_sum.v"))
+    for macro, clock in ((ECP5.define, None), (ICE40.define, None), ("VERILATOR", None), (ECP5.define, 4.0)):
+        rtl = to_verilog(logic, "gate", clock)
+        text = "\n".join(rtl.files[file] for file in rtl.sources)
+        file = f"{macro}_{'clocked' if clock else 'gate'}.v"
+        (folder / file).write_text(f"`define {macro}\n{without_registers(text) if clock else text}\n`undef {macro}\n")
+        script.append(PROOF.format(files=f"{'clocked' if clock else 'gold'}.v cells.v {file}"))
+    for name, command in (("ecp5", "synth_ecp5"), ("ice40", "synth_ice40 -abc9 -device hx")):
+        script += [f"design -reset\nscratchpad -set abc9.verify 0\nread_verilog FLOW_{name.upper()}_gate.v\n{command} "
+                   f"-top gate\nwrite_verilog -noattr {name}_mapped.v\n",
+                   PROOF.format(files=f"gold.v {name}_mapped.v cells.v")]
+    (folder / "prove.ys").write_text("\n".join(script))
+    tools.call([*tools.command(YOSYS), "prove.ys"], folder, folder / "yosys.log", 600)
+
+
 def planted(logic: Logic) -> Logic:
     """The same netlist with one entry of one table wrong, in front of an output."""
     read = logic.net.reached(logic.wanted)
@@ -215,6 +266,16 @@ def test_verilator_is_the_graph(tmp_path, pipelined):
 
 @pytest.mark.rtl
 @needs_verilator
+def test_verilator_is_the_graph_of_four_inputs(tmp_path):
+    """LUTs of four inputs, and chains that only add."""
+    graph = union({"g20": random_graph(20), "network": small_network(2)})
+    bf.build(graph, bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", part="lfe5u-45f", clock_period=6.0),
+             random_codes(graph, 0, 100))
+    bf.simulate(tmp_path / "prj")
+
+
+@pytest.mark.rtl
+@needs_verilator
 def test_a_register_behind_every_gate(tmp_path):
     """A clock that no chain can keep."""
     bf.build(small_network(4), bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", clock_period=0.3))
@@ -263,7 +324,35 @@ def test_trees_of_luts_come_out_of_synthesis_as_they_are(tmp_path, goal):
     rtl = to_verilog(logic, "design")
     size = synthesize({file.split("/")[1]: rtl.files[file] for file in rtl.sources}, "design")
     assert size.raw == logic.net.luts(logic.wanted, 0) and size.carry == 0
-    assert size.delay == pytest.approx(max(logic.net.when[literal >> 1] for literal in logic.wanted), abs=1e-3)
+    assert size.delay == max(logic.net.when[literal >> 1] for literal in logic.wanted) / PS
+
+
+@pytest.mark.rtl
+@needs_yosys
+@pytest.mark.parametrize(("seed", "goal"), [(1, "area"), *(pytest.param(seed, goal, marks=pytest.mark.long)
+                                                           for seed in (2, 3, 5, 20) for goal in ("area", "delay"))])
+def test_formal_equivalence_of_luts_of_four_inputs(tmp_path, seed, goal):
+    prove_four_inputs(small_layer(seed), goal, tmp_path)
+
+
+@pytest.mark.rtl
+@needs_yosys
+def test_luts_of_four_inputs_come_out_of_synthesis_as_they_are(tmp_path):
+    """A project for an ECP5 is a netlist for it, and LUTs and ns are those counted."""
+    graph = small_layer(0)
+    config = bf.BuildConfig(output_dir=tmp_path / "prj", backend="Verilog", part="lfe5u-25f", pipelined=False)
+    project = bf.build(graph, config)
+    found, counted = bf.synthesize(project.path, family="ecp5"), bf.estimate(project)
+    logic = to_logic(graph, fabric=ECP5)
+    assert found.lut == counted.lut == logic.net.luts(logic.wanted, 0) and found.carry == found.muxf == 0
+    assert found.clock_estimated == counted.clock_estimated == max(logic.net.when[k >> 1] for k in logic.wanted) / PS
+    assert found.lut < .8 * synthesize_six(graph).raw
+
+
+def synthesize_six(graph: Graph) -> Size:
+    """The same for LUTs of six inputs, on the ECP5."""
+    rtl = to_verilog(to_logic(graph), "design")
+    return synthesize({file.split("/")[1]: rtl.files[file] for file in rtl.sources}, "design", "ecp5")
 
 
 @pytest.mark.parametrize("options, words", [
@@ -339,7 +428,7 @@ def test_families(tmp_path, family, monkeypatch):
     assert size.lut > 20 and size.ff > 12 and size.depth > 0
     assert {layer.name for layer in size.modules} >= {"myproject_layer_y", "myproject_layer_z"}
     assert (size.lut_positions is not None) == family.startswith("xc")
-    assert (size.clock_estimated is not None) == (family == "xcup") == bool(size.notes)
+    assert (size.clock_estimated is not None) == (family in ("xcup", "ecp5")) == bool(size.notes)
     assert family != "xcup" or 0.5 < size.clock_estimated < 1.5  # built for 1 ns, by delays of routed nets
     assert (size.lut_packed is not None) == family.startswith("xc") and size.source == "logic synthesis"
     monkeypatch.setattr(tools, "call", lambda *_, **__: pytest.fail("the result is kept"))
@@ -421,24 +510,25 @@ def test_positions_of_luts():
 
 
 def test_longest_path():
-    """Worked out by hand, in the units of bnnflow.devices.timing."""
-    def path(*cells: dict, out: int) -> float:
+    """Worked out by hand, in ps."""
+    def path(*cells: dict, out: int, fabric: Fabric = ULTRASCALE) -> float:
         ports = {"x": {"direction": "input", "bits": [1, 2]}, "y": {"direction": "output", "bits": [out]}}
-        return longest_path({"modules": {"top": {"cells": dict(enumerate(cells)), "ports": ports}}})
+        return longest_path({"modules": {"top": {"cells": dict(enumerate(cells)), "ports": ports}}}, fabric) * PS
 
+    f = ULTRASCALE
     lut = cell("LUT2", {"I0": [1], "I1": [2]}, {"O": [10]})
-    assert path(out=1) == 0 and path(lut, out=10) == pytest.approx(NET + LUT, abs=1e-3)
+    assert path(out=1) == 0 and path(lut, out=10) == pytest.approx(f.net + f.lut)
     chain = cell("CARRY4", {"S": [10, 1, "0", "0"], "DI": [1, 2, "0", "0"], "CI": ["0"]},
                  {"O": [40, 41, 42, 43], "CO": [44, 45, 46, 47]})
-    assert path(chain, lut, out=40) == pytest.approx(NET + LUT + NET + OFF, abs=1e-3)
-    assert path(chain, lut, out=42) == pytest.approx(NET + LUT + NET + ONTO + ALONG + OFF, abs=1e-3)
+    assert path(chain, lut, out=40) == pytest.approx(f.net + f.lut + f.net + f.off)
+    assert path(chain, lut, out=42) == pytest.approx(f.net + f.lut + f.net + f.onto + f.along + f.off)
     after = cell("CARRY4", {"S": ["0"] * 4, "DI": ["0"] * 4, "CI": [47]},
                  {"O": [50, 51, 52, 53], "CO": [54, 55, 56, 57]})
-    assert path(after, chain, lut, out=50) == pytest.approx(NET + LUT + NET + ONTO + 3 * ALONG + OFF, abs=1e-3)
+    assert path(after, chain, lut, out=50) == pytest.approx(f.net + f.lut + f.net + f.onto + 3 * f.along + f.off)
     held = cell("FDRE", {"D": [10], "C": [2]}, {"Q": [60]})
     last = cell("LUT1", {"I0": [60]}, {"O": [61]})
-    ends = NET + LUT + NET + SETUP, CLOCK_TO_Q + NET + LUT
-    assert path(held, lut, last, out=61) == pytest.approx(max(ends), abs=1e-3)
+    ends = f.net + f.lut + f.net + f.setup, f.clock_to_q + f.net + f.lut
+    assert path(held, lut, last, out=61) == pytest.approx(max(ends))
 
 
 @pytest.mark.parametrize("top", ["flow", "prj"])
@@ -454,7 +544,7 @@ def test_layers_with_the_names_of_our_modules(top):
         assert len({name.lower() for name in modules}) == len(modules) >= 5
 
 
-@pytest.mark.parametrize("top", ["flow_add", "flow_lut6", "flow_registered"])
+@pytest.mark.parametrize("top", ["flow_add", "flow_lut4", "flow_lut6", "flow_registered"])
 def test_our_modules_are_no_project_names(top, tmp_path):
     with pytest.raises(bf.InputError, match=f"project_name='{top}': must be"):
         bf.build(small_layer(1), bf.BuildConfig(output_dir=tmp_path, project_name=top, backend="Verilog"))

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from bnnflow.backends.netlist.goals import AREA, GOALS, Goal, goal_of
+from bnnflow.devices.fabric import Fabric
+from bnnflow.devices.parts import UNKNOWN, part_of
 from bnnflow.errors import InputError, as_given, as_text, choice, in_words_of
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.nodes import Int, is_clean
@@ -309,6 +311,12 @@ class BuildConfig:
         """What the netlist of a node is to be best at."""
         goal: Goal = self.layers.get(node, {}).get("netlist", self.netlist)
         return goal
+
+    @property
+    def fabric(self) -> Fabric:
+        """What the logic of the part consists of, for which netlists are made in Verilog."""
+        part = part_of(self.part)
+        return (part.family if part else UNKNOWN).fabric
 
     def reuse_of(self, node: str) -> int:
         """The reuse factor of a node."""

@@ -16,10 +16,11 @@ from pathlib import Path
 from bnnflow.backends.backend import RTL, Backend, BuildConfig, option_of, unknown_nodes
 from bnnflow.backends.hls.fusion import streamed_kernels
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
+from bnnflow.backends.netlist.gates import TRUE, Bit, Chain, Given, Lut, sources
 from bnnflow.backends.netlist.lower import Logic, check, to_logic, with_goal
-from bnnflow.backends.netlist.netlist import INPUTS, TRUE, Bit, Chain, Given, Lut, sources
 from bnnflow.backends.netlist.schedule import Schedule, fastest_clock
 from bnnflow.backends.project import write_vectors
+from bnnflow.devices.fabric import Fabric
 from bnnflow.errors import InputError
 from bnnflow.ir import Graph, Node
 from bnnflow.ir.nodes import Int
@@ -48,12 +49,17 @@ def to_verilog(logic: Logic, top: str, clock_period: float | None = None) -> Rtl
     would exceed the period; a new input every cycle. Else combinational.
     """
     modules = _Modules(Schedule(logic, clock_period), top)
-    texts = {f"rtl/{name}": _template(name) for name in ("flow_add.v", "flow_lut6.v")}
+    texts = {f"rtl/{name}": _template(name) for name in _primitives(logic.net.fabric)}
     for layer in modules.layers:
         texts[f"rtl/{top}_layer_{layer}.v"] = modules.layer_module(layer)
     texts[f"rtl/{top}.v"] = modules.top_module()
     texts[f"tb/{top}_tb.v"] = _bench(logic.graph, top, modules.latency, clock_period)
     return Rtl(texts, modules.latency)
+
+
+def _primitives(fabric: Fabric) -> list[str]:
+    """The files of the modules that have a family's primitives in them."""
+    return ["flow_add.v" if fabric.compresses else "flow_sum.v", f"flow_lut{fabric.inputs}.v"]
 
 
 @lru_cache
@@ -66,17 +72,34 @@ MACROS = """\
 `ifndef FLOW_MACROS
 `define FLOW_MACROS
 `ifdef VERILATOR
-`define FLOW_LUT6(out, name, table, in) wire out = table >> in;
-`define FLOW_ADD(out, name, width, x, y, z) wire [width:0] out = x + y + z;
-`define FLOW_CARRY(out, name, width, x, y, z) wire [width:0] out = x + (x ^ y) + z;
+{simulated}
 `else
-`define FLOW_LUT6(out, name, table, in) wire out; flow_lut6 #(table) name (.i(in), .o(out));
+{synthesized}
+`endif
+`endif"""
+LUT_MACRO = (
+    "`define FLOW_LUT{inputs}(out, name, table, in) wire out = table >> in;",
+    "`define FLOW_LUT{inputs}(out, name, table, in) wire out; flow_lut{inputs} #(table) name (.i(in), .o(out));")
+# By whether chains compress.
+CHAIN_MACROS = {
+    True: ("""\
+`define FLOW_ADD(out, name, width, x, y, z) wire [width:0] out = x + y + z;
+`define FLOW_CARRY(out, name, width, x, y, z) wire [width:0] out = x + (x ^ y) + z;""", """\
 `define FLOW_ADD(out, name, width, x, y, z) \\
     wire [width:0] out; flow_add #(width) name (.a(x), .b(y), .c(z), .s(out));
 `define FLOW_CARRY(out, name, width, x, y, z) \\
-    wire [width:0] out; flow_carry #(width) name (.a(x), .p(y), .c(z), .s(out));
-`endif
-`endif"""
+    wire [width:0] out; flow_carry #(width) name (.a(x), .p(y), .c(z), .s(out));"""),
+    False: ("""\
+`define FLOW_SUM(out, name, width, nx, x, ny, y, z) wire [width:0] out = (x ^ nx) + (y ^ ny) + z;""", """\
+`define FLOW_SUM(out, name, width, nx, x, ny, y, z) \\
+    wire [width:0] out; flow_sum #(width, nx, ny) name (.a(x), .b(y), .c(z), .s(out));""")}
+
+
+def _macros(fabric: Fabric) -> str:
+    """The macros of gates."""
+    simulated, synthesized = ([text.format(inputs=fabric.inputs), chain]
+                              for text, chain in zip(LUT_MACRO, CHAIN_MACROS[fabric.compresses]))
+    return MACROS.format(simulated="\n".join(simulated), synthesized="\n".join(synthesized))
 
 
 class _Modules:
@@ -125,14 +148,15 @@ class _Modules:
     def is_kept(self, node: int) -> bool:
         """True for a function that is one LUT, whatever a tool thinks.
 
-        It is made in a tree of LUTs, or has six inputs, bits of other layers, and is read by others. An output that is
-        the complement of a function with other readers would need a LUT of its own, which the tool takes into it.
+        It is made in a tree of LUTs, or reads as much as a LUT can, bits of other layers, and is read by others.
+        An output that is the complement of a function with other readers would need a LUT of its own, which the tool
+        takes into it.
         """
         gate, owner = self.net.gates[node], self.schedule.owner[node]
         if not isinstance(gate, Lut) or self.is_complement(node) and node in self.read:
             return False
         return node in self.net.kept or (
-            len(gate.inputs) == INPUTS and not self.is_complement(node)
+            len(gate.inputs) == self.net.fabric.inputs and not self.is_complement(node)
             and all(self.schedule.owner[source] != owner for source in gate.inputs)
             and any(export == node for export, _ in self.schedule.exports[owner]))
 
@@ -161,8 +185,8 @@ class _Modules:
         exports = [f"    assign y[{place}] = {self.signal(2 * gate, self.schedule.stage[gate] + delay, layer)};"
                    for (gate, delay), place in self.schedule.exports[layer].items()]
         shape = "x".join(map(str, node.shape))
-        return "\n".join([f"// {node.op.value}, {shape}", MACROS, f"module {self.top}_layer_{layer} (",
-                          _ports(self._layer_ports(node)), ");",
+        return "\n".join([f"// {node.op.value}, {shape}", _macros(self.net.fabric),
+                          f"module {self.top}_layer_{layer} (", _ports(self._layer_ports(node)), ");",
                           *functions.values(), *gates, *self._registers(layer), *exports, "endmodule", ""])
 
     def _layer_ports(self, node: Node) -> list[str]:
@@ -211,13 +235,23 @@ class _Modules:
     def _lut(self, name: str, inputs: Sequence[int], table: int, stage: int, layer: str) -> list[str]:
         """The lines that make the signal `name`, a LUT whatever a tool thinks."""
         signals = [self.signal(2 * source, stage, layer) for source in reversed(inputs)]
-        unused = [f"{INPUTS - len(inputs)}'b0"] if len(inputs) < INPUTS else []
-        return [f"    `FLOW_LUT6({name}, lut_{name}, 64'h{table:016x}, {{{', '.join([*unused, *signals])}}})"]
+        most = self.net.fabric.inputs
+        unused = [f"{most - len(inputs)}'b0"] if len(inputs) < most else []
+        return [f"    `FLOW_LUT{most}({name}, lut_{name}, {1 << most}'h{table:0{(1 << most) // 4}x}, "
+                f"{{{', '.join([*unused, *signals])}}})"]
 
     def _chain(self, node: int, chain: Chain, layer: str) -> list[str]:
         """The lines that make a carry chain, and in a pipelined design the LUTs of its positions."""
         stage, width = self.schedule.stage[node], len(chain.a)
         a, b = ([self.signal(literal, stage, layer) for literal in row] for row in (chain.a, chain.b))
+        carry = self.signal(chain.carry, stage, layer)
+        if not self.net.fabric.compresses:
+            words = []
+            for row in (chain.a, chain.b):
+                inverted = sum((literal & 1) << k for k, literal in enumerate(row))
+                plain = [self.signal(literal & ~1, stage, layer) for literal in reversed(row)]
+                words.append(f"{width}'h{inverted:x}, {{{', '.join(plain)}}}")
+            return [f"    `FLOW_SUM(n{node}, add{node}, {width}, {', '.join(words)}, {carry})"]
         macro, luts = "FLOW_ADD", list[str]()
         if self.latency is not None:
             macro = "FLOW_CARRY"
@@ -229,8 +263,7 @@ class _Modules:
                     b[k] = f"p{node}_{k}"
                     luts += self._lut(b[k], *self._select(*pair), stage, layer)
         rows = [f"{{{', '.join(reversed(row))}}}" for row in (a, b)]
-        return [*luts, f"    `{macro}(n{node}, add{node}, {width}, {rows[0]}, {rows[1]}, "
-                       f"{self.signal(chain.carry, stage, layer)})"]
+        return [*luts, f"    `{macro}(n{node}, add{node}, {width}, {rows[0]}, {rows[1]}, {carry})"]
 
     def _select(self, a: int, b: int) -> tuple[list[int], int]:
         """(inputs, table) of a XOR b at a position of a chain, b being perhaps a function inside."""
@@ -432,7 +465,7 @@ def _check(graph: Graph, config: BuildConfig) -> None:
 
 
 def _logic(graph: Graph, config: BuildConfig) -> Logic:
-    return to_logic(graph, goals={node.name: config.netlist_of(node.name) for node in graph})
+    return to_logic(graph, goals={node.name: config.netlist_of(node.name) for node in graph}, fabric=config.fabric)
 
 
 def _unrolled(value: object) -> tuple[object, str]:

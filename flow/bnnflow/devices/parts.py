@@ -5,34 +5,42 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from bnnflow.devices.fabric import ECP5, ICE40, ULTRASCALE, Fabric
+
 __all__ = ["PARTS", "UNKNOWN", "Family", "Part", "part_of"]
 
 LUT4_FACTOR = 1.6  # LUTs of four inputs for one of six
+ULTRASCALE_LEVEL = 0.5  # ns of a level of logic, with its wires
 
 
 @dataclass(frozen=True)
 class Family:
     """Parts of one kind.
 
-    A LUT has `lut_inputs`; one level of logic with its wires takes `level_ns`; `yosys` is yosys' name of the family.
+    Netlists are made for its `fabric`; one level of logic with its wires takes `level_ns`; `yosys` is its name there.
     """
 
     name: str
-    lut_inputs: int
+    fabric: Fabric
     level_ns: float
     yosys: str = ""
 
     @property
     def lut_factor(self) -> float:
         """LUTs of this family for one of six inputs."""
-        return 1.0 if self.lut_inputs == 6 else LUT4_FACTOR
+        return 1.0 if self.fabric.inputs == 6 else LUT4_FACTOR
+
+    @property
+    def delay_factor(self) -> float:
+        """Its delays for those of its fabric: the 7 series' are reckoned with those of UltraScale+."""
+        return self.level_ns / ULTRASCALE_LEVEL if self.fabric is ULTRASCALE else 1.0
 
 
-ARTIX7, ZYNQ7 = (Family(name, 6, 0.9, "xc7") for name in ("Artix-7", "Zynq-7000"))
-KINTEXUP, VIRTEXUP, ZYNQUP, ALVEO = (Family(name, 6, 0.5, "xcup") for name in (
+ARTIX7, ZYNQ7 = (Family(name, ULTRASCALE, 0.9, "xc7") for name in ("Artix-7", "Zynq-7000"))
+KINTEXUP, VIRTEXUP, ZYNQUP, ALVEO = (Family(name, ULTRASCALE, ULTRASCALE_LEVEL, "xcup") for name in (
     "Kintex UltraScale+", "Virtex UltraScale+", "Zynq UltraScale+", "Alveo"))
-ECP5, ICE40 = Family("ECP5", 4, 1.2, "ecp5"), Family("iCE40", 4, 1.8, "ice40")
-UNKNOWN = Family("unknown", 6, 0.5)
+LATTICE_ECP5, LATTICE_ICE40 = Family("ECP5", ECP5, 1.2, "ecp5"), Family("iCE40", ICE40, 1.8, "ice40")
+UNKNOWN = Family("unknown", ULTRASCALE, ULTRASCALE_LEVEL)
 
 
 @dataclass(frozen=True)
@@ -82,12 +90,12 @@ PARTS: dict[str, Part] = {part.device: part for part in [
     *_xilinx(ALVEO, ("xcu50", 871680, 5952, 1344, 640), ("xcu55", 1303680, 9024, 2016, 960),
              ("xcu200", 1182240, 6840, 2160, 960), ("xcu250", 1728000, 12288, 2688, 1280),
              ("xcu280", 1303680, 9024, 2016, 960)),
-    Part("lfe5u-25", ECP5, 24288, 24288, 28, 56), Part("lfe5u-45", ECP5, 43848, 43848, 72, 108),
-    Part("lfe5u-85", ECP5, 83640, 83640, 156, 208),
+    Part("lfe5u-25", LATTICE_ECP5, 24288, 24288, 28, 56), Part("lfe5u-45", LATTICE_ECP5, 43848, 43848, 72, 108),
+    Part("lfe5u-85", LATTICE_ECP5, 83640, 83640, 156, 208),
     # Blocks of 4 Kbit.
-    Part("ice40hx1k", ICE40, 1280, 1280, 0, 3), Part("ice40lp1k", ICE40, 1280, 1280, 0, 3),
-    Part("ice40hx4k", ICE40, 3520, 3520, 0, 4), Part("ice40hx8k", ICE40, 7680, 7680, 0, 7),
-    Part("ice40up5k", ICE40, 5280, 5280, 8, 6),
+    Part("ice40hx1k", LATTICE_ICE40, 1280, 1280, 0, 3), Part("ice40lp1k", LATTICE_ICE40, 1280, 1280, 0, 3),
+    Part("ice40hx4k", LATTICE_ICE40, 3520, 3520, 0, 4), Part("ice40hx8k", LATTICE_ICE40, 7680, 7680, 0, 7),
+    Part("ice40up5k", LATTICE_ICE40, 5280, 5280, 8, 6),
 ]}
 
 

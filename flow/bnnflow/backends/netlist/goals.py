@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bnnflow.backends.netlist.subexpressions import UNBOUNDED
+from bnnflow.devices.fabric import PS, Fabric
 
 __all__ = ["AREA", "GOALS", "Goal", "Plan", "goal_of", "plans", "rank"]
 
@@ -22,17 +23,18 @@ GOALS = {AREA: "the fewest LUTs", BALANCED: "the least product of LUTs and ns", 
 class Plan(NamedTuple):
     """A way to make a sum: of trees of LUTs or of carry chains, with so many common sums one behind the other.
 
-    `deadline` is when comparisons by trees must be ready, in ns: the smallest of such trees are made. Where it is
+    `deadline` is when comparisons by trees must be ready, in ps: the smallest of such trees are made. Where it is
     earlier than can be, they are ready as soon as can be.
     """
 
     trees: bool
     depth: int
-    deadline: float = 0.0
+    deadline: int = 0
 
 
 CHAINS = [Plan(False, depth) for depth in (UNBOUNDED, 2, 1, 0)]
 TREES = [Plan(True, depth) for depth in (3, 2, 1, 0)]
+SMALLEST = Plan(True, UNBOUNDED, 10**9)  # tree
 
 
 def goal_of(value: object) -> Goal | None:
@@ -43,15 +45,17 @@ def goal_of(value: object) -> Goal | None:
     return float(value) if number and 0.1 <= value <= 1000 else None  # type: ignore[arg-type, operator]
 
 
-def plans(goal: Goal) -> list[Plan]:
-    """The plans among which a goal chooses."""
+def plans(goal: Goal, fabric: Fabric) -> list[Plan]:
+    """The plans among which a goal chooses; where carry chains do not compress, all are trees of LUTs."""
+    if not fabric.compresses:
+        return [SMALLEST] if goal == AREA else [SMALLEST, *TREES]
     if goal == AREA:
         return CHAINS[:1]
     return TREES if goal in GOALS else [*CHAINS, *TREES]
 
 
-def rank(goal: Goal, luts: int, ns: float) -> tuple[float, ...]:
-    """The less, the better: of LUTs and ns by a goal."""
+def rank(goal: Goal, luts: int, ps: int) -> tuple[float, ...]:
+    """The less, the better: of LUTs and ps by a goal."""
     if isinstance(goal, str):
-        return {AREA: (luts, ns), BALANCED: (luts * ns, luts), DELAY: (ns, luts)}[goal]
-    return max(0.0, ns - goal), luts, ns
+        return {AREA: (luts, ps), BALANCED: (luts * ps, luts), DELAY: (ps, luts)}[goal]
+    return max(0, ps - round(goal * PS)), luts, ps

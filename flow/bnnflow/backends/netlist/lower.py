@@ -26,14 +26,16 @@ from bnnflow.backends.netlist.bit_heap import (
     unsigned_terms,
     without_constant,
 )
+from bnnflow.backends.netlist.gates import FALSE
 from bnnflow.backends.netlist.goals import AREA, Goal, Plan, plans, rank
 from bnnflow.backends.netlist.lut_trees import not_less
-from bnnflow.backends.netlist.netlist import FALSE, INPUTS, Netlist
+from bnnflow.backends.netlist.netlist import Netlist
 from bnnflow.backends.netlist.subexpressions import UNBOUNDED, AdderGraph, adder_graph
+from bnnflow.devices.fabric import PS, ULTRASCALE, Fabric
 from bnnflow.errors import InputError, as_given
 from bnnflow.ir import Affine, Domain, Graph, Index, Node, Op, Steps, Sum, Table, Weights, Window
 from bnnflow.ir.nodes import Int
-from bnnflow.ir.ramps import MANY, NO_TIE, ChannelRamps, Ramp, grid, ramps_of_channel
+from bnnflow.ir.ramps import MANY, ChannelRamps, Ramp, grid, ramps_of_channel
 
 __all__ = ["EMIT_LOGIC", "Logic", "check", "to_logic", "with_goal"]
 
@@ -111,8 +113,8 @@ def _unpack(words: NDArray[np.uint64], domain: Domain, count: int) -> Int:
 class NetlistBuilder:
     """The netlist while it is made, and what every node has become in it: words, or sums that are still open."""
 
-    def __init__(self, graph: Graph, share: bool, goals: Mapping[str, Goal]):
-        self.graph, self.share, self.goals, self.net = graph, share, goals, Netlist()
+    def __init__(self, graph: Graph, share: bool, goals: Mapping[str, Goal], fabric: Fabric):
+        self.graph, self.share, self.goals, self.net = graph, share, goals, Netlist(fabric)
         self.depth = UNBOUNDED  # of common sums, in the plan that is carried out
         self._used: list[AdderGraph] = []  # by the sums that were made for it
         self.words: dict[str, list[Word]] = {}
@@ -127,7 +129,7 @@ class NetlistBuilder:
         """
         goal = self.goal(node)
         if goal == AREA:
-            self._carry_out(node, Plan(False, UNBOUNDED))
+            self._carry_out(node, plans(goal, self.net.fabric)[0])
         elif not node.traits.adds or node.name in self.graph.outputs:
             self._carry_out(node, self._best(node, goal))
 
@@ -136,13 +138,13 @@ class NetlistBuilder:
         return self.goals[with_goal(self.graph, node)]
 
     def _best(self, node: Node, goal: Goal) -> Plan:
-        """The best plan of a goal: of LUTs and ns from when all that the node reads is ready."""
+        """The best plan of a goal: of LUTs and ps from when all that the node reads is ready."""
         first, known = len(self.net.gates), (dict(self.words), dict(self.open))
         begin = max((self.net.when[literal >> 1] for name in self._read_by(node) for word in self.words.get(name, ())
-                     for literal in word), default=0.0)
+                     for literal in word), default=0)
         ranks: dict[Plan, tuple[float, ...]] = {}
-        ends: dict[Plan, float] = {}  # when the node is ready
-        seen: set[tuple[bool, float, tuple[int, ...]]] = set()
+        ends: dict[Plan, int] = {}  # when the node is ready
+        seen: set[tuple[bool, int, tuple[int, ...]]] = set()
 
         def rank_plan(plan: Plan) -> None:
             """Carry out a plan, unless another one makes the same of the same common sums, and take it back."""
@@ -152,16 +154,16 @@ class NetlistBuilder:
                 seen.add(way)
                 self._carry_out(node, plan)
                 literals = [literal for word in self.word(node.name) for literal in word]
-                ends[plan] = max((self.net.when[literal >> 1] for literal in literals), default=0.0)
-                ranks[plan] = rank(goal, self.net.luts(literals, first), round(ends[plan] - begin, 3))
+                ends[plan] = max((self.net.when[literal >> 1] for literal in literals), default=0)
+                ranks[plan] = rank(goal, self.net.luts(literals, first), ends[plan] - begin)
             self.net.forget(first)
             self.words, self.open = dict(known[0]), dict(known[1])
 
-        for plan in plans(goal):
+        for plan in plans(goal, self.net.fabric):
             rank_plan(plan)
         best = min(ranks, key=lambda plan: ranks[plan])
         # What is not on the longest path has time.
-        for deadline in {ends[best], ends[best] if isinstance(goal, str) else begin + goal}:
+        for deadline in {ends[best], ends[best] if isinstance(goal, str) else begin + round(goal * PS)}:
             rank_plan(best._replace(deadline=deadline))
         return min(ranks, key=lambda plan: ranks[plan])
 
@@ -214,7 +216,7 @@ class NetlistBuilder:
 
     def sum_of_taps(self, levels: Int, bits: int) -> SumOfTaps:
         """The sums of taps of so many bits times `levels` (taps, outputs), an adder graph being made only once."""
-        few = np.count_nonzero(levels, axis=0) * bits <= INPUTS
+        few = np.count_nonzero(levels, axis=0) * bits <= self.net.fabric.inputs
         many = np.where(few, 0, levels)
         depth = self.depth if self.share else 0
         key = (many.shape, bits, depth, many.tobytes())
@@ -347,7 +349,7 @@ def _step(node: Node, builder: NetlistBuilder) -> None:
     p, source, width = node.params, builder.graph[node.inputs[0]], node.domain.bits
     assert isinstance(p, Steps)
     channels = [Channel(*row) for row in zip(p.thresholds, p.start.tolist(), p.sign.tolist())]
-    if source.domain.bits <= INPUTS and source.name in builder.words:
+    if source.domain.bits <= builder.net.fabric.inputs and source.name in builder.words:
         patterns = _patterns(source.domain)
         tables = [[channel.code(code) for code in patterns] for channel in channels]
         builder.words[node.name] = [_table(builder.net, word, tables[element % len(channels)], width)
@@ -454,30 +456,60 @@ def _reached(net: Netlist, open_sum: OpenSum, domain: Domain, ramps: ChannelRamp
 
 
 def _rounded(net: Netlist, open_sum: OpenSum, domain: Domain, ramp: Ramp) -> Word:
-    """The word of a ramp of a sum: the sum is multiplied, shifted, rounded and clipped."""
-    terms, constant = _weighted([(open_sum, ramp.mul)]).plus(ramp.add)
-    ends = (ramp.mul * domain.lo + ramp.add, ramp.mul * domain.hi + ramp.add)
+    """The word of a ramp of a sum: the sum is multiplied, shifted, rounded and clipped.
+
+    A tie is rounded in the lowest bit alone. q - 1 is q without it where q is odd; and if q - 1 is what v - 1 becomes,
+    an even one is q with it, where the bits that are shifted out are all 1.
+    """
+    add = ramp.add - (ramp.tie == 0)
+    terms, constant = _weighted([(open_sum, ramp.mul)]).plus(add)
+    ends = (ramp.mul * domain.lo + add, ramp.mul * domain.hi + add)
     product = Domain(min(ends[0], 0), max(ends[1], 0))
     v = total(net, terms, constant, max(product.bits, ramp.shift + 1 + product.signed))
-    word, bounds = v[ramp.shift :], Domain(product.lo >> ramp.shift, product.hi >> ramp.shift)
-    if ramp.tie != NO_TIE:
-        less = net.lut([_any(net, v[: ramp.shift]), word[0]], 0b0100 if ramp.tie else 0b0001)
-        lower = Domain(bounds.lo - 1, bounds.hi)
-        word, bounds = total(net, [*_terms(word, bounds), (less, -1)], 0, lower.bits), lower
-    negative = word[-1] if bounds.signed else FALSE
-    over = at_least(net, _terms(word, bounds), ramp.count + 1) if bounds.hi > ramp.count else FALSE
-    word += [negative] * (ramp.count.bit_length() - len(word))
-    return [net.lut([literal, negative, over], 0b00110010 if ramp.count >> k & 1 else 0b00000010)
-            for k, literal in enumerate(word[: ramp.count.bit_length()])]
+    low, word, bounds = v[: ramp.shift], v[ramp.shift :], Domain(product.lo >> ramp.shift, product.hi >> ramp.shift)
+    if ramp.tie == 1:
+        word[0] = net.lut([word[0], _any(net, low)], 0b1000)
+    elif ramp.tie == 0:
+        word[0] = net.lut([word[0], _any(net, [literal ^ 1 for literal in low])], 0b1011)
+    negative = [word.pop()] if bounds.signed else []
+    return _clipped(net, word, negative, bounds, ramp.count)
+
+
+def _clipped(net: Netlist, word: Word, negative: Word, bounds: Domain, count: int) -> Word:
+    """The word of a number, clipped to 0..count; `negative` is the highest literal of one that may be negative."""
+    width = count.bit_length()
+    over: list[int] = []  # some of them are true if it is more than `count`; of negative ones they say nothing
+    if bounds.hi > count:
+        if count + 1 == 1 << width:
+            over = _any_of_parts(net, word[width:], net.fabric.inputs - 1 - len(negative))
+        else:
+            signed = [(sign, -(1 << len(word))) for sign in negative]
+            over = [at_least(net, [*unsigned_terms(word), *signed], count + 1)]
+    result = []
+    for k, literal in enumerate([*word, *[FALSE] * (width - len(word))][:width]):
+        inputs = [literal, *over, *negative]
+        table = 0
+        for row in range(1 << len(inputs)):
+            value, exceeds = row & 1, row >> 1 & ((1 << len(over)) - 1)
+            below = len(negative) and row >> (len(inputs) - 1)
+            table |= (0 if below else count >> k & 1 if exceeds else value) << row
+        result.append(net.lut(inputs, table))
+    return result
+
+
+def _any_of_parts(net: Netlist, literals: Sequence[int], most: int) -> list[int]:
+    """At most so many literals, some of which are true if some of these are."""
+    rest = list(literals)
+    while len(rest) > most:
+        size = min(net.fabric.inputs, max(2, -(-len(rest) // most)))
+        part, rest = rest[:size], rest[size:]
+        rest.append(net.lut(part, (1 << (1 << len(part))) - 2))
+    return rest
 
 
 def _any(net: Netlist, literals: Sequence[int]) -> int:
     """The literal of [some of these are true]."""
-    rest = list(literals)
-    while len(rest) > 1:
-        part, rest = rest[:INPUTS], rest[INPUTS:]
-        rest.append(net.lut(part, (1 << (1 << len(part))) - 2))
-    return rest[0] if rest else FALSE
+    return next(iter(_any_of_parts(net, literals, 1)), FALSE)
 
 
 def _equal(net: Netlist, word: Word, code: int) -> int:
@@ -579,15 +611,16 @@ EMIT_LOGIC: dict[Op, Callable[[Node, NetlistBuilder], None]] = {
 }
 
 
-def to_logic(graph: Graph, share: bool = True, goals: Mapping[str, Goal] | Goal = AREA) -> Logic:
-    """The netlist of a graph; without `share` every output of a sum is made without common subexpressions.
+def to_logic(graph: Graph, share: bool = True, goals: Mapping[str, Goal] | Goal = AREA,
+             fabric: Fabric = ULTRASCALE) -> Logic:
+    """The netlist of a graph for a fabric; without `share` every output of a sum is made without common subexpressions.
 
     `goals` is what it is to be best at: a goal, or one for every node by name.
     Raises InputError where the graph unrolls to more than 2^21 terms, with the name of the largest sum.
     """
     check(graph)
     by_node = goals if isinstance(goals, Mapping) else {node.name: goals for node in graph}
-    builder = NetlistBuilder(graph, share, by_node)
+    builder = NetlistBuilder(graph, share, by_node, fabric)
     for node in graph:
         builder.make(node)
     return Logic(graph, builder.net, tuple(tuple(builder.word(name)) for name in graph.outputs))

@@ -1,71 +1,35 @@
 """A netlist of LUT-sized functions and short carry chains, and how it evaluates itself on packed bits.
 
-A node is the index of a gate in the netlist, and a literal is the signal of a node or its complement: twice the node,
-plus 1 where it is inverted. Node 0 is the constant 0, so that the literals 0 and 1 are the two constants. Nodes are
-hashed: the same function of the same signals, or the complement of that function, is one node.
+Nodes (`gates`) are hashed: the same function of the same signals, or the complement of that function, is one node.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnflow.devices.timing import LEVEL, NET, OFF, carry_position
+from bnnflow.backends.netlist.gates import (
+    FALSE,
+    TRUE,
+    Bit,
+    Chain,
+    Gate,
+    Given,
+    Lut,
+    chain_luts,
+    chain_times,
+    inside_chains,
+    sources,
+)
+from bnnflow.devices.fabric import ULTRASCALE, Fabric
 
-__all__ = ["FALSE", "INPUTS", "TRUE", "Bit", "Chain", "Gate", "Given", "Lut", "Netlist", "arrivals_of_bits",
-           "has_lut", "inside_chains"]
+__all__ = ["Netlist", "cofactor", "sum_table"]
 
-FALSE, TRUE = 0, 1
-INPUTS = 6  # of a LUT
 Words = NDArray[np.uint64]
-
-
-@dataclass(frozen=True)
-class Given:
-    """A bit from outside: bit `position` of the graph's input `source`, its codes laid end to end."""
-
-    source: int
-    position: int
-
-
-@dataclass(frozen=True)
-class Lut:
-    """A function of at most six nodes: its value is bit sum(2^k * inputs[k]) of `table`.
-
-    The inputs ascend, and the function depends on every one of them.
-    """
-
-    inputs: tuple[int, ...]
-    table: int
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A carry chain: the sum of two words of literals of one width, least significant first, and of a literal `carry`.
-
-    Other gates read it through `Bit`.
-    """
-
-    a: tuple[int, ...]
-    b: tuple[int, ...]
-    carry: int
-
-
-@dataclass(frozen=True)
-class Bit:
-    """Bit `position` of the sum that the node `chain` makes; the highest bit is the carry out."""
-
-    chain: int
-    position: int
-
-
-Gate = Given | Lut | Chain | Bit | None  # None: the constant 0
 
 
 def cofactor(table: int, inputs: int, k: int, value: int) -> int:
@@ -119,27 +83,28 @@ def sum_table(weights: tuple[int, ...], constant: int, position: int) -> int:
 
 
 class Netlist:
-    """Gates in order of evaluation.
+    """Gates in order of evaluation, for a `fabric`.
 
-    For every node, `level` has the number of LUTs on the longest path up to and including it, `when` the ns at which it
-    is ready (bnnflow.devices.timing, all inputs at 0), and `owner` the layer that it belongs to: what `layer` was when
-    the node was made. `trees` says whether sums that are made now are trees of LUTs (`lut_trees`) or of carry chains
-    (`bit_heap`), and `deadline` when comparisons by such trees should be ready, in ns. `kept` are the functions that
-    are LUTs of their own in such trees.
+    For every node, `level` has the number of LUTs on the longest path up to and including it, `when` the ps at which it
+    is ready (all inputs at 0), and `owner` the layer that it belongs to: what `layer` was when the node was made.
+    `trees` says whether sums that are made now are trees of LUTs (`lut_trees`) or of carry chains (`bit_heap`), and
+    `deadline` when comparisons by such trees should be ready, in ps. `kept` are the functions that are LUTs of their
+    own in such trees.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fabric: Fabric = ULTRASCALE) -> None:
+        self.fabric = fabric
         self.gates: list[Gate] = [None]
         self.level: list[int] = [0]
-        self.when: list[float] = [0.0]
+        self.when: list[int] = [0]
         self.layer = ""
-        self.trees = False
-        self.deadline = 0.0
+        self.trees = not fabric.compresses
+        self.deadline = 0
         self.kept: set[int] = set()
         self.owner: list[str] = [""]
         self._known: dict[Gate, int] = {}
 
-    def _node(self, gate: Gate, level: int, when: float) -> int:
+    def _node(self, gate: Gate, level: int, when: int) -> int:
         if gate not in self._known:
             self._known[gate] = len(self.gates)
             self.gates.append(gate)
@@ -158,14 +123,14 @@ class Netlist:
 
     def given(self, source: int, position: int) -> int:
         """The literal of a bit from outside."""
-        return 2 * self._node(Given(source, position), 0, 0.0)
+        return 2 * self._node(Given(source, position), 0, 0)
 
     def arrival(self, literal: int) -> int:
         """The level of a literal."""
         return self.level[literal >> 1]
 
     def lut(self, literals: Sequence[int], table: int) -> int:
-        """The literal of a function of at most six literals.
+        """The literal of a function of at most as many literals as a LUT has inputs.
 
         Constants, repeated literals and those on which the function does not depend drop out.
         """
@@ -183,7 +148,7 @@ class Netlist:
             return 2 * nodes[kept[0]] ^ flip
         inputs = tuple(nodes[k] for k in kept)
         level, when = max([self.level[k] for k in inputs]), max([self.when[k] for k in inputs])
-        node = self._node(Lut(inputs, table), 1 + level, when + LEVEL)
+        node = self._node(Lut(inputs, table), 1 + level, when + self.fabric.level)
         if self.trees:
             self.kept.add(node)
         return 2 * node ^ flip
@@ -196,28 +161,29 @@ class Netlist:
         level = 1 + max(max(self.arrival(literal) for literal in (*a, carry)),
                         max(self.arrival(literal) - isinstance(self.gates[literal >> 1], Lut) for literal in b))
         gate = Chain(tuple(a), tuple(b), carry)
-        sums = arrivals_of_bits(gate, self.when, [k >> 1 for k in b if isinstance(self.gates[k >> 1], Lut)])
+        inside = [k >> 1 for k in b if self.fabric.compresses and isinstance(self.gates[k >> 1], Lut)]
+        sums = chain_times(gate, inside, self.fabric).bits(self.when)
         chain = self._node(gate, level, max(sums))
         return [2 * self._node(Bit(chain, k), level, when) for k, when in enumerate(sums)]
 
     # --- functions of any size --------------------------------------------------------------------------------------
 
     def sum_bit(self, literals: Sequence[int], weights: Sequence[int], constant: int, position: int) -> int:
-        """One bit of a weighted sum of at most six literals."""
+        """One bit of a weighted sum of literals, as many as a LUT has inputs."""
         return self.lut(literals, sum_table(tuple(weights), constant, position))
 
     def parity(self, literals: Sequence[int]) -> int:
         """The exclusive or of any number of literals."""
         rest = list(literals)
         while len(rest) > 1:
-            part, rest = rest[:INPUTS], rest[INPUTS:]
+            part, rest = rest[: self.fabric.inputs], rest[self.fabric.inputs :]
             rest.append(self.lut(part, sum_table((1,) * len(part), 0, 0)))
         return rest[0] if rest else FALSE
 
     def function(self, literals: Sequence[int], table: int) -> int:
-        """A function of any number of literals: LUTs of six inputs, then a tree of multiplexers; equal LUTs are one."""
+        """A function of any number of literals: LUTs, then a tree of multiplexers; equal LUTs are one."""
         count = len(literals)
-        if count <= INPUTS:
+        if count <= self.fabric.inputs:
             return self.lut(literals, table)
         half = 1 << (count - 1)
         low, high = (self.function(literals[:-1], part) for part in (table & ((1 << half) - 1), table >> half))
@@ -229,10 +195,17 @@ class Netlist:
         """LUTs of the nodes from `first` on that literals depend on, those of chains' positions included."""
         read = self.reached(wanted)
         nodes = [(node, self.gates[node]) for node in range(first, len(self.gates)) if read[node]]
-        inside = inside_chains(nodes, self.gates, wanted)
-        positions = [has_lut(a, b, inside) for _, gate in nodes if isinstance(gate, Chain)
-                     for a, b in zip(gate.a, gate.b)]
-        return sum(positions) + sum(isinstance(gate, Lut) and node not in inside for node, gate in nodes)
+        inside = inside_chains(nodes, self.gates, wanted, self.fabric)
+        carried = {gate.chain for _, gate in nodes if isinstance(gate, Bit) and gate.position == self.width(gate.chain)}
+        chains = [chain_luts(gate, node in carried, inside, self.fabric) for node, gate in nodes
+                  if isinstance(gate, Chain)]
+        return sum(chains) + sum(isinstance(gate, Lut) and node not in inside for node, gate in nodes)
+
+    def width(self, chain: int) -> int:
+        """The positions of the chain that is the node `chain`."""
+        gate = self.gates[chain]
+        assert isinstance(gate, Chain)
+        return len(gate.a)
 
     # --- evaluation -------------------------------------------------------------------------------------------------
 
@@ -256,53 +229,6 @@ class Netlist:
                 for source in sources(self.gates[node]):
                     read[source] = True
         return read
-
-
-def sources(gate: Gate) -> tuple[int, ...]:
-    """The nodes that a gate reads, the constant among them."""
-    if isinstance(gate, Lut):
-        return gate.inputs
-    if isinstance(gate, Chain):
-        return tuple(literal >> 1 for literal in (*gate.a, *gate.b, gate.carry))
-    return (gate.chain,) if isinstance(gate, Bit) else ()
-
-
-def inside_chains(nodes: Sequence[tuple[int, Gate]], gates: Sequence[Gate], wanted: Sequence[int]) -> set[int]:
-    """The functions that lie in the LUTs of a chain's own positions.
-
-    They are operands `b` that none of the other `nodes` reads, no output either, and have at most six inputs together
-    with the operands `a` beside them. Operands `a` and carries feed multiplexers.
-    """
-    reads = Counter(source for _, gate in nodes for source in set(sources(gate)))
-    found, outside = set[int](), {literal >> 1 for literal in wanted}
-    for _, gate in nodes:
-        if isinstance(gate, Chain):
-            outside.update(literal >> 1 for literal in (*gate.a, gate.carry))
-            for a, b in zip(gate.a, gate.b):
-                function = gates[b >> 1]
-                fits = isinstance(function, Lut) and len({*function.inputs, a >> 1} - {FALSE}) <= INPUTS
-                (found if fits and reads[b >> 1] == 1 else outside).add(b >> 1)
-    return found - outside
-
-
-def arrivals_of_bits(chain: Chain, when: Sequence[float], inside: Container[int]) -> list[float]:
-    """When the bits of a chain are ready, the carry out last, by when the nodes that it reads are."""
-    carry = when[chain.carry >> 1] + NET * (chain.carry > TRUE)
-    sums = []
-    for a, b in zip(chain.a, chain.b):
-        own = LEVEL if has_lut(a, b, inside) else 0.0
-        operand = when[b >> 1] - (LEVEL if b >> 1 in inside else 0.0)
-        total, carry = carry_position(carry, max(when[a >> 1], operand) + own + NET)
-        sums.append(total)
-    return [*sums, carry + OFF]
-
-
-def has_lut(a: int, b: int, inside: Container[int]) -> bool:
-    """True where a chain's position needs a LUT, for a XOR b or for a function `inside`; else its S input is a wire."""
-    constant, literal = sorted((a, b))
-    if constant > TRUE:
-        return True
-    return literal > TRUE and ((literal ^ constant) & 1 == 1 or literal >> 1 in inside)
 
 
 def _evaluated(gate: Gate, values: list[Any], given: Sequence[Words]) -> Any:

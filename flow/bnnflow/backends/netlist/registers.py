@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from bnnflow.backends.netlist.arrivals import OUTSIDE, REGISTER_DELAY, Cells
+from bnnflow.backends.netlist.arrivals import OUTSIDE, Cells
 from bnnflow.backends.netlist.cuts import INFINITE, SINK, SOURCE, Network
 
 __all__ = ["UNCLOCKED", "Pipeline", "fastest_period"]
@@ -34,7 +34,7 @@ class Pipeline:
         self.cells, self.maker, self.readers = netlist.cells, netlist.maker, netlist.readers
         self.wanted, self.inside = netlist.wanted, netlist.inside
         # By cell, the ps after the beginning of its stage in which its nets have to be ready.
-        self.most = [max(period - REGISTER_DELAY, alone) for alone in netlist.alone]
+        self.most = [max(period - netlist.fabric.register, alone) for alone in netlist.alone]
         self.stage = [0] * len(self.cells)
         self._as_soon_as_possible()
         self.stages = 1 + max((self.stage_of(net) for net in self.wanted), default=0)
@@ -173,13 +173,14 @@ def fastest_period(netlist: Cells, most: int) -> int:
 
     Of several, that with the fewest registers. Where a cell alone takes longer than `most`, it is that cell's period.
     """
-    least = max(1, -(-(max(netlist.alone, default=0) + REGISTER_DELAY) // STEP))  # in steps, as `period` and `latency`
+    register = netlist.fabric.register
+    least = max(1, -(-(max(netlist.alone, default=0) + register) // STEP))  # in steps, as `period` and `latency`
     path = max(Pipeline(netlist, UNCLOCKED).ready())
     period = max(least, most // STEP)
     stages = Pipeline(netlist, period * STEP).stages
     latency, soonest = stages * period, [period]
     # Registers alone make it slower than `latency` where there are too many stages.
-    while stages * REGISTER_DELAY + path <= latency * STEP and (period := min(period, latency // stages)) >= least:
+    while stages * register + path <= latency * STEP and (period := min(period, latency // stages)) >= least:
         if Pipeline(netlist, period * STEP).stages <= stages:
             periods = range(least, period + 1)
             period = periods[bisect_left(periods, -stages, key=lambda steps: -Pipeline(netlist, steps * STEP).stages)]

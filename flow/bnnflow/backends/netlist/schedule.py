@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnnflow.backends.netlist.arrivals import PS, Cells
+from bnnflow.backends.netlist.arrivals import Cells
+from bnnflow.backends.netlist.gates import FALSE, Gate, sources
 from bnnflow.backends.netlist.lower import Logic
-from bnnflow.backends.netlist.netlist import FALSE, Gate, sources
 from bnnflow.backends.netlist.registers import UNCLOCKED, Pipeline, fastest_period
+from bnnflow.devices.fabric import PS
 
 __all__ = ["SLOWEST", "Schedule", "fastest_clock"]
 
