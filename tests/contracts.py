@@ -360,7 +360,7 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "wide_relu": wide("quantized_relu(10,2)"),
     "wide_relu_ties": wide("quantized_relu(10,2)", normalised=False),
     "wide_bits": wide("quantized_bits(9,2,alpha=1)"),
-    "wide_few_reached": wide("quantized_bits(10,11,alpha=1)"),
+    "wide_few_reached": wide("quantized_bits(10,9,alpha=1)"),
     "wide_slope": wide("quantized_relu(9,3,negative_slope=.25)"),
     "wide_slope_ties": wide("quantized_relu(9,3,negative_slope=.25)", normalised=False),
     "many_levels_ties": wide("quantized_tanh(6)", normalised=False),
