@@ -76,6 +76,7 @@ KERNELS = {
     "quantized_po2": Kernel(lambda: qkeras.quantized_po2(3), (-1, -0.5, -0.25, 0.25, 0.5, 1, -2, 2)),
     "quantized_bits_wide": Kernel(lambda: qkeras.quantized_bits(16, 2, alpha=1), tuple(
         k / 2**13 for k in range(-(2**15), 2**15))),
+    **({} if LEGACY else {"quantized_linear": Kernel(lambda: qkeras.quantized_linear(3, 0, alpha=1), units(2, .75))}),
     "masked_binary": Kernel(lambda: masked(qkeras.binary(alpha=1)), (-1, 0, 1)),
     "masked_ternary": Kernel(lambda: masked("ternary(alpha=1)"), (-1, 0, 1)),
     **{f"binary_{name}": Kernel(lambda name=name: finished(Binary(name)), (-1, 1)) for name in PAIRS},
@@ -120,6 +121,7 @@ ACTIVATIONS = {
     "quantized_relu_slope_wide": Activation("quantized_relu(9,3,negative_slope=.25)", tuple(
         k / 32 for k in range(-64, 256))),
     "quantized_bits_wide": Activation("quantized_bits(12,3,alpha=1)", tuple(k / 256 for k in range(-2048, 2048))),
+    **({} if LEGACY else {"quantized_linear": Activation("quantized_linear(3,0)", tuple(k / 4 for k in range(-3, 4)))}),
     "quantized_tanh": Activation("quantized_tanh(3)", tuple(k / 4 for k in range(-4, 4))),
     "quantized_sigmoid": Activation("quantized_sigmoid(3)", tuple(k / 8 for k in range(8))),
     "quantized_po2": Activation("quantized_po2(3)", (-2, -1, -0.5, -0.25, 0.25, 0.5, 1, 2)),
@@ -174,6 +176,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[keras.layers.Layer]]]
     "hard_tanh": ((6,), lambda: [dense(5), qkeras.QActivation("hard_tanh")]),
     "rescaling_dyadic": ((6,), lambda: [keras.layers.Rescaling(2.0, -0.75), dense(5)]),
     "rescaling_thermometer": ((6,), lambda: [keras.layers.Rescaling(1 / 3, 0.1), LearnedThermometer(3)]),
+    **({} if LEGACY else {"rescaling_array": ((6,), lambda: [keras.layers.Rescaling(np.arange(6) / 4 - 0.5)])}),
     "rescaling": ((6,), lambda: [keras.layers.Rescaling(1 / 255, -0.03)]),
     "normalization": ((6,), lambda: [keras.layers.Normalization(mean=[0.3] * 6, variance=[0.1 * k + 0.1
                                                                                            for k in range(6)])]),
@@ -326,6 +329,15 @@ def nested() -> keras.Model:
     return keras.Model(x, dense(2)(qkeras.QActivation("quantized_relu(2,1)")(middle(h))))
 
 
+def by_name() -> keras.Model:
+    """A nested model of two inputs in one order, called with a dictionary in another."""
+    a, b = (keras.Input((6,), name=name) for name in "ab")
+    kinds = [qkeras.QActivation(f"quantized_bits({k},0,alpha=1)")(t) for k, t in ((2, a), (4, b))]
+    inner = keras.Model([b, a], keras.layers.Subtract()(kinds))
+    x, y = keras.Input((6,), name="x"), keras.Input((6,), name="y")
+    return keras.Model([x, y], dense(3)(inner({"b": y, "a": x})))
+
+
 def several() -> keras.Model:
     """Two inputs, two outputs, one of them in the middle."""
     x, y = keras.Input((6,), name="a"), keras.Input((4,), name="b")
@@ -348,11 +360,13 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "wide_relu": wide("quantized_relu(10,2)"),
     "wide_relu_ties": wide("quantized_relu(10,2)", normalised=False),
     "wide_bits": wide("quantized_bits(9,2,alpha=1)"),
+    "wide_few_reached": wide("quantized_bits(10,9,alpha=1)"),
     "wide_slope": wide("quantized_relu(9,3,negative_slope=.25)"),
     "wide_slope_ties": wide("quantized_relu(9,3,negative_slope=.25)", normalised=False),
     "many_levels_ties": wide("quantized_tanh(6)", normalised=False),
     "shared_layers": shared_layers,
     "nested": nested,
+    "by_name": by_name,
     "several": several,
 }
 

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from bnnflow.exact import epilogues
 from bnnflow.frontends.keras.reference import check_equal, keras_activations
-from bnnflow.generation import keras
+from bnnflow.generation import LEGACY, keras
 from bnnflow.ir import Op, Steps
-from tests.contracts import dense, shake
+from tests.contracts import by_name, dense, nested, shake
 
 
 def norm_network(gamma: list[float], beta: list[float], mean: list[float], variance: list[float],
@@ -214,3 +214,20 @@ def test_what_keras_loses_at_an_output_is_said():
     norm.moving_mean.assign([2.0**23] * 2)
     graph = bf.lower(model, "fixed<8,4>")
     assert "exact" in graph.notes[-1] and "Keras' float32 is up to 0.5 off that" in graph.notes[-1]
+
+
+def test_the_calls_that_are_found_are_the_model():
+    """Lowering and the reference walk the same list of calls; here the model itself is called."""
+    for make in (by_name, nested):
+        model = shake(make())
+        x = [np.random.default_rng(k).integers(0, 16, (50, 6)) / 16 for k in range(len(model.inputs))]
+        graph = bf.lower(model, "ufixed<4,0>")
+        ours = graph.decode(graph(graph.encode(x if len(x) > 1 else x[0])))
+        assert np.array_equal(ours, model([a.astype(np.float32) for a in x] if len(x) > 1 else x[0]))
+
+
+@pytest.mark.skipif(LEGACY, reason="the legacy Keras takes no such names")
+def test_names_that_no_tensorflow_function_takes():
+    x = keras.Input((6,), name="in")
+    model = keras.Model(x, qkeras.QActivation("ternary(alpha=1)", name='a b"; rm')(dense(3)(x)))
+    check_equal(bf.lower(model, "ufixed<4,0>"), model, np.random.default_rng(0).integers(0, 16, (50, 6)) / 16)

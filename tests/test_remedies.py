@@ -15,7 +15,7 @@ import bnnflow.train  # isort: skip
 import qkeras
 
 from bnnflow.errors import InputError, on_command_line
-from bnnflow.generation import keras
+from bnnflow.generation import LEGACY, keras
 from tests.contracts import conv, dense
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -138,6 +138,44 @@ def far_apart() -> tuple[Any, Any]:
     return act("quantized_bits(8,0,alpha=1)", "near"), act("quantized_bits(8,24,alpha=1)", "far")
 
 
+def nested(shape: tuple[int, ...] = (6,), before: Any = None, **options: Any) -> keras.Model:
+    """A model called with a tensor of a shape, or what `before` makes of it."""
+    inner = net(dense(4), shape=(6,))
+    x = keras.Input(shape, name="x")
+    return keras.Model(x, act("binary(alpha=1)")(inner(before(x) if before else x, **options)))
+
+
+class Doubled(keras.Model):
+    """A functional model that computes more than its layers."""
+
+    def call(self, inputs: Any, **options: Any) -> Any:
+        return 2 * super().call(inputs, **options)
+
+
+def of_class(kind: type) -> keras.Model:
+    model = net(dense(4))
+    return kind(model.inputs, model.outputs, name="own")
+
+
+def by_keras(mode: str) -> keras.Model:
+    model = net(keras.layers.Dense(3, name="of_keras"))
+    model.get_layer("of_keras").quantize(mode)
+    return model
+
+
+def times_of(dtype: str) -> keras.Model:
+    return at_each_time(dense(4, dtype=dtype))
+
+
+def folded_with(**options: Any) -> keras.Model:
+    return net(qkeras.QConv2DBatchnorm(2, 2, kernel_quantizer=bits(4), name="folded", **options), shape=(4, 4, 2))
+
+
+def softmax(x: Any) -> Any:
+    """Not the function that Keras knows by this name."""
+    return keras.activations.softmax(x)
+
+
 LAMBDA = ("remove it, or replace it by a supported layer",)
 # refusal: (the model, words of the message, models that follow each remedy in it, the input type, remedies in words)
 REFUSED: dict[str, tuple[Model, str, list[Model], str, tuple[str, ...]]] = {
@@ -215,6 +253,32 @@ REFUSED: dict[str, tuple[Model, str, list[Model], str, tuple[str, ...]]] = {
     "branches far apart": (lambda: merged(far_apart()), "layer 'sum': its sums can reach",
                            [lambda: merged((few_bits("p"), few_bits("q")))], "ufixed<4,0>",
                            ("quantizer of few bits, such as quantized_bits(8,2,alpha=1), at the end of each branch",)),
+    "nested in training": (lambda: nested(training=True), "is called with training=True", [nested], "ufixed<4,0>",
+                           ("call it plainly",)),
+    "nested rank": (lambda: nested((6, 1)), "is called with shape (6, 1), its input has (6,)",
+                    [lambda: nested((6, 1), keras.layers.Reshape((6,)))], "ufixed<4,0>", ("put a Reshape before it",)),
+    "own call": (lambda: of_class(Doubled), "'own' computes in a `call` of Doubled", [lambda: of_class(keras.Model)],
+                 "ufixed<4,0>", ("make that a part of the functional model, of layers",)),
+    "own softmax": (lambda: net(dense(4), keras.layers.Activation(softmax, name="s")), "'s': activation softmax",
+                    [lambda: net(dense(4), keras.layers.Activation("softmax"))], "ufixed<4,0>",
+                    ("or 'softmax' at the end of the model",)),
+    "types at each time": (lambda: times_of("bfloat16"), "'times': computes in bfloat16", [lambda: times_of("float32")],
+                           "ufixed<4,0>", ("build it with dtype='float32'",)),
+    **({} if LEGACY else {
+        "quantised by Keras": (
+            lambda: by_keras("int8"), "'of_keras': quantised by Keras itself to int8",
+            [lambda: net(dense(3, kernel_quantizer=bits(8)))], "ufixed<4,0>",
+            ("a layer of QKeras instead, with kernel_quantizer=quantized_bits(8, 0, alpha=1)",)),
+        "folded without gamma": (
+            lambda: folded_with(scale=False), "'folded': folds a batch norm without beta or gamma", [folded_with],
+            "ufixed<4,0>", ("leave out center=False and scale=False",)),
+        "folded without beta": (
+            lambda: folded_with(center=False), "'folded': folds a batch norm without beta or gamma", [folded_with],
+            "ufixed<4,0>", ("leave out center=False and scale=False",)),
+        "uncomputable weights": (
+            lambda: kernel(qkeras.quantized_bits(4, alpha=np.ones(3)), .5), "its kernel_quantizer cannot be evaluated",
+            [lambda: kernel(bits(8), .5)], "ufixed<4,0>", ("as in quantized_bits(8,0,alpha=1)",)),
+    }),
     "open shape": (lambda: net(dense(2), shape=(None, 6)), "has open dimensions",
                    [lambda: net(dense(2), shape=(4, 6))], "ufixed<4,0>", ("give every dimension a size",)),
 }
@@ -229,6 +293,18 @@ def test_a_remedy_works(case):
         assert words in str(caught.value)
     for model in followed:
         bf.lower(model(), input_type)
+
+
+@pytest.mark.parametrize("units", [6, 3])  # of another layer, which the legacy Keras takes for the shared one
+def test_a_layer_in_two_models_is_kept_in_h5(units, tmp_path):
+    shared, x = dense(6), keras.Input((6,))
+    inner = net(shared, act("ternary(alpha=1)"))
+    model = keras.Model(x, dense(units)(act("binary(alpha=1)", "b")(shared(inner(x)))))
+    model.save(tmp_path / "net.keras")
+    with pytest.raises(InputError, match="save.* as .h5"):
+        bf.lower(tmp_path / "net.keras", "ufixed<4,0>")
+    model.save(tmp_path / "net.h5")
+    assert bf.lower(tmp_path / "net.h5", "ufixed<4,0>").digest == bf.lower(model, "ufixed<4,0>").digest
 
 
 def test_narrower_inputs():

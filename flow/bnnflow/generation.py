@@ -321,14 +321,22 @@ def _numbered_from_0(config: dict[str, Any]) -> dict[str, Any]:
             return [item[0], item[1] - 1, *item[2:]]
         return [numbered(part) for part in item]
 
-    layers = [{**layer, "inbound_nodes": numbered(layer["inbound_nodes"])} if "inbound_nodes" in layer else layer
-              for layer in config["layers"]]
+    layers = [{**layer, "inbound_nodes": numbered([_listed(node, layer) for node in layer["inbound_nodes"]])}
+              if "inbound_nodes" in layer else layer for layer in config["layers"]]
     ends: dict[str, Any] = {key: numbered(config[key]) for key in ("input_layers", "output_layers") if key in config}
     return {**config, "layers": layers, **ends}
+
+
+def _listed(node: Any, layer: Mapping[str, Any]) -> Any:
+    """A call of a nested model with a dictionary, as the legacy Keras writes it, as one with a list of tensors."""
+    if not isinstance(node, dict) or "args" in node:
+        return node
+    own = layer["config"].get("input_layers", {})
+    return [node[name] for name in (sorted(own) if isinstance(own, dict) else [first for first, *_ in own])]
 
 
 def _begins_with_inputs(layer: Mapping[str, Any]) -> bool:
     """True for a nested model in whose configuration, of the legacy Keras, its inputs come first."""
     inside = layer["config"].get("layers")
-    written_by_keras_3 = any(isinstance(node, dict) for node in layer.get("inbound_nodes") or [])
+    written_by_keras_3 = any(isinstance(node, dict) and "args" in node for node in layer.get("inbound_nodes") or [])
     return bool(inside) and inside[0]["class_name"] == "InputLayer" and not written_by_keras_3

@@ -23,13 +23,14 @@ WIDE_TABLE = 2**12  # sums up to which a wide activation that is no ramp becomes
 def close(builder: GraphBuilder, key: str, value: FloatTensor, levels: Levels) -> Node:
     """The codes of a value whose last stage is a quantised activation, the layer `key`, with these levels.
 
-    A STEP where they rise or fall with the sum, else a LUT. More than MAX_LEVELS must be ramps, or of few sums.
+    A STEP where they rise or fall with the sum, else a LUT. As many thresholds as MAX_LEVELS must be ramps, or of few
+    sums; of more levels than that a sum may reach few.
     """
     epilogue = Epilogue(value.reduced, levels, key)
     steps = real_steps(epilogue) if value.real else epilogue.steps()
     if steps is None:
         return _tabulated(builder, key, value, epilogue)
-    if len(levels.codes) > MAX_LEVELS and ramps_of(steps, value.node.domain) is None:
+    if steps.thresholds.shape[1] >= MAX_LEVELS and ramps_of(steps, value.node.domain) is None:
         return _wide_table(builder, key, value, epilogue, steps)
     columns = [steps.start[:, None], steps.sign[:, None], steps.thresholds]
     if steps.margin is not None:

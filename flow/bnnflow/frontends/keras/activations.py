@@ -28,7 +28,7 @@ __all__ = ["activate"]
 
 # Activations of additions, products and comparisons only: the same bits wherever an element lies in its tensor.
 STEADY = frozenset(
-    """binary ternary stochastic_binary stochastic_ternary quantized_relu quantized_bits quantized_tanh
+    """binary ternary stochastic_binary stochastic_ternary quantized_relu quantized_bits quantized_linear quantized_tanh
     quantized_sigmoid quantized_hswish binary_tanh binary_sigmoid hard_tanh hard_sigmoid relu relu6 leaky_relu
     linear Binarize""".split()
 )

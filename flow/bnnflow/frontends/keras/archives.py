@@ -42,7 +42,7 @@ def _load(layer: Any, group: h5py.Group) -> None:
             _load(part, group[place])
         elif part.weights:
             raise InputError(f"the file holds no weights of {part.name!r}, a part of {layer.name!r}; save the model "
-                             "again")
+                             "as .h5, which keeps those of a layer that is in two models at once")
 
 
 def _load_folded(layer: Any, values: Mapping[str, Any]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
 
 from bnnflow.errors import InputError
-from bnnflow.generation import ANOTHER, CallNode, call_nodes, inference, keras
+from bnnflow.generation import ANOTHER, CallNode, Functional, call_nodes, inference, keras, producer
 
 __all__ = ["Call", "Calls", "model_calls"]
+
+OWN_CALLS = frozenset(model.call for model in (keras.Model, keras.Sequential, Functional))  # what layers compute
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ class _Walk:
     def open(self, model: keras.Model, prefix: str, given: list[str]) -> None:
         """Append the calls of one model; `given` are the tensors outside that feed it, none for the outermost."""
         nodes = list(call_nodes(model))
+        if type(model).call not in OWN_CALLS:
+            raise InputError(f"model {model.name!r} computes in a `call` of {type(model).__name__}, which is not read; "
+                             "make that a part of the functional model, of layers")
         if not nodes:
             raise InputError(f"model {model.name!r} is not Sequential or functional, or has no input shape yet: "
                              "build it with an Input layer")
@@ -90,14 +96,20 @@ class _Walk:
     def _add(self, node: CallNode, prefix: str) -> None:
         """Append a call of a layer, or the calls of a nested model."""
         layer, key = node.layer, self._key(prefix + node.layer.name)
-        inputs = () if node.is_input else tuple(_tensor_key(prefix, t) for t in node.inputs)
+        trouble, given = _trouble(node), () if node.is_input else node.inputs
+        if isinstance(layer, keras.Model):
+            if trouble:
+                raise InputError(f"model {key!r} {trouble}")
+            given = _in_order(node)
+            _check_shapes(key, layer.inputs, given)
+        inputs = tuple(_tensor_key(prefix, t) for t in given)
         outputs = tuple(_tensor_key(prefix, t) for t in node.outputs)
         if isinstance(layer, keras.Model):
             inside = f"{key}/"
             self.open(layer, inside, list(inputs))
             self.same.update({outer: _tensor_key(inside, t) for outer, t in zip(outputs, layer.outputs)})
         else:
-            self.found.append(Call(key, layer, inputs, outputs, node.is_input, _trouble(node)))
+            self.found.append(Call(key, layer, inputs, outputs, node.is_input, trouble))
 
     def _key(self, name: str) -> str:
         """The name of one more use of a layer."""
@@ -105,9 +117,32 @@ class _Walk:
         return name if self.uses[name] == 1 else f"{name}#{self.uses[name]}"
 
 
+def _in_order(node: CallNode) -> tuple[Any, ...]:
+    """The tensors that a nested model is called with, in the order of its inputs: Keras looks up by name those of a
+    dictionary, unless the model was made with one, whose keys it sorts, as here.
+    """
+    named, own = node.args[0], node.layer.input
+    if not isinstance(named, Mapping) or isinstance(own, Mapping):
+        return node.inputs
+    names = [producer(tensor).name for tensor in node.layer.inputs]
+    if not set(names) <= set(named):
+        raise InputError(f"model {node.layer.name!r} is called with a dictionary of {', '.join(map(repr, named))}; its "
+                         f"inputs are {', '.join(map(repr, names))}: call it with a list of tensors in that order")
+    return tuple(named[name] for name in names)
+
+
+def _check_shapes(key: str, inputs: Iterable[Any], given: Iterable[Any]) -> None:
+    """Refuse tensors to which Keras adds an axis, or from which it takes one, to call a nested model with them."""
+    for own, tensor in zip(inputs, given):
+        if len(own.shape) != len(tensor.shape):
+            raise InputError(f"model {key!r} is called with shape {tuple(tensor.shape[1:])}, its input has "
+                             f"{tuple(own.shape[1:])}; put a Reshape before it")
+
+
 def _trouble(node: CallNode) -> str:
     """Why a call cannot be read: it has arguments besides tensors; empty where it can."""
-    options = {k: v for k, v in node.kwargs.items() if v is not None and not (k == "training" and v is False)}
+    options = {k: v for k, v in node.kwargs.items() if any(part is not None for part in tf.nest.flatten(v))
+               and not (k == "training" and v is False)}
     if options and not node.is_input:
         said = ", ".join(f"{k}={v!r:.40}" for k, v in sorted(options.items()))
         return f"is called with {said}; call it plainly"

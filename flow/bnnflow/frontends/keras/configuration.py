@@ -24,7 +24,7 @@ QUANTIZERS = frozenset(
     """bernoulli binary binary_sigmoid binary_tanh hard_sigmoid hard_tanh quantized_bits quantized_hswish
     quantized_po2 quantized_relu quantized_relu_po2 quantized_sigmoid quantized_tanh quantized_ulaw
     smooth_sigmoid smooth_tanh stochastic_binary stochastic_ternary ternary""".split()
-)
+) | {"quantized_linear"} & vars(qkeras.quantizers).keys()  # qkeras-v3 has it
 # Values that name a function or a quantizer: QKeras looks such strings up and calls them.
 CALLED = re.compile(r".*(activation|quantizer)$")
 PUBLIC_MODULES = ("keras", "keras.layers", "keras.models", "keras.initializers", "keras.constraints",
@@ -76,7 +76,8 @@ def _object_problems(item: dict[str, Any], layer: str, key: str) -> Iterator[str
             item = {**item, "config": {name: inner.get(name) for name in PruneLowMagnitude.TAKEN}}
     for name, value in item.items():
         if name != "compile_config" or not value:  # Keras 3 writes {} for a model that is not compiled
-            yield from _problems(value, layer, str(name))
+            held = key if key == "args" and "class_name" not in item else str(name)  # tensors by the names of inputs
+            yield from _problems(value, layer, held)
         elif key != "":  # only the outermost one is left out by load_model(compile=False)
             yield f"layer {layer!r}: carries a compile_config of its own; save the model again, uncompiled"
 
@@ -88,7 +89,7 @@ def _class_problem(item: dict[str, Any], layer: str, key: str) -> str | None:
     kind, module, registered = item["class_name"], item.get("module"), item.get("registered_name")
     if not isinstance(kind, str):
         return f"layer {layer!r}: class_name {kind!r:.80} is not a name"
-    if _is_known_function(item) or _is_tensor(item, key):
+    if _is_known_function(item) or _is_tensor(item, key) or _is_array(item):
         return None
     short = kind.rsplit(">", 1)[-1]
     if key in HOLD_LAYERS and short not in MODELS and short not in _layers():
@@ -121,6 +122,18 @@ def _is_tensor(item: dict[str, Any], key: str) -> bool:
     config = item.get("config")
     return (item["class_name"] == TENSOR and key == "args" and isinstance(config, dict)
             and set(config) <= {"shape", "dtype", "keras_history"} and len([*_references(item)]) == 1)
+
+
+def _is_array(item: dict[str, Any]) -> bool:
+    """True for numbers in Keras 3's words for tensors and arrays: limits of a quantized_linear, a Rescaling's scale."""
+    config = item.get("config")
+    return (item["class_name"] in ("__tensor__", "__numpy__") and isinstance(config, dict)
+            and set(config) == {"value", "dtype"} and config["dtype"] in ("float32", "float64", "int32", "int64")
+            and _are_numbers(config["value"]))
+
+
+def _are_numbers(value: Any) -> bool:
+    return all(map(_are_numbers, value)) if isinstance(value, list) else isinstance(value, (int, float))
 
 
 def _layers() -> dict[str, type]:
@@ -166,7 +179,7 @@ def _needs(config: dict[str, Any]) -> dict[tuple[str, int], Calls]:
         nodes = layer.get("inbound_nodes") or []
         # For the legacy Keras a nested model that begins with its own inputs has call 0 inside.
         begins = isinstance(inside, list) and bool(inside) and inside[0]["class_name"] == "InputLayer"
-        first = int(begins and not any(isinstance(node, dict) for node in nodes))
+        first = int(begins and not any(isinstance(node, dict) and "args" in node for node in nodes))
         calls = [set(_references(call)) for call in nodes]
         needs.update({(name, first + k): wants for k, wants in enumerate(calls or [set()])})
     return needs

@@ -15,7 +15,7 @@ from bnnflow.exact.affine_inputs import MAX_LEVEL
 from bnnflow.exact.functions import Refusal
 from bnnflow.exact.levels import dyadic
 from bnnflow.frontends.keras.quantizers import check_steady
-from bnnflow.generation import takes_rsqrt
+from bnnflow.generation import LEGACY, takes_rsqrt
 from bnnflow.ir import Weights
 from bnnflow.train.quantizers import unwrapped
 
@@ -47,6 +47,9 @@ def parameters(key: str, layer: Any, kernel: Any) -> tuple[Any, Any]:
     bias, norm = layer.bias if layer.use_bias else None, getattr(layer, "batchnorm", None)
     if norm is None:
         return kernel, bias
+    if norm.beta is None or (norm.gamma is None and not LEGACY):
+        raise Refusal(f"layer {key!r}: folds a batch norm without beta or gamma, with which QKeras itself cannot "
+                      "compute; leave out center=False and scale=False")
     square = norm.moving_variance + norm.epsilon
     if not (np.asarray(square) > 0).all():
         raise Refusal(f"layer {key!r}: its moving_variance with epsilon is not positive "

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -133,10 +134,21 @@ def _unknown(calls: Sequence[Call]) -> list[str]:
             problems.append(unsupported_layer(call.key, type(layer).__name__))
         elif call.trouble:
             problems.append(f"layer {call.key!r} {call.trouble}")
-        elif layer.compute_dtype != "float32":
-            problems.append(f"layer {call.key!r}: computes in {layer.compute_dtype}; exactness needs float32: "
-                            "build it with dtype='float32'")
+        else:
+            problems += _of_other_types(call.key, layer)
     return list(dict.fromkeys(problems))
+
+
+def _of_other_types(key: str, layer: Any) -> Iterator[str]:
+    """Why a layer, or the one in it that it wraps, does not compute in float32."""
+    if mode := getattr(layer, "quantization_mode", None):
+        yield (f"layer {key!r}: quantised by Keras itself to {mode}, with scales of the data; use a layer of QKeras "
+               "instead, with kernel_quantizer=quantized_bits(8, 0, alpha=1)")
+    elif layer.compute_dtype != "float32":
+        yield (f"layer {key!r}: computes in {layer.compute_dtype}; exactness needs float32: build it with "
+               "dtype='float32'")
+    if isinstance(inside := getattr(layer, "layer", None), keras.layers.Layer):
+        yield from _of_other_types(key, inside)
 
 
 def _not_finite(model: keras.Model) -> list[str]:

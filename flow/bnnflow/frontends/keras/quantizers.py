@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from bnnflow.exact.functions import Refusal, Uncomputable
 from bnnflow.exact.levels import MAX_CODE_BITS, MAX_LEVELS, Levels, NoLevels, Reason
 from bnnflow.exact.levels import levels_of as levels_of_function
 from bnnflow.frontends.keras.functions import on_arrays
-from bnnflow.generation import qkeras
+from bnnflow.generation import keras, qkeras
 from bnnflow.train.quantizers import unwrapped
 
 __all__ = ["check_steady", "levels_of"]
@@ -19,8 +20,8 @@ __all__ = ["check_steady", "levels_of"]
 REFUSED = {
     Reason.NOT_FINITE: "activation {name} yields nothing finite; use fewer integer bits, as in quantized_relu(8,2)",
     Reason.RANDOM: "activation {name} is random at inference; use one that is not, such as binary(alpha=1)",
-    Reason.BATCH: "activation {name} takes its scale from the data of each batch; use one of fixed scale, such as "
-                  "quantized_bits(8,0,alpha=1)",
+    Reason.BATCH: "activation {name} takes its scale from the data of each batch, or mixes them; use one of fixed "
+                  "scale, such as quantized_bits(8,0,alpha=1), or 'softmax' at the end of the model",
     Reason.INEXACT: "the levels of {name} ({some}, ...) are not exact, small integers times a power of two; use a "
                     "power of two as its alpha where it has one, or another quantizer, such as "
                     "quantized_bits(8,0,alpha=1)",
@@ -37,7 +38,8 @@ def levels_of(layer: str, activation: Any) -> Levels | None:
     if float(getattr(activation, "qnoise_factor", 1.0)) != 1.0:
         raise Refusal(f"layer {layer!r}: qnoise_factor of {name} is {float(activation.qnoise_factor)}, which mixes in "
                       "unquantised values; set it to 1")
-    if activation is None or name in ("linear", "softmax"):  # softmax is no function of one element
+    # Softmax is no function of one element. One by that name may be another one, so names say nothing here.
+    if activation is None or activation in (keras.activations.linear, keras.activations.softmax):
         return None
     _check_scale(layer, name, activation)
     try:
@@ -51,7 +53,8 @@ def levels_of(layer: str, activation: Any) -> Levels | None:
         return None
     except (Uncomputable, ArithmeticError, ValueError, TypeError) as error:
         raise Refusal(f"layer {layer!r}: activation {name} cannot be evaluated: {' '.join(str(error).split())[:200]}; "
-                      "use arguments that Keras can compute with, as in quantized_relu(8,2)") from error
+                      "use arguments that Keras can compute with, as in quantized_relu(8,2), or 'softmax' at "
+                      "the end of the model") from error
 
 
 def _check_scale(layer: str, name: str, activation: Any) -> None:
@@ -76,7 +79,11 @@ def _too_many(name: str, activation: Any) -> str:
 def check_steady(layer: str, what: str, quantizer: Any, weights: Any) -> None:
     """Refuse a quantizer of weights that is random at inference."""
     inner, _ = unwrapped(quantizer)
-    again = [] if quantizer is None else [np.asarray(quantizer(weights)) for _ in range(3)]
+    try:
+        again = [] if quantizer is None else [np.asarray(quantizer(weights)) for _ in range(3)]
+    except (tf.errors.OpError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise Refusal(f"layer {layer!r}: its {what} cannot be evaluated: {' '.join(str(error).split())[:200]}; use "
+                      "arguments that Keras can compute with, as in quantized_bits(8,0,alpha=1)") from error
     if isinstance(inner, qkeras.bernoulli) or any(not np.array_equal(a, again[0], equal_nan=True) for a in again):
         raise Refusal(f"layer {layer!r}: its {what} is random at inference; use one that is not, such as "
                       "binary(alpha=1) or quantized_bits(8,0,alpha=1)")

@@ -105,6 +105,8 @@ def _reason(error: Exception) -> str:
     if LEGACY and "QActivation" in text:  # Keras 3 reads such archives
         hint = (" A QActivation that holds a quantizer object cannot be read back from .keras: write it as a string"
                 " such as QActivation('binary(alpha=1)'), or save as .h5.")
+    elif LEGACY and ("Shape mismatch" in text or "received 0 variables" in text):
+        hint = " A layer that is in two models at once cannot be read back from .keras; save as .h5."
     # Keras names the layer first and the reason last, with the whole configuration between.
     return (text if len(text) <= 600 else f"{text[:200]} ... {text[-400:]}") + hint
 

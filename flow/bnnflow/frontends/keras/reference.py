@@ -7,6 +7,7 @@ Add of two activations or two batch norms in a row, and in hard_sigmoid of Keras
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from bnnflow.ir.evaluate import ambiguities, ambiguous, trace
 
 __all__ = ["check_equal", "keras_activations", "keras_codes", "nothing_compared"]
 
+IN_FUNCTIONS = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./>-]*")  # names of layers that TensorFlow's functions take
 REWRITING = ("arithmetic_optimization", "remapping", "constant_folding")  # parts of TensorFlow's graph optimizer
 
 
@@ -57,8 +59,10 @@ def keras_activations(model: keras.Model, keys: Sequence[str], x: Any, batch_siz
                 found[call.key] = values[call.outputs[0]]
         return found
 
+    # A function has one shape a trace: quantized_linear computes with no open one. Some names can be in no function.
+    named = all(IN_FUNCTIONS.fullmatch(call.layer.name) for call in walk.calls)
     with layer_by_layer(), tf.device("CPU:0"):
-        run = tf.function(compute, jit_compile=False, reduce_retracing=True)
+        run = tf.function(compute, jit_compile=False) if named else compute
         parts = [run(*(tf.constant(a[i : i + batch_size], tf.float32) for a in arrays))
                  for i in range(0, len(arrays[0]), batch_size)]
     return {key: np.concatenate([part[key].numpy() for part in parts]) for key in keys}
