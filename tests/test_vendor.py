@@ -440,3 +440,15 @@ def test_the_first_that_fails_of_several(tmp_path, monkeypatch):
     with pytest.raises(ToolError, match="sh failed with exit code 3:\nerror: no room"):
         tools.side_by_side(commands, tmp_path, 30)
     assert (tmp_path / "first").exists() and not (tmp_path / "last").exists()
+
+
+def test_a_silent_program_is_said_to_run(tmp_path, monkeypatch, caplog):
+    """Its name, its seconds, the last line of its log; where somebody hears its lines, nothing is added."""
+    monkeypatch.setattr(tools, "BEAT", 0.3)
+    command = ["sh", "-c", "echo pass 7; sleep 1", "work/design.v"]
+    with caplog.at_level("INFO", "bnnflow"):
+        tools.call(command, tmp_path, tmp_path / "log", 30)
+        said, heard = [record.getMessage() for record in caplog.records], []
+        tools.call(command, tmp_path, tmp_path / "log", 30, say=heard.append)
+    assert said and set(said) <= {f"sh ... design.v: {second} s, pass 7" for second in (0, 1)}
+    assert heard == ["pass 7"] and len(caplog.records) == len(said)

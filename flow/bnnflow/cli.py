@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import os
 import re
 import sys
@@ -83,6 +84,10 @@ def _main(version: Annotated[bool, typer.Option("--version", help="print the ver
     if version:
         print(f"bnnflow {bf.__version__}")
         raise typer.Exit
+    logger = logging.getLogger("bnnflow")
+    if not logger.handlers:
+        logger.addHandler(_Said())
+        logger.setLevel(logging.INFO)
 
 
 def _tools(able: Mapping[str, Toolchain]) -> str:
@@ -111,6 +116,13 @@ def doing(what: str) -> Iterator[None]:
 def _say(line: str) -> None:
     """A line of a tool's output as it comes."""
     err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Said(logging.Handler):
+    """What the package logs (how long a tool has run, what will take minutes), as lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
 
 
 def _import_keras() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bnnflow.errors import InputError, ToolError
 
@@ -24,6 +26,8 @@ __all__ = ["Program", "Say", "call", "command", "find", "need", "side_by_side", 
 Say = Callable[[str], None]  # gets every line of a tool's output
 
 LOOK_UP_SECONDS = 120.0  # a container may have to start
+BEAT = 10.0  # seconds between two lines that say that a program still runs
+LOG = logging.getLogger(__name__)
 
 
 def _itself(path: str) -> list[str]:
@@ -151,6 +155,9 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
     """Run a tool without a shell, output to `log` and, line by line as it comes, to `say`; `environment` is added to
     ours; returns its exit code.
 
+    Where nobody hears its lines, the logger of this module says every ten seconds what runs, for how long, and the last
+    line of the log.
+
     Raises ToolError for an exit code not in `ok`, with the last lines of the log, and for a timeout (seconds); the
     whole process group is ended then, and also when we are interrupted (SIGINT, SIGTERM, SIGHUP).
     """
@@ -163,7 +170,7 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
             raise ToolError(f"cannot run {arguments[0]}: {error.strerror}; it must be a program that this system "
                             "starts") from error
         try:
-            code = process.wait(timeout) if say is None else _wait(process, timeout, log, say)
+            code = _wait(process, timeout, log, say)
         except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -205,25 +212,34 @@ def _endable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float, log: Path, say: Say) -> int:
-    """Wait, and pass on whole lines of the log as they come."""
-    end, rest = time.monotonic() + timeout, ""
+def _wait(process: subprocess.Popen[bytes], timeout: float, log: Path, say: Say | None) -> int:
+    """Wait, and pass on whole lines of the log as they come, or say now and then that the program runs."""
+    start, rest, last, beats = time.monotonic(), "", "", 1
     with log.open(encoding="utf-8", errors="replace") as file:
         while True:
-            left = end - time.monotonic()
+            spent = time.monotonic() - start
             try:
-                code: int | None = process.wait(min(0.2, max(0.0, left)))
+                code: int | None = process.wait(min(0.2, max(0.0, timeout - spent)))
             except subprocess.TimeoutExpired as error:
-                if left <= 0:
+                if spent >= timeout:
                     raise subprocess.TimeoutExpired(process.args, timeout) from error
                 code = None
             *lines, rest = (rest + file.read()).split("\n")
+            lines += [rest] if rest and code is not None else []
             for line in lines:
-                say(line)
+                last = line.strip() or last
+                if say is not None:
+                    say(line)
             if code is not None:
-                if rest:
-                    say(rest)
                 return code
+            if say is None and spent > beats * BEAT:
+                LOG.info("%s: %.0f s%s", _title(process.args), spent, f", {last[:100]}" if last else "")
+                beats += 1
+
+
+def _title(arguments: Any) -> str:
+    """A command in few words: the program and the last of its arguments."""
+    return f"{Path(arguments[0]).name} ... {Path(arguments[-1]).name}"
 
 
 def _tail(log: Path, lines: int = 15) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ GXX_FLAGS = ("-std=c++20", "-fcoroutines", "-w", "-DVM_COVERAGE=0", "-DVM_SC=0",
              "-pthread")
 # A large design at -O1 takes g++ ten times as long and saves a third of a millisecond a sample; the runtime is small.
 DESIGN, RUNTIME = "-O0", "-O1"
+BYTES_A_SECOND = 100_000  # of the Verilog of a netlist: Verilator's passes and g++ on two processors
+LOG = logging.getLogger(__name__)
 
 
 def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Path, bool]:
@@ -87,6 +90,10 @@ def _compile(project: Project, program: Path, run: Path, tools: _Tools) -> None:
 def _compile_bench(folder: Path, top: str, sources: Sequence[str], program: Path, run: Path, tools: _Tools) -> None:
     """Make C++ of Verilog with a test bench, compile it in a few parts, and link it with Verilator's runtime."""
     model = run / "model"
+    size = sum((folder / source).stat().st_size for source in sources)
+    if size > 60 * BYTES_A_SECOND:
+        LOG.warning("Verilator and g++ compile %.1f MB of Verilog: about %d minutes, once", size / 1e6,
+                    max(1, round(size / BYTES_A_SECOND / 60)))
     process.call([*tools.verilator, *FLAGS, "--top-module", top, "--prefix", "bench", "--Mdir", str(model), *sources],
                  folder, run / "verilator.log", COMPILE_SECONDS,
                  environment={"VERILATOR_ROOT": str(tools.include.parent)})
