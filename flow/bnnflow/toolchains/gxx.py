@@ -6,15 +6,14 @@ from pathlib import Path
 
 from bnnflow.backends.backend import CPP
 from bnnflow.backends.project import Project
+from bnnflow.files import kept
 from bnnflow.toolchains import process
-from bnnflow.toolchains.compiled import COMPILE_SECONDS, kept_program, run_bench
-from bnnflow.toolchains.process import Program, Say
+from bnnflow.toolchains.compiled import COMPILE_SECONDS, run_bench
+from bnnflow.toolchains.process import GXX, Say
 from bnnflow.toolchains.toolchain import Toolchain
 
-__all__ = ["GXX", "TOOLCHAIN", "compile_project", "printed"]
+__all__ = ["TOOLCHAIN", "compile_project", "printed"]
 
-GXX = Program("gxx", ("g++",), "BNNFLOW_GXX", "bit-accurate C simulation, hls4ml compile() and predict()",
-              "install g++ (Debian: apt-get install g++), or set BNNFLOW_GXX")
 # The flags of hls4ml's Tcl; -O2 only speeds up the run.
 FLAGS = ("-std=c++0x", "-O2", "-w")
 
@@ -29,7 +28,7 @@ def compile_project(project: Project, program: Path, log: Path) -> None:
 def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Path, bool]:
     """Compile a project, or take the program that is kept of the same sources, compiler and flags; run it in `run`."""
     digest = project.sources_digest(" ".join([process.need(GXX), process.version(GXX), *FLAGS]))
-    program = kept_program(f"csim-{digest}", run, lambda path: compile_project(project, path, run / "compile.log"))
+    program = kept(f"csim-{digest}", run, lambda path: compile_project(project, path, run / "compile.log"))
     return run_bench(program, run)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bnnflow.errors import InputError, ToolError
 
-__all__ = ["Program", "Say", "call", "command", "find", "need", "side_by_side", "through", "version"]
+__all__ = ["GXX", "Program", "Say", "call", "command", "find", "need", "side_by_side", "through", "version"]
 
 Say = Callable[[str], None]  # gets every line of a tool's output
 
@@ -50,6 +50,11 @@ class Program:
     version_begins: str = ""
     package: str = ""
     start: Callable[[str], list[str]] = _itself
+
+
+# Here, because not only projects need it: the engine is compiled by it.
+GXX = Program("gxx", ("g++",), "BNNFLOW_GXX", "bit-accurate C simulation, hls4ml compile() and predict()",
+              "install g++ (Debian: apt-get install g++), or set BNNFLOW_GXX")
 
 
 def through(via: str, arguments: Sequence[str], folder: Path) -> list[str]:
