@@ -16,7 +16,6 @@ from bnnflow.errors import ToolError
 __all__ = ["Numbers", "Program"]
 
 DONE, BAD_INPUT = 0, 1  # what flow_run returns; anything else: no memory
-CHUNK = 2**26  # bytes of inputs that are run at a time: between two of them an interrupt is seen
 # Kinds of elements of inputs as flow_run knows them; any other is converted.
 KINDS = {np.dtype(name): kind for kind, name in enumerate(
     ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"))}
@@ -55,13 +54,6 @@ class Program:
         Real values between two codes are rounded to even where `round` is set. False where an input holds what is no
         code; what the outputs hold then means nothing. Raises ToolError where memory is short.
         """
-        samples = len(inputs[0])
-        row = max(1, sum(array[:1].nbytes for array in (*inputs, *outputs)))
-        step = max(1, CHUNK // row)
-        return all(self._run([array[k : k + step] for array in inputs], [array[k : k + step] for array in outputs],
-                             round) for k in range(0, samples, step))
-
-    def _run(self, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[np.int64]], round: bool) -> bool:
         blocks = [np.ascontiguousarray(array, _kind(array.dtype)) for array in inputs]
         kinds = np.array([KINDS[block.dtype] for block in blocks], np.uint8)
         pointers = [np.array([array.ctypes.data for array in arrays], np.uint64) for arrays in (blocks, outputs)]
