@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from bnnflow.ir import Graph
 from bnnflow.ir.evaluate import check_codes, given_codes, parts, per_input
 from bnnflow.ir.nodes import Int
 from bnnflow.toolchains import process
-from bnnflow.toolchains.gxx import printed
+from bnnflow.toolchains.compiled import run_bench
+from bnnflow.toolchains.gxx import compile_project
 from bnnflow.toolchains.process import Say
 from bnnflow.toolchains.toolchain import Toolchain, chosen, simulators
 
-__all__ = ["simulate", "trace_project"]
+__all__ = ["simulate", "trace_project", "tracing"]
 
 
 def simulate(folder: str | os.PathLike[str], codes: Any = None, tool: str | None = None, via: str = "",
@@ -113,7 +115,15 @@ def _compare(project: Project, toolchain: Toolchain, graph: Graph, expected: Seq
 
 
 def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArray[np.int64]]:
-    """Codes of every node as the project's own C++ computes them: {node: int64 (n, *shape)}, by g++.
+    """Codes of every node as the project's own C++ computes them: {node: int64 (n, *shape)}, by g++; see `tracing`."""
+    with tracing(folder) as traced:
+        return traced(codes)
+
+
+@contextmanager
+def tracing(folder: str | os.PathLike[str]) -> Iterator[Callable[[Any], dict[str, NDArray[np.int64]]]]:
+    """What gives the codes of every node as a project's own C++ computes them, compiled once: codes (n, *shape) ->
+    {node: int64 (n, *shape)}.
 
     The backend says which lines print every array or stream, and in a copy of the project these are put into its own
     top function. Windows, and nodes that a kernel of an io_stream project computes on the way to another, have no array
@@ -123,16 +133,27 @@ def trace_project(folder: str | os.PathLike[str], codes: Any) -> dict[str, NDArr
     """
     project = Project.open(folder)
     graph = project.graph()
-    codes = check_codes(graph, codes)
     with tempfile.TemporaryDirectory(prefix="bnnflow-trace-") as name:
         run = Path(name)
         nodes, copy = _traced_copy(project, graph, run)
-        write_vectors(run, graph, codes)
-        lines, outputs = printed(copy, run)
-        got = read_vectors(outputs, [graph[name] for name in graph.outputs])
+        compile_project(copy, run / "program", run / "compile.log")
+        yield lambda codes: _traced(graph, nodes, run, check_codes(graph, codes))
+
+
+def _traced(graph: Graph, nodes: Sequence[str], run: Path, codes: Sequence[Int]) -> dict[str, NDArray[np.int64]]:
+    """The codes of all nodes for input codes, by the program in `run`, which prints those of `nodes`."""
+    write_vectors(run, graph, codes)
+    outputs, _ = run_bench(run / "program", run)
+    got = read_vectors(outputs, [graph[name] for name in graph.outputs])
     # Codes go to standard output, between the bench's own words.
-    rows = [line.split()[1:] for line in lines if line.startswith("TRACE ")]
-    found = {node: _codes_of(graph, node, rows, len(codes[0])) for node in nodes}
+    rows: dict[str, list[Int]] = {node: [] for node in nodes}
+    with (run / "run.log").open() as log:
+        for line in log:
+            mark, _, rest = line.partition(" ")
+            node, _, numbers = rest.partition(" ")
+            if mark == "TRACE" and node in rows:
+                rows[node].append(np.fromstring(numbers, np.int64, sep=" "))
+    found = {node: _codes_of(graph, node, of_node, len(codes[0])) for node, of_node in rows.items()}
     given = dict(zip((node.name for node in graph.inputs), codes))
     # Of an output what leaves the project counts, not what its array held on the way.
     return {**given, **found, **dict(zip(graph.outputs, got))}
@@ -155,9 +176,9 @@ def _traced_copy(project: Project, graph: Graph, run: Path) -> tuple[Sequence[st
     return tuple(top.prints), replace(project, path=copy)
 
 
-def _codes_of(graph: Graph, node: str, rows: Sequence[Sequence[str]], samples: int) -> Int:
-    """The codes of a node (samples, *shape) in rows of its name and its codes."""
-    codes = np.array([row[1:] for row in rows if row[0] == node], np.int64)
-    if codes.shape != (samples, graph[node].size):
-        raise ToolError(f"the traced simulation gave {codes.shape} codes of {node!r}; it stopped early")
-    return codes.reshape(-1, *graph[node].shape)
+def _codes_of(graph: Graph, node: str, rows: Sequence[Int], samples: int) -> Int:
+    """The codes of a node (samples, *shape) of one row a sample."""
+    if [row.size for row in rows] != samples * [graph[node].size]:
+        raise ToolError(f"the traced simulation gave {len(rows)} of {samples} samples of {node!r}, or parts of them; "
+                        "it stopped early")
+    return np.reshape(rows, (samples, *graph[node].shape))

@@ -195,13 +195,13 @@ def given_codes(graph: Dataflow, x: Any, first: int = 0) -> list[Int]:
             for node, array in zip(graph.inputs, per_input(graph, x))]
 
 
-def encode(graph: Dataflow, x: Any, round: bool = False) -> Any:
+def encode(graph: Dataflow, x: Any, round: bool = False, first: int = 0) -> Any:
     """Real inputs (n, *shape), a list for several -> int64 codes of the graph's inputs, in the same form.
 
     A value between two codes raises InputError with its index unless `round` (half to even); a value outside the
-    range always raises. NaN and infinities raise.
+    range always raises. NaN and infinities raise. `first` is the number of the first sample, for messages.
     """
-    codes = [_encode(node, array, round) for node, array in zip(graph.inputs, per_input(graph, x))]
+    codes = [_encode(node, array, round, first) for node, array in zip(graph.inputs, per_input(graph, x))]
     return codes[0] if len(codes) == 1 else codes
 
 
@@ -313,7 +313,8 @@ def parts(graph: Dataflow, arrays: Sequence[NDArray[Any]], names: Iterable[str] 
           ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
     """The samples in parts that fit into memory: (number of the first sample, {input: its part}); at least one part.
 
-    `arrays` are those of the inputs, in their order. Of the nodes `names`, by default the outputs, and the inputs a part has PART elements at most, or one sample.
+    `arrays` are those of the inputs, in their order. Of the inputs and the nodes `names`, by default the outputs, a
+    part has PART elements at most, or one sample.
     """
     kept = [*graph.inputs, *(graph[name] for name in names or graph.outputs)]
     step = max(1, PART // sum(node.size for node in kept))

@@ -12,7 +12,7 @@ from bnnflow.toolchains.compiled import COMPILE_SECONDS, run_bench
 from bnnflow.toolchains.process import GXX, Say
 from bnnflow.toolchains.toolchain import Toolchain
 
-__all__ = ["TOOLCHAIN", "compile_project", "printed"]
+__all__ = ["TOOLCHAIN", "compile_project"]
 
 # The flags of hls4ml's Tcl; -O2 only speeds up the run.
 FLAGS = ("-std=c++0x", "-O2", "-w")
@@ -30,14 +30,6 @@ def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Pa
     digest = project.sources_digest(" ".join([process.need(GXX), process.version(GXX), *FLAGS]))
     program = kept(f"csim-{digest}", run, lambda path: compile_project(project, path, run / "compile.log"))
     return run_bench(program, run)
-
-
-def printed(project: Project, run: Path) -> tuple[list[str], Path]:
-    """(the lines that a project prints, the file with its outputs), compiled and run in `run`; nothing is kept."""
-    program = run / "program"
-    compile_project(project, program, run / "compile.log")
-    outputs, _ = run_bench(program, run)
-    return (run / "run.log").read_text().splitlines(), outputs
 
 
 TOOLCHAIN = Toolchain(GXX, CPP, ("g++ 12.2.0",), simulate=simulate)
