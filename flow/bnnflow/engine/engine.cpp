@@ -719,24 +719,32 @@ struct Input {
     double scale, offset;
 };
 
+// True where some number is no code; what is written in its place means nothing. Without branches, for vectors.
 template <class T> bool codes_of(const T* x, size_t n, const Input& in, bool round, i32* codes) {
-    bool bad = false;
     if constexpr (std::is_floating_point<T>::value) {
         const double lo = double(in.lo), hi = double(in.hi);
-        for (size_t k = 0; k < n; k++) {
-            const double scaled = (double(x[k]) - in.offset) / in.scale, code = std::nearbyint(scaled);
-            const bool good = (code >= lo) & (code <= hi) & (round | (code == scaled));  // false where it is no number
-            bad |= !good;
-            codes[k] = good ? i32(code) : 0;
-        }
+        int power;
+        const double factor = 1 / in.scale;  // of a power of two: times it is division, bit for bit
+        const bool exact = std::frexp(in.scale, &power) == 0.5 && std::isfinite(factor);
+        i64 bad = 0;
+        auto all = [&](auto divided) {
+            for (size_t k = 0; k < n; k++) {
+                const double scaled = divided(double(x[k]) - in.offset), code = std::nearbyint(scaled);
+                const bool good = (code >= lo) & (code <= hi) & (round | (code == scaled));  // false for no number
+                bad |= good ? 0 : 1;
+                codes[k] = i32(good ? code : 0.0);
+            }
+        };
+        if (exact) all([=](double v) { return v * factor; });
+        else all([&](double v) { return v / in.scale; });
+        return bad;
     } else {
-        for (size_t k = 0; k < n; k++) {
-            const i64 code = i64(x[k]);
-            bad |= (code < in.lo) | (code > in.hi) | (std::is_unsigned<T>::value & (code < 0));
-            codes[k] = i32(code);
-        }
+        T least = n ? x[0] : T(in.lo), most = least;
+        for (size_t k = 0; k < n; k++) least = std::min(least, x[k]), most = std::max(most, x[k]);
+        for (size_t k = 0; k < n; k++) codes[k] = i32(x[k]);
+        const bool huge = std::is_unsigned<T>::value && sizeof(T) == 8 && u64(most) > u64(INT64_MAX);
+        return huge || i64(least) < in.lo || i64(most) > in.hi;
     }
-    return bad;
 }
 
 struct Program {

@@ -14,7 +14,8 @@ from bnnflow.files import kept
 __all__ = ["library"]
 
 SOURCE = Path(__file__).parent / "engine.cpp"
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared", "-pthread", "-w")
+# Without traps comparisons of floats are vectors; no value changes.
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fwrapv", "-fno-trapping-math", "-fPIC", "-shared", "-pthread", "-w")
 COMPILE_SECONDS, LOOK_UP_SECONDS = 300.0, 60.0
 
 
