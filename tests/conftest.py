@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import bnnflow as bf
-from bnnflow.ir import Graph, clean_name
+from bnnflow.ir import Graph, Window, clean_name
+from bnnflow.ir.evaluate import run_given
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,6 +65,16 @@ def union(graphs: dict[str, Graph]) -> Graph:
             nodes.append(replace(node, name=names[node.name], inputs=tuple(names[name] for name in node.inputs)))
         outputs += [names[name] for name in graph.outputs]
     return Graph(tuple(nodes), tuple(outputs))
+
+
+def check_engine(graph: Graph, codes: Any) -> None:
+    """The engine gives what NumPy gives: the outputs, and every node where none is fused with another."""
+    absent = {node.name for node in graph if isinstance(node.params, Window) and node.params.padded}
+    every = replace(graph, outputs=tuple(node.name for node in graph if node.name not in absent))
+    for g in (graph, every):
+        ours, expected = (run_given(g, codes, engine=engine) for engine in ("native", "numpy"))
+        for name, a, b in zip(g.outputs, ours, expected, strict=True):
+            assert np.array_equal(a, b), name
 
 
 @pytest.fixture

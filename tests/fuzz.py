@@ -25,6 +25,7 @@ from bnnflow.ir.evaluate import ambiguous, trace
 from bnnflow.ir.vectors import near_thresholds
 
 from tests import random_cnns, random_networks, rational  # isort: skip
+from tests.conftest import check_engine  # isort: skip
 from tests.random_networks import Case  # isort: skip
 from bnnflow.frontends.keras.calls import model_calls  # isort: skip
 from bnnflow.frontends.keras.reference import check_equal, keras_activations  # isort: skip
@@ -84,6 +85,7 @@ def check_network(seed: int, inputs: int, csim: bool, family: str = "dense") -> 
     for near in near_thresholds(graph, codes).values():
         counts["sums"] += near.size
         counts["near"] += int(near.sum())
+    check_engine(graph, codes)
     counts["files"] += check_file(case, graph, seed)
     for io_type in IO_TYPES if csim else ():
         counts[f"csim_{io_type}"] += check_csim(graph, codes, seed, io_type)

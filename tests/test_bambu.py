@@ -20,7 +20,7 @@ from bnnflow.ir import BIT, Domain, Graph, Node, Op, Steps
 from bnnflow.toolchains import bambu, process, words
 from bnnflow.toolchains.bambu import BAMBU, closest_device
 from bnnflow.toolchains.clang import CLANG, code_of
-from bnnflow.toolchains.gxx import GXX
+from bnnflow.toolchains.process import GXX
 from bnnflow.toolchains.streams import StreamPorts
 from bnnflow.toolchains.verilator import VERILATOR
 from bnnflow.toolchains.words import Packing, WordPorts

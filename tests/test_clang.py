@@ -22,8 +22,8 @@ from bnnflow.ir.verify import dot_domain
 from bnnflow.toolchains import clang, process
 from bnnflow.toolchains.clang import CLANG, SOURCE, design_sizes
 from bnnflow.toolchains.code_size import CodeSize
-from bnnflow.toolchains.gxx import GXX
 from bnnflow.toolchains.llvm import source_name
+from bnnflow.toolchains.process import GXX
 from tests.conftest import union
 from tests.random_graphs import random_graph
 

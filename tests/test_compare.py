@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import re
 
 import numpy as np
@@ -11,7 +12,9 @@ from bnnflow.backends.project import Project
 import bnnflow.train  # isort: skip
 import qkeras
 
+from bnnflow.facts.kept import kept_simulations
 from bnnflow.generation import keras
+from bnnflow.ir import evaluate
 from bnnflow.simulation import trace_project
 from tests.contracts import conv, dense, several, shake
 
@@ -39,6 +42,26 @@ def test_equal(built):
     assert result.equal and str(result) == "equal" and not result.notes
     rows = {row.node: row for row in result.rows}
     assert rows["a1"].keras_differ == 0 and rows["a1"].codes == 350 and rows["d1"].keras_differ is None
+
+
+def test_parts_are_compared_as_the_whole(built, monkeypatch):
+    net, project, x = built
+    other = model()
+    other.get_layer("bn").beta.assign(np.full(7, 100.0))
+    whole = [bf.compare(n, project, x[17:]) for n in (net, other)]
+    monkeypatch.setattr(evaluate, "PART", 250)
+    parts = [bf.compare(n, project, x[17:]) for n in (net, other)]
+    assert parts[0] == whole[0] and parts[1].rows == whole[1].rows
+    assert parts[1].first.split(";")[0] == whole[1].first.split(";")[0]
+    codes = Project.open(project).graph().encode(x)
+    assert np.array_equal(bf.simulate(project, x), bf.simulate(project, codes))
+    (record,) = kept_simulations(Project.open(project))
+    assert record.samples == 50 and record.vectors == hashlib.sha256(codes.tobytes()).hexdigest()
+    x[40] += 1 / 32
+    for verb in (lambda: bf.compare(net, project, x), lambda: bf.simulate(project, x)):
+        with pytest.raises(bf.InputError, match=r"at index \(40, 0\) is not a multiple"):
+            verb()
+    x[40] -= 1 / 32
 
 
 def test_trace_is_every_node(built):

@@ -21,7 +21,7 @@ from bnnflow.frontends.keras.reading import custom_objects, read_model
 from bnnflow.frontends.keras.reference import check_equal, keras_activations
 from bnnflow.generation import LEGACY, keras, leaf_layers, pruning_wrappers
 from bnnflow.ir.evaluate import check_codes
-from tests.conftest import union
+from tests.conftest import check_engine, union
 from tests.contracts import ACTIVATIONS, HEADS, KERNELS, LAYERS, MODELS, dense, shake
 
 INPUT_TYPE = "ufixed<4,0>"
@@ -103,6 +103,7 @@ def test_lowered_is_keras(name):
     for batch in (400, 17, 1):
         check_equal(graph, model, first(x, 400 if batch > 1 else 20), batch)
     check_outputs(model, graph, x)
+    check_engine(graph, graph.encode(first(x, 100)))
 
 
 @pytest.mark.files

@@ -45,6 +45,7 @@ ROWS = [  # arguments, exit code, what is said; files are those of the fixture
     ("--help", 0, "Binary, ternary"), ("--version", 0, bf.__version__), ("ops", 0, "DOT"),
     ("doctor", 0, "numpy"), ("lower net.npz --argmax -o class.npz", 0, "digest"),
     ("build net.npz --backend Verilog -o rtl", 0, "Verilog project"),
+    ("run net.npz x.npy -o y.npy --engine numpy", 0, "y.npy: 5 samples"),
     ("sim hls --data x.npy -o y.npy", 0, "equal: 5 samples"), ("estimate hls", 0, "total"),
     ("estimate rtl", 0, "total"), ("estimate net.npz --strategy Resource --fit", 0, "total"),
     ("report hls rtl -o report.html", 0, "2 projects"), ("report rtl -o report.md", 0, "1 project"),

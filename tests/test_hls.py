@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 import bnnflow as bf
+from bnnflow import files
 from bnnflow.backends.hls.fusion import fusion_groups
 from bnnflow.backends.hls.kernel_call import pack_fields
 from bnnflow.backends.hls.ops import EMIT_HLS
@@ -30,7 +31,6 @@ from bnnflow.errors import InputError, Mismatch, ToolError
 from bnnflow.ir import BIPOLAR, Domain, Graph, Index, Node, Op, Steps, Weights
 from bnnflow.ir.vectors import default_vectors
 from bnnflow.ir.verify import dot_domain
-from bnnflow.toolchains import compiled
 from bnnflow.toolchains.gxx import compile_project
 from bnnflow.toolchains.toolchain import TOOLCHAINS
 from tests.conftest import ROOT, union
@@ -456,10 +456,10 @@ def test_the_bench_itself_fails(project, tmp_path):
 def test_compiled_programs_are_kept_while_others_throw_away(tmp_path, monkeypatch):
     """Eight at once fill and empty one cache: none trips over a file that is gone; then what was used last is kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled, "KEPT", 3)
+    monkeypatch.setattr(files, "KEPT", 3)
 
     def keep(name):
-        return compiled.kept_program(f"csim-{name}", tmp_path, lambda program: program.write_text("made"))
+        return files.kept(f"csim-{name}", tmp_path, lambda program: program.write_text("made"))
 
     with ThreadPoolExecutor(8) as pool:
         assert len(list(pool.map(keep, range(500)))) == 500

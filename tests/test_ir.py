@@ -469,7 +469,7 @@ def test_several_inputs_and_outputs():
         assert [v.tolist() for v in got] == [[[-1, 0]], [[0, 1, 1, 1]]]
     assert [v.tolist() for v in g.decode(g([a, b]))] == [[[-1.0, 0.0]], [[0.0, 1.0, 1.0, 1.0]]]
     for bad, message in ((a, "give a list of that many"), ({"x": a}, "inputs are x, y; got x"), ([a, b[:0]], "numbers"),
-                         ([a], "give a list"), ([a, b[:, :1]], "input 'y': codes have shape")):
+                         ([a], "give a list"), ([a, b[:, :1]], "input 'y': got shape")):
         with pytest.raises(InputError, match=message):
             g(bad)
 

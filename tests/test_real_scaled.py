@@ -9,7 +9,7 @@ import pytest
 
 import bnnflow as bf
 from bnnflow.errors import InputError, LoweringError
-from bnnflow.frontends.keras.reference import check_equal, keras_activations, keras_codes
+from bnnflow.frontends.keras.reference import check_equal, codes_of, keras_activations
 from bnnflow.ir import Op, Steps
 from bnnflow.ir.evaluate import ambiguous, trace
 
@@ -41,7 +41,7 @@ def test_the_sum_zero_is_a_tie_that_keras_may_get_wrong(kernel):
     assert np.array_equal(unsure, (sums == 0).any(axis=1)) and 0.1 < unsure.mean() < 1
     # The ideal meaning: scale * 0 = 0, which binary sends to +1, whatever float32 makes of it.
     assert np.array_equal(trace(graph, codes)["a"] == trace(graph, codes)["a"].max(), sums >= 0)
-    theirs = keras_codes(graph, model, codes.astype(float))["a"]
+    theirs = codes_of(graph, model)(codes.astype(float))["a"]
     wrong = (theirs != trace(graph, codes)["a"]).any(axis=1)
     assert not (wrong & ~unsure).any()
     assert check_equal(graph, model, codes.astype(float)) == {"a": int((~unsure).sum()) * 2}

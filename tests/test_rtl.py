@@ -22,8 +22,8 @@ from bnnflow.facts.facts import load_facts
 from bnnflow.ir import BIT, Domain, Graph, Index, Node, Op, Steps, Weights
 from bnnflow.simulation import trace_project
 from bnnflow.toolchains import process as tools
-from bnnflow.toolchains.gxx import GXX
 from bnnflow.toolchains.nextpnr import NEXTPNR
+from bnnflow.toolchains.process import GXX
 from bnnflow.toolchains.verilator import VERILATOR
 from bnnflow.toolchains.yosys import FAMILIES, YOSYS, Size, synthesize
 from tests.conftest import ROOT, union

@@ -59,11 +59,14 @@ def report(projects: Any, output: str | os.PathLike[str] | None = None, data: An
     return report(projects, output, data, labels)
 
 
-def run(graph: Graph, codes: Any) -> Any:
-    """Exact outputs, int64 (n, *shape), for input codes (n, *shape); lists where there are several."""
+def run(graph: Graph, codes: Any, engine: str | None = None) -> Any:
+    """Exact outputs, int64 (n, *shape), for input codes (n, *shape); lists where there are several.
+
+    `engine`: "numpy", "native" (C++, at full speed) or "auto"; see `bnnflow.ir.evaluate.run`.
+    """
     from bnnflow.ir.evaluate import run
 
-    return run(graph, codes)
+    return run(graph, codes, engine)
 
 
 def trace(graph: Graph, codes: Any) -> dict[str, NDArray[np.int64]]:

@@ -19,17 +19,17 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import bnnflow as bf
 from bnnflow.backends.backend import AUTO, BACKENDS, BuildConfig
 from bnnflow.backends.netlist.goals import GOALS
-from bnnflow.errors import BnnflowError, InputError, Mismatch, ToolError, as_given, choice, on_command_line
+from bnnflow.errors import BnnflowError, InputError, Mismatch, Note, ToolError, as_given, choice, on_command_line
 from bnnflow.facts.facts import CODE, Facts
 from bnnflow.files import existing, whole_file
 from bnnflow.ir import Graph, Weights, fixed
-from bnnflow.ir.evaluate import given_codes, per_input
+from bnnflow.ir.evaluate import ENGINE, ENGINES, given_codes, per_input, run_given
 from bnnflow.ir.input_types import InputType, checked_type, model_file, narrowest_type
 from bnnflow.recipe import config_of
 from bnnflow.toolchains import process
@@ -178,11 +178,11 @@ def _input_type(text: str) -> InputType:
 
 
 def _arrays(path: Path | None) -> Any:
-    """The array of an .npy file, or those of an .npz file by name."""
+    """The array of an .npy file, which stays on the disk, or those of an .npz file by name."""
     if path is None:
         return None
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         return loaded if isinstance(loaded, np.ndarray) else dict(loaded.items())
     except Exception as error:  # whatever a damaged file makes NumPy raise; the cause is kept
         raise InputError(f"{path}: not a readable .npy array: {error!r:.200}") from error
@@ -193,12 +193,6 @@ def _array(path: Path | None) -> Any:
     if isinstance(array, dict):
         raise InputError(f"{path}: holds several arrays; save one with numpy.save")
     return array
-
-
-def _codes(graph: Graph, data: Path | None) -> Any:
-    """Codes from a file of codes (integers) or of real inputs (floats)."""
-    arrays = _arrays(data)
-    return None if arrays is None else given_codes(graph, arrays)
 
 
 def _layers(texts: list[str]) -> dict[str, dict[str, Any]]:
@@ -376,6 +370,51 @@ def _foldings(config: BuildConfig) -> str:
                      for name, row in config.layers.items())
 
 
+def _kind_of_outputs(graph: Graph, output: Path | None) -> str:
+    """The suffix of the file of a graph's outputs; InputError where that of `output` is another."""
+    kind = ".npy" if len(graph.outputs) == 1 else ".npz"
+    if output is not None and output.suffix != kind:
+        raise InputError(f"{output}: write an {kind} file, of {len(graph.outputs)} output(s)")
+    return kind
+
+
+@app.command()
+def run(model: Model,
+        data: Annotated[Path, typer.Argument(help=".npy of inputs (floats) or codes (integers), of any size; .npz of "
+                                                  "several")],
+        output: Annotated[Path, typer.Option("--output", "-o", help="output codes to write (.npy, or .npz where there "
+                                                                    "are several)")] = Path("outputs.npy"),
+        input_type: InType = None, output_type: OutputType = None, argmax: Argmax = False,
+        engine: Annotated[str | None, typer.Option(help=f"{choice(ENGINES)}: C++, NumPy, or what suits; by default "
+                                                        f"what {ENGINE} says, or auto")] = None) -> None:
+    """Run a model's or graph's integers on samples: the output codes."""
+    x = _arrays(data)
+    graph = _graph(model, input_type, output_type, argmax)
+    kind = _kind_of_outputs(graph, output)
+    samples, start = len(per_input(graph, x)[0]), time.monotonic()
+    with whole_file(output) as path, Progress(TextColumn("running"), BarColumn(), TaskProgressColumn(
+            show_speed=True), TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=samples)
+        done = run_given(graph, x, _on_disk(graph, path, samples) if kind == ".npy" else None, engine,
+                         lambda count: bar.update(task, completed=count))
+        if kind == ".npz":
+            with path.open("wb") as file:
+                arrays: dict[str, Any] = dict(zip(graph.outputs, done))
+                np.savez(file, **arrays)
+    seconds = time.monotonic() - start
+    out.print(f"{output}: {samples:,} samples, {sum(array.size for array in done):,} outputs; {seconds:.1f} s, "
+              f"{samples / seconds:,.0f} a second", highlight=False, soft_wrap=True)
+
+
+def _on_disk(graph: Graph, path: Path, samples: int) -> list[Any]:
+    """The file of a graph's only output, as an array to write to."""
+    shape = (samples, *graph.output.shape)
+    if not samples:  # no map is of no bytes
+        np.save(path, np.empty(shape, np.int64))
+        return [np.load(path)]
+    return [np.lib.format.open_memmap(path, "w+", np.int64, shape)]
+
+
 @app.command()
 def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow build`")],
         tool: Annotated[str | None, typer.Option(help=_tools(simulators()))] = None,
@@ -389,12 +428,9 @@ def sim(project: Annotated[Path, typer.Argument(help="project folder of `bnnflow
 
     opened = Project.open(project)
     graph, tool = opened.graph(), tool or opened.target.simulator
-    codes = _codes(graph, data)
-    kind = ".npy" if len(graph.outputs) == 1 else ".npz"
-    if output is not None and output.suffix != kind:
-        raise InputError(f"{output}: write an {kind} file, of {len(graph.outputs)} output(s)")
+    kind = _kind_of_outputs(graph, output)
     with doing(f"simulation ({tool})"):
-        got = bf.simulate(project, codes, tool, via, _say)
+        got = bf.simulate(project, _arrays(data), tool, via, _say)
     arrays = [got] if kind == ".npy" else got
     if output is not None:
         with whole_file(output) as path, path.open("wb") as file:
@@ -714,8 +750,22 @@ def _package(names: Iterable[str], extra: str) -> tuple[str, str]:
     return ", ".join(found), f"pip install 'bnnflow[{extra}]'"
 
 
+def _show_notes() -> None:
+    """Warnings that are notes of ours are shown as notes, others as Python shows them."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, Note):
+            err.print(f"note: {escape(str(message))}", highlight=False, soft_wrap=True)
+        else:
+            shown(message, category, *place, **more)
+
+    warnings.showwarning = show
+
+
 def main() -> None:
     """Entry point: errors as one message on stderr and the exit code of the error."""
+    _show_notes()
     try:
         with on_command_line():
             app()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import bnnflow.train  # noqa: F401  # isort: skip  (before TensorFlow, for which it chooses the legacy Keras)
@@ -14,11 +16,11 @@ from bnnflow.backends.project import Project
 from bnnflow.errors import InputError
 from bnnflow.frontends.keras.calls import Call, model_calls
 from bnnflow.frontends.keras.reading import read_model
-from bnnflow.frontends.keras.reference import keras_activations, keras_codes, nothing_compared
+from bnnflow.frontends.keras.reference import activations_of, codes_of, nothing_compared
 from bnnflow.generation import keras
-from bnnflow.ir import Graph, Node
-from bnnflow.ir.evaluate import ambiguous, trace
-from bnnflow.simulation import trace_project
+from bnnflow.ir import Graph, Node, Window
+from bnnflow.ir.evaluate import ambiguities, encode, parts, per_input, trace
+from bnnflow.simulation import tracing
 from bnnflow.tables import html_table
 
 __all__ = ["Comparison", "NodeComparison", "compare"]
@@ -76,48 +78,114 @@ def compare(model: keras.Model | str | os.PathLike[str], project: str | os.PathL
     At every quantised activation the codes of Keras and the graph are compared, at every node those of the graph and
     the C simulation. `notes` says where the model's plain `predict` differs from its own layers, and why.
 
+    `x` may be memory-mapped files; it is compared in parts that fit into memory.
+
     Raises InputError where the model is not the one the project was made from (another structure), ToolError as
     `simulate` does.
     """
     if isinstance(model, (str, os.PathLike)):
         model = read_model(model)
     graph = Project.open(project).graph()
-    codes = graph.encode(x)
-    try:
-        theirs = keras_codes(graph, model, x)
-    except KeyError as error:
-        raise InputError(f"the model has no layer {error}: it is not the one {project} was made from") from error
-    ours, hardware, left_out = trace(graph, codes), trace_project(project, codes), ambiguous(graph, codes)
-    found = [_row(node, ours[node.name], theirs.get(node.name), hardware.get(node.name), left_out) for node in graph]
-    first = next((words for _, words in found if words), "")
-    notes = (*_ambiguity_notes(graph, codes, left_out), *_predict_notes(model, x))
-    return Comparison(tuple(row for row, _ in found), first, notes, len(left_out), int(left_out.sum()))
+    arrays, comparing = per_input(graph, x), _Comparing(graph, model, project)
+    with tracing(project) as traced:
+        found = [comparing.part(first, part, traced) for first, part in parts(graph, arrays, comparing.nodes)]
+    rows = tuple(_added([part.rows[k] for part in found]) for k in range(len(graph.nodes)))
+    samples, left_out = sum(part.samples for part in found), sum(part.left_out for part in found)
+    notes = (*_ambiguity_notes(graph, sum((part.near for part in found), Counter()), samples, left_out),
+             *_predict_notes(sum((part.plain for part in found), Counter()),
+                             sum((part.outputs for part in found), Counter())))
+    return Comparison(rows, next((part.first for part in found if part.first), ""), notes, samples, left_out)
 
 
-def _ambiguity_notes(graph: Graph, codes: Any, left_out: Flags) -> list[str]:
+@dataclass(frozen=True)
+class _Part:
+    """What was found in a part of the samples: a row a node, the first divergence in words, ambiguous samples by node,
+    and of the outputs how many differ from plain `predict`, of how many, by their keys.
+    """
+
+    rows: list[NodeComparison]
+    first: str
+    near: Counter[str]
+    plain: Counter[str]
+    outputs: Counter[str]
+    samples: int
+    left_out: int
+
+
+class _Comparing:
+    """What is compared with what, for any part of the samples."""
+
+    def __init__(self, graph: Graph, model: keras.Model, project: str | os.PathLike[str]):
+        self.graph, self.model, self.project = graph, model, project
+        # Taps of a window are codes of the image; they would take most of the memory.
+        self.nodes = [node.name for node in graph if not isinstance(node.params, Window)]
+        self.codes_of = codes_of(graph, model)
+        self.keys = [call.key for call in _last_calls(model)]
+        self.outputs_of = activations_of(model, self.keys)
+
+    def part(self, first: int, x: dict[str, NDArray[Any]], traced: Callable[[Any], dict[str, NDArray[np.int64]]]
+             ) -> _Part:
+        """Compare the samples `x` of each input, whose first has the number `first`."""
+        graph, arrays = self.graph, [*x.values()]
+        codes = encode(graph, x, first=first)
+        try:
+            theirs = self.codes_of(arrays)
+        except KeyError as error:
+            raise InputError(f"the model has no layer {error}: it is not the one {self.project} was made "
+                             "from") from error
+        ours, hardware, near = trace(graph, codes, self.nodes), traced(codes), ambiguities(graph, codes)
+        left_out = np.any([np.zeros(len(arrays[0]), bool), *near.values()], axis=0)
+        found = [_row(node, ours.get(node.name), theirs.get(node.name), hardware.get(node.name), left_out, first)
+                 for node in graph]
+        plain, outputs = self._plain(arrays)
+        return _Part([row for row, _ in found], next((words for _, words in found if words), ""),
+                     Counter({name: int(flags.sum()) for name, flags in near.items()}), plain, outputs, len(left_out),
+                     int(left_out.sum()))
+
+    def _plain(self, x: Sequence[NDArray[Any]]) -> tuple[Counter[str], Counter[str]]:
+        """How many outputs of the user's own `predict` are not what the layers give one by one, of how many."""
+        arrays = [np.asarray(array, np.float32) for array in x]
+        plain = self.model.predict(arrays if len(arrays) > 1 else arrays[0], verbose=0)
+        plain, layers = plain if isinstance(plain, list) else [plain], self.outputs_of(arrays)
+        return (Counter({key: int((values != layers[key]).sum()) for key, values in zip(self.keys, plain)}),
+                Counter({key: values.size for key, values in zip(self.keys, plain)}))
+
+
+def _added(rows: Sequence[NodeComparison]) -> NodeComparison:
+    """The rows of one node as one; a node that was compared in some part was compared."""
+    differ = [[n for n in counts if n is not None]
+              for counts in ([row.keras_differ for row in rows], [row.csim_differ for row in rows])]
+    keras_differ, csim_differ = (sum(counts) if counts else None for counts in differ)
+    return replace(rows[0], codes=sum(row.codes for row in rows), keras_differ=keras_differ, csim_differ=csim_differ)
+
+
+def _ambiguity_notes(graph: Graph, near: Counter[str], samples: int, left_out: int) -> list[str]:
     """Which samples are not compared with Keras, and why."""
-    if len(left_out) and left_out.all():
-        return [nothing_compared(graph, codes)]
-    if not left_out.any():
+    if samples and left_out == samples:
+        return [nothing_compared(graph, near, samples)]
+    if not left_out:
         return []
-    return [f"{int(left_out.sum())} of {len(left_out)} samples bring a sum within float32 noise of a "
-            "threshold; what Keras gives there depends on its order of addition and is not compared"]
+    return [f"{left_out} of {samples} samples bring a sum within float32 noise of a threshold; what Keras gives there "
+            "depends on its order of addition and is not compared"]
 
 
-def _row(node: Node, ours: Codes, theirs: Codes | None, hardware: Codes | None,
-         left_out: Flags) -> tuple[NodeComparison, str]:
+def _row(node: Node, ours: Codes | None, theirs: Codes | None, hardware: Codes | None, left_out: Flags,
+         first: int) -> tuple[NodeComparison, str]:
     """The counts of one node, and its first divergence in words, empty where there is none.
 
     `theirs` and `hardware` are the codes of Keras and of the C simulation, None where they have none; (n, *shape) each.
+    Where both are None, so may `ours` be. `first` is the number of the first sample.
     """
-    keras_differ, words = _difference(node, "Keras", ours, theirs, ~left_out)
-    csim_differ, others = _difference(node, "C simulation", ours, hardware, np.ones(len(left_out), bool))
-    return NodeComparison(node.name, node.origin, ours.size, keras_differ, csim_differ), words or others
+    keras_differ, words = _difference(node, "Keras", ours, theirs, ~left_out, first)
+    csim_differ, others = _difference(node, "C simulation", ours, hardware, np.ones(len(left_out), bool), first)
+    codes = len(left_out) * node.size
+    return NodeComparison(node.name, node.origin, codes, keras_differ, csim_differ), words or others
 
 
-def _difference(node: Node, name: str, ours: Codes, other: Codes | None, sure: Flags) -> tuple[int | None, str]:
+def _difference(node: Node, name: str, ours: Codes | None, other: Codes | None, sure: Flags,
+                first: int) -> tuple[int | None, str]:
     """How many codes differ in the samples that are `sure`, None where none is compared; and the first one in words."""
-    if other is None or (len(sure) and not sure.any()):
+    if ours is None or other is None or (len(sure) and not sure.any()):
         return None, ""
     if other.shape != ours.shape:
         raise InputError(f"layer {node.origin!r} gives {other.shape[1:]}, the graph {ours.shape[1:]}: the model is not "
@@ -128,26 +196,16 @@ def _difference(node: Node, name: str, ours: Codes, other: Codes | None, sure: F
     at = tuple(int(i) for i in np.argwhere(wrong)[0])
     layer = f" (layer {node.origin!r})" if node.origin else ""
     return int(wrong.sum()), (
-        f"{name} and graph differ first at node {node.name!r}{layer}: sample {at[0]}, element {at[1:]}: graph "
+        f"{name} and graph differ first at node {node.name!r}{layer}: sample {at[0] + first}, element {at[1:]}: graph "
         f"{ours[at]}, {name} {other[at]:g}; {int(wrong.sum())} of {wrong.size} codes")
 
 
-def _predict_notes(model: keras.Model, x: Any) -> list[str]:
-    """Does the user's own `predict` give what the layers give one by one?"""
-    arrays = [np.asarray(a, np.float32) for a in (x if isinstance(x, (list, tuple)) else [x])]
-    plain = model.predict(arrays if len(arrays) > 1 else arrays[0], verbose=0)
-    plain = plain if isinstance(plain, list) else [plain]
-    keys = [call.key for call in _last_calls(model)]
-    layers = keras_activations(model, keys, x)
-    notes = []
-    for key, values in zip(keys, plain):
-        wrong = values != layers[key]
-        if wrong.any():
-            notes.append(
-                f"the model's plain predict differs from its own layers at {int(wrong.sum())} of {wrong.size} outputs "
-                f"of {key!r}: TensorFlow's graph optimiser reorders float32 arithmetic (an Add before a batch norm, "
-                "two batch norms in a row) or XLA is on (jit_compile=True); the layers one by one are the reference")
-    return notes
+def _predict_notes(plain: Counter[str], outputs: Counter[str]) -> list[str]:
+    """That the user's own `predict` does not give what the layers give one by one, and why."""
+    return [f"the model's plain predict differs from its own layers at {wrong} of {outputs[key]} outputs of {key!r}: "
+            "TensorFlow's graph optimiser reorders float32 arithmetic (an Add before a batch norm, two batch norms in "
+            "a row) or XLA is on (jit_compile=True); the layers one by one are the reference"
+            for key, wrong in plain.items() if wrong]
 
 
 def _last_calls(model: keras.Model) -> list[Call]:

@@ -8,8 +8,8 @@ from contextvars import ContextVar
 from math import log10
 from typing import Any
 
-__all__ = ["BnnflowError", "InputError", "LoweringError", "Mismatch", "Problem", "ToolError", "as_given", "as_text",
-           "choice", "in_words_of", "missing", "needed_for", "on_command_line"]
+__all__ = ["BnnflowError", "InputError", "LoweringError", "Mismatch", "Note", "Problem", "ToolError", "as_given",
+           "as_text", "choice", "in_words_of", "missing", "needed_for", "on_command_line"]
 
 
 class BnnflowError(Exception):
@@ -56,6 +56,10 @@ class ToolError(BnnflowError):
     """An external tool is missing or failed; the message says which and what to do."""
 
     exit_code = 3
+
+
+class Note(UserWarning):
+    """What a user should know, though the result is right."""
 
 
 def missing(package: str, what: str, extra: str) -> ToolError:

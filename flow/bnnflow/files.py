@@ -7,13 +7,16 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bnnflow.errors import InputError
 
-__all__ = ["cache_folder", "existing", "remembered", "whole_file"]
+__all__ = ["cache_folder", "existing", "kept", "remembered", "whole_file"]
+
+KEPT = 50  # files of each kind
 
 
 def existing(path: str | os.PathLike[str], what: str) -> Path:
@@ -73,3 +76,33 @@ def remembered(name: str, parts: Any, make: Callable[[], dict[str, Any]]) -> dic
     except (OSError, InputError):
         pass  # no place to keep it
     return made
+
+
+def kept(name: str, folder: Path, make: Callable[[Path], None]) -> Path:
+    """The file `name` ("<kind>-<digest of all that it is made of>"), made now where it is not in the user's cache.
+
+    Where the cache cannot be written to, it is made in `folder`.
+    """
+    cache = cache_folder()
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not os.access(cache, os.W_OK):
+        cache = folder
+    file = cache / name
+    try:
+        os.utime(file)  # the newest now: what another process throws away meanwhile is older
+    except FileNotFoundError:
+        for old in sorted(cache.glob(f"{name.split('-')[0]}-*"), key=_last_used)[:-KEPT]:
+            old.unlink(missing_ok=True)
+        partial = cache / f".{name}.{os.getpid()}.{threading.get_ident()}"  # hidden: not one of those thrown away
+        make(partial)
+        os.replace(partial, file)
+    return file
+
+
+def _last_used(file: Path) -> float:
+    """Seconds since the epoch; 0 where another process has thrown the file away meanwhile."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,21 +1,34 @@
-"""EVAL: what each op computes, exactly, on int64 codes; and the way from real values to codes and back."""
+"""EVAL: what each op computes, exactly, on int64 codes; and the way from real values to codes and back.
+
+EVAL is the meaning. Outputs of many samples are computed by the engine, which is compared with it.
+"""
 
 from __future__ import annotations
 
+import mmap
+import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnflow.errors import InputError
+from bnnflow.engine.program import Program
+from bnnflow.errors import InputError, Note, ToolError, as_given, choice
 from bnnflow.ir.domain import Domain
 from bnnflow.ir.nodes import Affine, Dataflow, Index, Int, Node, Op, Steps, Sum, Table, Weights, Window
+from bnnflow.ir.packed import program, work
 
-__all__ = ["EVAL", "ambiguities", "ambiguous", "check_codes", "decode", "encode", "given_codes", "per_input", "run",
-           "trace"]
+__all__ = ["ENGINE", "ENGINES", "EVAL", "ambiguities", "ambiguous", "check_codes", "decode", "encode", "given_codes",
+           "parts", "per_input", "run", "run_given", "trace"]
 
 CHUNK = 2**22  # elements of the largest tensor in one batch, to bound memory
+PART = 2**24  # elements of what is kept of a part of the samples
+ENGINE = "BNNFLOW_ENGINE"  # the variable that chooses one where the caller does not
+ENGINES = ("auto", "native", "numpy")
+# `work` from which on the engine is taken by itself: NumPy needs half a second for it, the engine to start as long.
+WORTH = 2**32
 
 
 def _gather(node: Node, xs: Sequence[Int], sources: Sequence[Node]) -> Int:
@@ -145,59 +158,75 @@ def _is_list_of_one(arrays: Any, node: Node) -> bool:
 
 def check_codes(graph: Dataflow, codes: Any) -> list[Int]:
     """Input codes as int64 (n, *shape), one array an input; raises InputError with the first index and value."""
-    checked = []
-    for node, array in zip(graph.inputs, per_input(graph, codes)):
+    return [_checked(node, array) for node, array in zip(graph.inputs, _codes_only(graph, codes))]
+
+
+def _codes_only(graph: Dataflow, codes: Any) -> list[NDArray[Any]]:
+    """One array an input, of codes: raises InputError where one does not hold integers."""
+    arrays = per_input(graph, codes)
+    for node, array in zip(graph.inputs, arrays):
         if array.dtype.kind not in "iub":
             raise InputError(f"input {node.name!r}: codes must be integers, got {array.dtype}; "
                              "use g.encode(x) for values")
-        if array.shape[1:] != node.shape or array.ndim != len(node.shape) + 1:
-            raise InputError(f"input {node.name!r}: codes have shape {array.shape}, expected (n, {_dims(node.shape)})")
-        _first_bad((array < node.domain.lo) | (array > node.domain.hi), array, node,
-                   f"is outside {node.domain.lo}..{node.domain.hi}")
-        checked.append(array.astype(np.int64))
-    return checked
+    return arrays
 
 
-def given_codes(graph: Dataflow, x: Any) -> list[Int]:
-    """Checked input codes of arrays that hold codes where they are integer arrays, and real values elsewhere."""
-    given = zip(graph.inputs, per_input(graph, x))
-    return check_codes(graph, {node.name: array if array.dtype.kind in "iub" else _encode(node, array, False)
-                               for node, array in given})
+def _checked(node: Node, array: NDArray[Any], first: int = 0) -> Int:
+    """Integers as codes of an input; `first` is the number of the first sample, for messages."""
+    _check_numbers(node, array)
+    _first_bad((array < node.domain.lo) | (array > node.domain.hi), array, node,
+               f"is outside {node.domain.lo}..{node.domain.hi}", first)
+    return array.astype(np.int64)
 
 
-def encode(graph: Dataflow, x: Any, round: bool = False) -> Any:
+def _check_numbers(node: Node, array: NDArray[Any]) -> None:
+    """Raises InputError where an array does not hold numbers, or not samples of an input."""
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"input {node.name!r}: expected numbers, got {array.dtype}")
+    if array.shape[1:] != node.shape or array.ndim != len(node.shape) + 1:
+        raise InputError(f"input {node.name!r}: got shape {array.shape}, expected (n, {_dims(node.shape)})")
+
+
+def given_codes(graph: Dataflow, x: Any, first: int = 0) -> list[Int]:
+    """Checked input codes, int64 (n, *shape), of arrays that hold codes where they are integer arrays, and real values
+    elsewhere; `first` is the number of the first sample, for messages.
+    """
+    return [_checked(node, array, first) if array.dtype.kind in "iub" else _encode(node, array, False, first)
+            for node, array in zip(graph.inputs, per_input(graph, x))]
+
+
+def encode(graph: Dataflow, x: Any, round: bool = False, first: int = 0) -> Any:
     """Real inputs (n, *shape), a list for several -> int64 codes of the graph's inputs, in the same form.
 
     A value between two codes raises InputError with its index unless `round` (half to even); a value outside the
-    range always raises. NaN and infinities raise.
+    range always raises. NaN and infinities raise. `first` is the number of the first sample, for messages.
     """
-    codes = [_encode(node, array, round) for node, array in zip(graph.inputs, per_input(graph, x))]
+    codes = [_encode(node, array, round, first) for node, array in zip(graph.inputs, per_input(graph, x))]
     return codes[0] if len(codes) == 1 else codes
 
 
-def _encode(node: Node, x: NDArray[Any], round: bool) -> Int:
-    if x.dtype.kind not in "fiub":
-        raise InputError(f"input {node.name!r}: expected numbers, got {x.dtype}")
-    if x.shape[1:] != node.shape or x.ndim != len(node.shape) + 1:
-        raise InputError(f"input {node.name!r}: got shape {x.shape}, expected (n, {_dims(node.shape)})")
+def _encode(node: Node, x: NDArray[Any], round: bool, first: int = 0) -> Int:
+    _check_numbers(node, x)
     real = x.astype(np.float64)
-    _first_bad(~np.isfinite(real), x, node, "is not finite")
+    _first_bad(~np.isfinite(real), x, node, "is not finite", first)
     scale, offset = node.domain.scale, node.domain.offset
     # scale is a power of two for every input type, so this division is exact.
     scaled = (real - float(offset)) / float(scale)
     codes = np.rint(scaled)
     if not round:
-        _first_bad(codes != scaled, x, node, f"is not a multiple of {scale}; pass round=True to round to the grid")
+        _first_bad(codes != scaled, x, node, f"is not a multiple of {scale}; pass round=True to round to the grid",
+                   first)
     outside = (codes < node.domain.lo) | (codes > node.domain.hi)
     low, high = (float(scale * c + offset) for c in (node.domain.lo, node.domain.hi))
-    _first_bad(outside, x, node, f"is outside {node.domain.type_name}, which holds {low} to {high}")
+    _first_bad(outside, x, node, f"is outside {node.domain.type_name}, which holds {low} to {high}", first)
     return codes.astype(np.int64)
 
 
-def _first_bad(bad: NDArray[np.bool_], x: NDArray[Any], node: Node, why: str) -> None:
+def _first_bad(bad: NDArray[np.bool_], x: NDArray[Any], node: Node, why: str, first: int) -> None:
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise InputError(f"input {node.name!r}: value {x[at]} at index {at} {why} ({int(bad.sum())} such values)")
+        where = (at[0] + first, *at[1:])
+        raise InputError(f"input {node.name!r}: value {x[at]} at index {where} {why} ({int(bad.sum())} such values)")
 
 
 def _dims(shape: tuple[int, ...]) -> str:
@@ -239,13 +268,88 @@ def _collect(graph: Dataflow, codes: Any, names: Sequence[str]) -> dict[str, Int
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def run(graph: Dataflow, codes: Any) -> Any:
+def run(graph: Dataflow, codes: Any, engine: str | None = None) -> Any:
     """Exact outputs, int64 (n, *shape), of a graph for input codes (n, *shape); lists where there are several.
 
-    Raises InputError for bad codes.
+    `engine`: "numpy", "native" (the engine, which gives the same by C++), or "auto" (that where it is worth its start
+    and can be had, else NumPy); by default what the environment variable BNNFLOW_ENGINE says, or auto.
+
+    Raises InputError for bad codes, ToolError where the engine is asked for and cannot be had.
     """
-    results = _collect(graph, codes, graph.outputs)
-    return results[graph.outputs[0]] if len(graph.outputs) == 1 else [results[name] for name in graph.outputs]
+    arrays = _codes_only(graph, codes)
+    results = run_given(graph, {node.name: array for node, array in zip(graph.inputs, arrays)}, engine=engine)
+    return results[0] if len(results) == 1 else results
+
+
+def run_given(graph: Dataflow, x: Any, out: Sequence[Int] | None = None, engine: str | None = None,
+              report: Callable[[int], None] | None = None) -> list[Int]:
+    """Outputs, int64 (n, *shape) each, for arrays that hold codes where they are integers and real values elsewhere.
+
+    They are written to the arrays `out` where these are given. Arrays may be memory-mapped files: what has been read
+    and written of them does not stay in memory. `report` gets the number of samples done from time to time.
+
+    Raises as `run` does, and as `encode` does for real values.
+    """
+    arrays = per_input(graph, x)
+    for node, array in zip(graph.inputs, arrays):
+        _check_numbers(node, array)
+    samples = len(arrays[0])
+    results = [np.empty((samples, *graph[name].shape), np.int64) for name in graph.outputs] if out is None else [*out]
+    found = _engine(graph, samples, engine)
+    for first, part in parts(graph, arrays):
+        end = first + len(next(iter(part.values())))
+        target = [result[first:end] for result in results]
+        if found is None or not found.run([*part.values()], target):
+            codes = given_codes(graph, part, first)  # raises for what the engine has found
+            for result, value in zip(target, _collect(graph, codes, graph.outputs).values()):
+                result[...] = value
+        if report is not None:
+            report(end)
+        _let_go(results)
+    return results
+
+
+def parts(graph: Dataflow, arrays: Sequence[NDArray[Any]], names: Iterable[str] | None = None
+          ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    """The samples in parts that fit into memory: (number of the first sample, {input: its part}); at least one part.
+
+    `arrays` are those of the inputs, in their order. Of the inputs and the nodes `names`, by default the outputs, a
+    part has PART elements at most, or one sample.
+    """
+    kept = [*graph.inputs, *(graph[name] for name in names or graph.outputs)]
+    step = max(1, PART // sum(node.size for node in kept))
+    for first in range(0, max(len(arrays[0]), 1), step):
+        yield first, {node.name: array[first : first + step] for node, array in zip(graph.inputs, arrays)}
+        _let_go(arrays)
+
+
+def _engine(graph: Dataflow, samples: int, engine: str | None) -> Program | None:
+    """The program that computes the outputs, or None for NumPy."""
+    wanted = os.environ.get(ENGINE, "auto") if engine is None else engine
+    if wanted not in ENGINES:
+        said = f"{ENGINE}={wanted}" if engine is None else as_given(engine=engine)
+        raise InputError(f"{said}: use {choice(ENGINES)}")
+    if wanted == "numpy" or (wanted == "auto" and samples * work(graph) < WORTH):
+        return None
+    try:
+        return program(graph)
+    except ToolError as error:
+        if wanted == "native":
+            raise
+        warnings.warn(f"NumPy computes the graph, slowly: {error}", Note, stacklevel=4)
+        return None
+
+
+def _let_go(arrays: Iterable[NDArray[Any]]) -> None:
+    """Memory-mapped files among the arrays stay on the disk; the memory that they have come to is given back."""
+    for array in arrays:
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            # A private map ("c") would lose what has been written to it.
+            shared = isinstance(base, np.memmap) and base.mode != "c"
+            base = base.base
+            if shared and isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+                base.madvise(mmap.MADV_DONTNEED)
 
 
 def trace(graph: Dataflow, codes: Any, names: Iterable[str] | None = None) -> dict[str, Int]:

@@ -23,13 +23,12 @@ from bnnflow.backends.hls.code_size import too_much
 from bnnflow.backends.project import Project
 from bnnflow.facts.facts import Facts
 from bnnflow.facts.kept import keep_facts
-from bnnflow.files import remembered
+from bnnflow.files import kept, remembered
 from bnnflow.toolchains import process
 from bnnflow.toolchains.code_size import CodeSize, code_sizes
-from bnnflow.toolchains.compiled import COMPILE_SECONDS, kept_program, run_bench
-from bnnflow.toolchains.gxx import GXX
+from bnnflow.toolchains.compiled import COMPILE_SECONDS, run_bench
 from bnnflow.toolchains.hls_pragmas import marked
-from bnnflow.toolchains.process import Program, Say
+from bnnflow.toolchains.process import GXX, Program, Say
 from bnnflow.toolchains.toolchain import Toolchain
 from bnnflow.toolchains.unroll import as_asked
 
@@ -116,7 +115,7 @@ def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Pa
     folder.mkdir()
     with _Compiler.found() as clang:
         digest = project.sources_digest(clang.identity + _asked(project, folder, clang))
-        program = kept_program(f"clang-{digest}", run, lambda path: _compile(project, path, folder, clang))
+        program = kept(f"clang-{digest}", run, lambda path: _compile(project, path, folder, clang))
     return run_bench(program, run)
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from bnnflow.backends.backend import CPP
 from bnnflow.backends.project import INPUTS, RESULTS, Project
+from bnnflow.files import kept
 from bnnflow.toolchains import process
-from bnnflow.toolchains.compiled import COMPILE_SECONDS, RUN_SECONDS, kept_program, run_bench
-from bnnflow.toolchains.process import Program, Say
+from bnnflow.toolchains.compiled import COMPILE_SECONDS, RUN_SECONDS, run_bench
+from bnnflow.toolchains.process import GXX, Say
 from bnnflow.toolchains.toolchain import Toolchain
 
-__all__ = ["GXX", "TOOLCHAIN", "compile_project", "printed"]
+__all__ = ["TOOLCHAIN", "compile_project"]
 
-GXX = Program("gxx", ("g++",), "BNNFLOW_GXX", "bit-accurate C simulation, hls4ml compile() and predict()",
-              "install g++ (Debian: apt-get install g++), or set BNNFLOW_GXX")
 # The standard of hls4ml's Tcl; the others only speed up the run.
 FLAGS = ("-std=c++0x", "-O2", "-march=native", "-w")
 FEWEST = 100  # samples of a process: it starts in milliseconds
@@ -36,8 +35,9 @@ def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Pa
 
     All processors work, each on samples in a row.
     """
-    digest = project.sources_digest(" ".join([process.need(GXX), process.version(GXX), *FLAGS, _machine(run)]))
-    program = kept_program(f"csim-{digest}", run, lambda path: compile_project(project, path, run / "compile.log"))
+    compiler = [process.need(GXX), process.version(GXX), *FLAGS, process.machine(FLAGS, run)]
+    digest = project.sources_digest(" ".join(compiler))
+    program = kept(f"csim-{digest}", run, lambda path: compile_project(project, path, run / "compile.log"))
     samples = (run / INPUTS).read_bytes().count(b"\n")
     workers = max(1, min(os.cpu_count() or 1, samples // FEWEST))
     if workers == 1:
@@ -50,20 +50,6 @@ def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Pa
     outputs = run / "tb_data" / RESULTS
     outputs.write_bytes(b"".join(part.read_bytes() for part in results if part.exists()))
     return outputs, any(codes)
-
-
-def _machine(run: Path) -> str:
-    """What g++ knows of the processor it compiles for: a program that is kept may meet another one."""
-    process.call([process.need(GXX), *FLAGS, "-E", "-dM", "-x", "c++", os.devnull], run, run / "machine.log", 60)
-    return (run / "machine.log").read_text()
-
-
-def printed(project: Project, run: Path) -> tuple[list[str], Path]:
-    """(the lines that a project prints, the file with its outputs), compiled and run in `run`; nothing is kept."""
-    program = run / "program"
-    compile_project(project, program, run / "compile.log")
-    outputs, _ = run_bench(program, run)
-    return (run / "run.log").read_text().splitlines(), outputs
 
 
 TOOLCHAIN = Toolchain(GXX, CPP, ("g++ 12.2.0",), simulate=simulate)

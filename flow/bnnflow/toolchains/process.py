@@ -21,7 +21,8 @@ from typing import Any
 
 from bnnflow.errors import InputError, ToolError
 
-__all__ = ["Program", "Say", "call", "command", "find", "need", "side_by_side", "through", "version"]
+__all__ = ["GXX", "Program", "Say", "call", "command", "find", "machine", "need",
+           "side_by_side", "through", "version"]
 
 Say = Callable[[str], None]  # gets every line of a tool's output
 
@@ -54,6 +55,11 @@ class Program:
     version_begins: str = ""
     package: str = ""
     start: Callable[[str], list[str]] = _itself
+
+
+# Here, because not only projects need it: the engine is compiled by it.
+GXX = Program("gxx", ("g++",), "BNNFLOW_GXX", "bit-accurate C simulation, hls4ml compile() and predict()",
+              "install g++ (Debian: apt-get install g++), or set BNNFLOW_GXX")
 
 
 def through(via: str, arguments: Sequence[str], folder: Path) -> list[str]:
@@ -180,6 +186,16 @@ def call(arguments: Sequence[str], cwd: Path, log: Path, timeout: float, ok: Seq
     if code not in ok:
         raise ToolError(f"{Path(arguments[0]).name} failed with exit code {code}:\n{_tail(log)}")
     return code
+
+
+def machine(flags: Sequence[str], folder: Path) -> str:
+    """The macros of g++ with these flags: its version and, with -march=native, every extension of the processor.
+
+    What is kept of its programs may meet another processor. Raises ToolError where g++ is missing.
+    """
+    log = folder / "macros.log"
+    call([need(GXX), *flags, "-E", "-dM", "-x", "c++", os.devnull], folder, log, LOOK_UP_SECONDS)
+    return log.read_text()
 
 
 def side_by_side(commands: Sequence[Sequence[str]], cwd: Path, timeout: float, ok: Sequence[int] = (0,)) -> list[int]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from bnnflow.backends.backend import RTL
 from bnnflow.backends.project import Project
+from bnnflow.files import kept
 from bnnflow.toolchains import process
-from bnnflow.toolchains.compiled import COMPILE_SECONDS, RUN_SECONDS, kept_program, run_bench
-from bnnflow.toolchains.gxx import GXX
-from bnnflow.toolchains.process import Program, Say
+from bnnflow.toolchains.compiled import COMPILE_SECONDS, RUN_SECONDS, run_bench
+from bnnflow.toolchains.process import GXX, Program, Say
 from bnnflow.toolchains.toolchain import Toolchain
 
 __all__ = ["TOOLCHAIN", "VERILATOR", "run_verilog"]
@@ -41,7 +41,7 @@ def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Pa
     """
     tools = _Tools.found()
     digest = project.sources_digest(tools.identity)
-    program = kept_program(f"verilator-{digest}", run, lambda path: _compile(project, path, run, tools))
+    program = kept(f"verilator-{digest}", run, lambda path: _compile(project, path, run, tools))
     outputs, failed = run_bench(program, run)
     return outputs, failed or ", errors 0" not in (run / "run.log").read_text()
 
@@ -100,7 +100,7 @@ def _compile_bench(folder: Path, top: str, sources: Sequence[str], program: Path
     parts = _parts(model)
     process.side_by_side([[*tools.compile, DESIGN, "-c", part] for part in parts], model, COMPILE_SECONDS)
     digest = hashlib.sha256(tools.identity.encode()).hexdigest()
-    runtime = kept_program(f"verilated-{digest}", run, lambda path: _compile_runtime(path, run, tools))
+    runtime = kept(f"verilated-{digest}", run, lambda path: _compile_runtime(path, run, tools))
     process.call([tools.compiler, "-pthread", *(Path(part).with_suffix(".o").name for part in parts),
                   str(runtime.absolute()), "-o", str(program.absolute())], model, run / "compile.log", COMPILE_SECONDS)
 
