@@ -1,12 +1,15 @@
-"""Samples a second of the golden model: by the engine, by NumPy, and Keras' own predict beside them.
+"""Samples a second of the golden model, by the engine and by NumPy, and of C simulation, beside Keras' own predict.
 
-    python scripts/bench_speed.py [--networks jets mnist cnv glt96] [--repeats 5]
+    python scripts/bench_speed.py [--networks jets mnist cnv glt96] [--repeats 5] [--stock DIR]
     python scripts/bench_speed.py --long [--samples 10000000]
 
 All networks are binary, with random weights and batch norms of both signs. Columns take turns, `--repeats` times; a
 cell is the median, and in brackets how much faster it is than Keras. Every column computes for half a second to two at
 a time, and its outputs are compared with those of NumPy. Codes are int64, as `encode` makes them; Keras gets float32
-values, at the fastest of several batch sizes, and so does the engine once, which then makes the codes itself.
+values, at the fastest of several batch sizes, and so does the engine once, which then makes the codes itself. "C
+simulation" is `bf.simulate` as a whole, compiled before: vectors written, the program run, every output compared. With
+`--stock`, the C++ of stock hls4ml 1.3.0 is timed beside it (`predict`, compiled before), in the virtualenv that
+`bench_stock.py` makes in DIR, for networks of dense layers.
 
 `--long` runs the jet tagger on a file of samples that stays on the disk, and on the same samples in memory: rates and
 peak memory, each in a process of its own.
@@ -15,9 +18,11 @@ peak memory, each in a process of its own.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import platform
 import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -38,6 +43,10 @@ COMPARED = 64  # samples whose outputs NumPy computes, too
 SECONDS = 0.5  # that a column computes at a time, at least
 BATCHES = (64, 512, 4096, 32768)
 POOL = 2**26  # elements of the inputs at most
+# How the projects of models of these names are built.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cnv": {"io_type": "io_stream", "layers": {"conv6": {"reuse_factor": 16}}}, "glt": {"io_type": "io_stream"}}
+STOCK = {"jets": 5000, "mnist": 500}  # samples that stock hls4ml computes of networks that it takes
 Run = Callable[[int], Any]  # computes the outputs of the first samples
 
 
@@ -99,11 +108,19 @@ def keras_predict(case: Case) -> Run:
     return lambda n: run(n, best)
 
 
+def c_simulation(case: Case) -> Run:
+    """`bf.simulate` of a project in a folder that lives as long as this process."""
+    folder = Path(tempfile.mkdtemp(prefix="bnnflow-speed-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    project = bf.build(case.graph, bf.BuildConfig(output_dir=folder / "prj", **OPTIONS.get(case.model.name, {})))
+    return lambda n: bf.simulate(project, case.codes[:n])
+
+
 KERAS = "Keras predict"
 # Name: how to get what computes the outputs of the first n samples of a case.
 COLUMNS: dict[str, Callable[[Case], Run]] = {
     KERAS: keras_predict, "NumPy, codes": numpy_on_codes, "engine, codes": engine_on_codes,
-    "engine, float32": engine_on_values,
+    "engine, float32": engine_on_values, "C simulation": c_simulation,
 }
 EXACT = [name for name in COLUMNS if name != KERAS]  # columns whose outputs are codes
 
@@ -141,6 +158,15 @@ def apart(function: Any, *arguments: Any) -> Any:
     """The result of a function in a process of its own."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def stock_rate(name: str, environment: Path) -> float:
+    """Samples a second of the C++ of stock hls4ml, compiled."""
+    import bench_stock
+
+    case, count = Case.of(name), STOCK[name]
+    with tempfile.TemporaryDirectory() as scratch:
+        return bench_stock.rate(bench_stock.environment(environment), case.model, case.values[:count], Path(scratch))
 
 
 def machine() -> str:
@@ -182,6 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--stock", type=Path, metavar="DIR")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--samples", type=int, default=10_000_000)
     args = parser.parse_args()
@@ -197,9 +224,12 @@ def main() -> None:
         for where, (rate, peak, _) in (("in memory", memory), ("on the disk", disk)):
             print(f"| {where} | {rate:,.0f} | {peak:,.0f} |")
         return
-    print(f"| network | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|")
+    heads = ["network", *COLUMNS, *(["stock hls4ml"] if args.stock else [])]
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name in args.networks:
         found = apart(rates, name, args.repeats)
+        if args.stock and name in STOCK:
+            found["stock hls4ml"] = apart(stock_rate, name, args.stock.expanduser().resolve())
         cells = [f"{rate:,.0f}" + (f" ({rate / found[KERAS]:.2f}x)" if column != KERAS else "")
                  for column, rate in found.items()]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)

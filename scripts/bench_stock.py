@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -102,6 +103,23 @@ def stock(python: Path, model: Any, codes: np.ndarray, logits: np.ndarray,
     return found
 
 
+def rate(python: Path, model: Any, x: np.ndarray, scratch: Path) -> float:
+    """Samples a second of a model's C++ by stock hls4ml, compiled; x float32 (n, features)."""
+    from bnnflow.toolchains.process import call
+
+    layers = [{"class": type(layer).__name__, "config": _plain(layer.get_config())} for layer in model.layers[1:]]
+    (scratch / "layers.json").write_text(json.dumps(layers))
+    np.savez(scratch / "arrays.npz", *model.get_weights(), x=x)
+    call([str(python), "-I", str(Path(__file__).resolve()), "--time", str(scratch)], scratch, scratch / "worker.log",
+         timeout=1800)
+    return float((scratch / "rate.txt").read_text())
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """A layer's configuration without what only Keras 3 knows."""
+    return {key: value for key, value in config.items() if key not in ("dtype", "quantization_config", "build_config")}
+
+
 def shares(outputs: np.ndarray, logits: np.ndarray) -> Shares:
     """The shares of equal decisions, and of equal outputs."""
     ours, theirs = ((a.argmax(axis=1) if a.shape[1] > 1 else a > 0) for a in (outputs, logits))
@@ -161,23 +179,24 @@ def rebuilt(layers: list[dict[str, Any]], arrays: Any) -> Any:
     import qkeras
     from tensorflow import keras
 
+    known = {**vars(keras.layers), **vars(qkeras)}
     inputs = outputs = keras.Input(arrays["x"].shape[1:], name="features")
     for layer in layers:
-        outputs = getattr(qkeras, layer["class"]).from_config(layer["config"])(outputs)
+        outputs = known[layer["class"]].from_config(layer["config"])(outputs)
     model = keras.Model(inputs, outputs)
     model.set_weights([arrays[f"arr_{k}"] for k in range(len(model.weights))])
     return model
 
 
-def converted(model: Any, project: Path, options: dict[str, str], x: np.ndarray) -> np.ndarray:
-    """The outputs of the C++ of stock hls4ml."""
+def compiled(model: Any, project: Path, options: dict[str, str]) -> Any:
+    """The model of stock hls4ml, its C++ compiled."""
     import hls4ml
 
     config = hls4ml.utils.config_from_keras_model(model, granularity="name", backend="Vitis", **options)
     found = hls4ml.converters.convert_from_keras_model(model, hls_config=config, output_dir=str(project),
                                                        backend="Vitis", io_type="io_parallel")
     found.compile()
-    return np.asarray(found.predict(x))
+    return found
 
 
 def worker(folder: Path) -> None:
@@ -191,20 +210,35 @@ def worker(folder: Path) -> None:
         sys.exit(f"error: Keras of this environment gives other logits: {differ} of {arrays['logits'].size} differ")
     for k, options in enumerate(OPTIONS.values()):
         try:
-            np.save(folder / f"outputs{k}.npy", converted(model, folder / f"project{k}", options, arrays["x"]))
+            np.save(folder / f"outputs{k}.npy", compiled(model, folder / f"project{k}", options).predict(arrays["x"]))
         except Exception as error:
             (folder / f"error{k}.txt").write_text(f"{type(error).__name__}: {error}")
 
 
+def timed(folder: Path) -> None:
+    """In the environment of stock hls4ml: samples a second of its C++, into rate.txt."""
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    arrays = np.load(folder / "arrays.npz")
+    model = compiled(rebuilt(json.loads((folder / "layers.json").read_text()), arrays), folder / "project", {})
+    x = np.ascontiguousarray(arrays["x"])
+    model.predict(x[:10])
+    start = time.perf_counter()
+    model.predict(x)
+    (folder / "rate.txt").write_text(repr(len(x) / (time.perf_counter() - start)))
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--time"]:
+        timed(Path(sys.argv[2]))
+        return
     if sys.argv[1:2] == ["--worker"]:
         worker(Path(sys.argv[2]))
         return
     from nairods import inputs
 
     from bnnflow import BnnflowError, InputError
-    from bnnflow.toolchains.gxx import GXX
-    from bnnflow.toolchains.process import need
+    from bnnflow.toolchains.process import GXX, need
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="the .weights.h5 files")
