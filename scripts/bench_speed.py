@@ -43,9 +43,9 @@ COMPARED = 64  # samples whose outputs NumPy computes, too
 SECONDS = 0.5  # that a column computes at a time, at least
 BATCHES = (64, 512, 4096, 32768)
 POOL = 2**26  # elements of the inputs at most
-# How the projects of models of these names are built.
+# How the projects of these networks are built.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "cnv": {"io_type": "io_stream", "layers": {"conv6": {"reuse_factor": 16}}}, "glt": {"io_type": "io_stream"}}
+    "cnv": {"io_type": "io_stream", "layers": {"conv6": {"reuse_factor": 16}}}, "glt96": {"io_type": "io_stream"}}
 STOCK = {"jets": 5000, "mnist": 500}  # samples that stock hls4ml computes of networks that it takes
 Run = Callable[[int], Any]  # computes the outputs of the first samples
 
@@ -54,6 +54,7 @@ Run = Callable[[int], Any]  # computes the outputs of the first samples
 class Case:
     """A network, as the columns find it: inputs are codes (n, *shape) and the values that they stand for."""
 
+    name: str
     model: Any
     graph: bf.ir.Graph
     codes: np.ndarray
@@ -66,7 +67,7 @@ class Case:
         d, shape = graph.input.domain, graph.input.shape
         count = min(2**21, POOL // graph.input.size)
         codes = np.random.default_rng(0).integers(d.lo, d.hi, (count, *shape), endpoint=True)
-        return cls(model, graph, codes, (codes * float(d.scale) + float(d.offset)).astype(np.float32))
+        return cls(name, model, graph, codes, (codes * float(d.scale) + float(d.offset)).astype(np.float32))
 
 
 def network(name: str) -> Any:
@@ -112,7 +113,7 @@ def c_simulation(case: Case) -> Run:
     """`bf.simulate` of a project in a folder that lives as long as this process."""
     folder = Path(tempfile.mkdtemp(prefix="bnnflow-speed-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    project = bf.build(case.graph, bf.BuildConfig(output_dir=folder / "prj", **OPTIONS.get(case.model.name, {})))
+    project = bf.build(case.graph, bf.BuildConfig(output_dir=folder / "prj", **OPTIONS.get(case.name, {})))
     return lambda n: bf.simulate(project, case.codes[:n])
 
 

@@ -115,9 +115,18 @@ def rate(python: Path, model: Any, x: np.ndarray, scratch: Path) -> float:
     return float((scratch / "rate.txt").read_text())
 
 
+SAID = ("name", "units", "use_bias", "activation", "kernel_quantizer", "bias_quantizer", "epsilon", "momentum")
+
+
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """A layer's configuration without what only Keras 3 knows."""
-    return {key: value for key, value in config.items() if key not in ("dtype", "quantization_config", "build_config")}
+    """What matters of a layer's configuration, quantizers and functions by name: other Keras' know no more."""
+    return {key: _named(value) for key, value in config.items() if key in SAID}
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, dict):
+        return f"{value['class_name']}({', '.join(f'{key}={own!r}' for key, own in value['config'].items())})"
+    return value if value is None or isinstance(value, (bool, int, float, str)) else value.__name__
 
 
 def shares(outputs: np.ndarray, logits: np.ndarray) -> Shares:

@@ -17,7 +17,7 @@ __all__ = ["TOOLCHAIN", "compile_project"]
 
 # The standard of hls4ml's Tcl; the others only speed up the run.
 FLAGS = ("-std=c++0x", "-O2", "-march=native", "-w")
-FEWEST = 100  # samples of a process: it starts in milliseconds
+FEWEST = 8  # samples of a process: it starts in milliseconds
 
 
 def compile_project(project: Project, program: Path, log: Path) -> None:
