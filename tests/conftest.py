@@ -16,6 +16,7 @@ import pytest
 import bnnflow as bf
 from bnnflow.ir import Graph, Window, clean_name
 from bnnflow.ir.evaluate import run_given
+from bnnflow.toolchains import gxx
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,8 +41,11 @@ def shared() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarray]:
-    """Build a project and simulate it with g++; one compilation a graph, options and session."""
-    folder = tmp_path_factory.mktemp("projects")
+    """Build a project and simulate it with g++; one compilation a graph, options and session.
+
+    Of few vectors nearly all time is the compiler's, which optimises in other tests.
+    """
+    folder, quick = tmp_path_factory.mktemp("projects"), tuple("-O0" if f == "-O2" else f for f in gxx.FLAGS)
 
     def simulate(graph: Graph, codes: np.ndarray | None = None, backend: str = "Vitis",
                  io_type: str = "io_parallel", strategy: str = "Latency") -> np.ndarray:
@@ -49,7 +53,9 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndar
         if not project.exists():
             bf.build(graph, bf.BuildConfig(output_dir=project, backend=backend, io_type=io_type,
                                                strategy=strategy))
-        return bf.simulate(project, codes)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gxx, "FLAGS", quick)
+            return bf.simulate(project, codes)
 
     return simulate
 

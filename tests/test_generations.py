@@ -86,7 +86,7 @@ def in_legacy_keras(code: str, *arguments: object) -> list[str]:
 
 
 @pytest.mark.files
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_keras_3_reads_what_the_legacy_keras_wrote(part, tmp_path):
     """The same graph, so the same weights, masks and levels."""
     written = dict(line.split() for line in in_legacy_keras(ROWS, tmp_path, part))
