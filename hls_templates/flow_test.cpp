@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
+#include <sstream> // for nnet_helpers.h
 #include <string>
 
 #include "firmware/${top}.h"
