@@ -1,12 +1,15 @@
 """Samples a second of the golden model: by the engine, by NumPy, and Keras' own predict beside them.
 
-    python scripts/bench_speed.py [--networks jets mnist cnv glt96] [--repeats 5]
+    python scripts/bench_speed.py [--networks jets mnist cnv glt96] [--repeats 5] [--cpu]
     python scripts/bench_speed.py --long [--samples 10000000]
 
 All networks are binary, with random weights and batch norms of both signs. Columns take turns, `--repeats` times; a
 cell is the median, and in brackets how much faster it is than Keras. Every column computes for half a second to two at
 a time, and its outputs are compared with those of NumPy. Codes are int64, as `encode` makes them; Keras gets float32
 values, at the fastest of several batch sizes, and so does the engine once, which then makes the codes itself.
+
+On a busy machine `--cpu` takes the time that the processors spend on a column, divided by their number, in place of
+that which goes by.
 
 `--long` runs the jet tagger on a file of samples that stays on the disk, and on the same samples in memory: rates and
 peak memory, each in a process of its own.
@@ -37,6 +40,7 @@ NETWORKS = ("jets", "mnist", "cnv", "glt96")
 COMPARED = 64  # samples whose outputs NumPy computes, too
 SECONDS = 0.5  # that a column computes at a time, at least
 BATCHES = (64, 512, 4096, 32768)
+PROCESSORS = len(os.sched_getaffinity(0))  # that this process may use
 POOL = 2**26  # elements of the inputs at most
 Run = Callable[[int], Any]  # computes the outputs of the first samples
 
@@ -119,8 +123,8 @@ def count_of(run: Run, most: int) -> int:
     return count
 
 
-def rates(name: str, repeats: int) -> dict[str, float]:
-    """Samples a second of every column; raises bf.Mismatch where outputs differ."""
+def rates(name: str, repeats: int, cpu: bool) -> dict[str, float]:
+    """Samples a second of every column, of the clock or of all processors; raises bf.Mismatch where outputs differ."""
     case = Case.of(name)
     runs = {column: make(case) for column, make in COLUMNS.items()}
     expected = runs["NumPy, codes"](COMPARED)
@@ -131,9 +135,10 @@ def rates(name: str, repeats: int) -> dict[str, float]:
     found: dict[str, list[float]] = {column: [] for column in runs}
     for _ in range(repeats):
         for column, run in runs.items():
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), time.process_time()
             run(counts[column])
-            found[column].append(counts[column] / (time.perf_counter() - start))
+            seconds = (time.process_time() - spent) / PROCESSORS if cpu else time.perf_counter() - start
+            found[column].append(counts[column] / seconds)
     return {column: statistics.median(values) for column, values in found.items()}
 
 
@@ -147,7 +152,7 @@ def machine() -> str:
     """The processor, how many of them this process may use, and how busy they are."""
     names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
              if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
-    return (f"{names[0] if names else platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} "
+    return (f"{names[0] if names else platform.processor() or platform.machine()}, {PROCESSORS} "
             f"processors, load {os.getloadavg()[0]:.1f}")
 
 
@@ -182,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--samples", type=int, default=10_000_000)
     args = parser.parse_args()
@@ -199,7 +205,7 @@ def main() -> None:
         return
     print(f"| network | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|")
     for name in args.networks:
-        found = apart(rates, name, args.repeats)
+        found = apart(rates, name, args.repeats, args.cpu)
         cells = [f"{rate:,.0f}" + (f" ({rate / found[KERAS]:.2f}x)" if column != KERAS else "")
                  for column, rate in found.items()]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
