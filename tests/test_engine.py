@@ -126,6 +126,12 @@ def test_thresholds(hi, count):
         check_engine(graph, random_codes(graph, 2, 300))
 
 
+def test_sums_of_bytes_that_int32_does_not_hold():
+    x, form = Domain(-128, 127, 1, -3), (70_000, 2)
+    graph = summed(x, np.full(form, 127) - np.random.default_rng(0).integers(0, 3, form))
+    check_engine(graph, random_codes(graph, 0, 3))
+
+
 def test_numbers_that_need_64_bits():
     x, wide = Node("x", Op.INPUT, (), (3, 5), Domain(-(2**23), 2**23 - 1)), 2**37
     table = Table(np.arange(16).reshape(1, 16) * 2**40 - 2**41)

@@ -24,6 +24,10 @@
 #include <immintrin.h>
 #define FLOW_POPCOUNT_LANES 1
 #endif
+#if defined(__AVX512F__) && defined(__AVX512VNNI__)
+#include <immintrin.h>
+#define FLOW_BYTES 1
+#endif
 
 namespace {
 
@@ -524,6 +528,79 @@ template <class S, class T> struct Product : Head<S> {
     }
 };
 
+#ifdef FLOW_BYTES
+// A sum by products of bytes, four at a time, where code - lo and levels are bytes: a * sum(level * (code - lo)), plus
+// (a*lo + b) * sum(level), of which there is one value a class of borders and output, as in Count.
+template <class S> struct Bytes : Head<S> {
+    static constexpr int L = 16;
+    Taps taps;
+    size_t positions, channels, groups, inputs, outputs, quads, vectors;
+    S a;
+    u8 lowest;                     // -lo, modulo 256 as all bytes
+    std::vector<int8_t> kernel;    // (group, vector of outputs, four inputs, lane, one of four)
+    std::vector<S> constants;      // (class, channels)
+    const i32* classes;            // of every position
+
+    Bytes(Reader& r, size_t positions, size_t channels) : taps(r), positions(positions), channels(channels) {
+        groups = r.next(), inputs = r.next(), a = S(r.next()), lowest = u8(-r.next());
+        outputs = channels / groups, quads = (inputs + 3) / 4, vectors = (outputs + L - 1) / L;
+        const i64* levels = r.array<i64>();  // (inputs, channels)
+        kernel.assign(groups * vectors * quads * L * 4, 0);
+        for (size_t g = 0; g < groups; g++)
+            for (size_t o = 0; o < outputs; o++)
+                for (size_t k = 0; k < inputs; k++)
+                    kernel[(((g * vectors + o / L) * quads + k / 4) * L + o % L) * 4 + k % 4] =
+                        int8_t(levels[k * channels + g * outputs + o]);
+        classes = r.array<i32>();
+        constants = r.copy<S>(channels * r.next());
+    }
+    size_t row() const { return groups * quads * 4; }
+    size_t scratch() const override { return ROWS * row(); }
+
+    void rows(const Tile& tile, size_t first, size_t n, S* out) const override {
+        u8* patches = tile.scratch;
+        std::memset(patches, 0, ROWS * row());
+        for (size_t k = 0; k < n; k++)
+            taps.each((first + k) % positions, [&](const Segment&, size_t from, size_t at, size_t m) {
+                load<u8>(tile, taps.source, (first + k) / positions, from, m, patches + k * row() + at, 1, lowest);
+            });
+        for (size_t g = 0; g < groups; g++)
+            for (size_t v = 0; v < vectors;) {
+                const size_t left = vectors - v;
+                if (left >= 4) sums<4>(patches, g, v, first, n, out), v += 4;
+                else if (left >= 2) sums<2>(patches, g, v, first, n, out), v += 2;
+                else sums<1>(patches, g, v, first, n, out), v++;
+            }
+    }
+
+    template <int V> void sums(const u8* patches, size_t g, size_t v, size_t first, size_t n, S* out) const {
+        const int8_t* w = kernel.data() + (g * vectors + v) * quads * L * 4;
+        const size_t o = g * outputs + v * L, some = std::min<size_t>(V * L, outputs - v * L);
+        for (size_t k = 0; k < n; k += COUNTED) {
+            const u8* x = patches + k * row() + g * quads * 4;
+            __m512i sums[COUNTED][V];
+            for (auto& of_row : sums)
+                for (__m512i& sum : of_row) sum = _mm512_setzero_si512();
+            for (size_t i = 0; i < quads; i++)
+                for (int r = 0; r < COUNTED; r++) {
+                    i32 four;
+                    std::memcpy(&four, x + r * row() + i * 4, 4);
+                    for (int j = 0; j < V; j++)
+                        sums[r][j] = _mm512_dpbusd_epi32(sums[r][j], _mm512_set1_epi32(four),
+                                                         _mm512_loadu_si512(w + (j * quads + i) * L * 4));
+                }
+            i32 found[COUNTED][V * L];
+            std::memcpy(found, sums, sizeof sums);
+            for (size_t r = 0; r < std::min<size_t>(COUNTED, n - k); r++) {
+                const S* constant = constants.data() + classes[(first + k + r) % positions] * channels + o;
+                S* sum = out + (k + r) * channels + o;
+                for (size_t c = 0; c < some; c++) sum[c] = a * S(found[r][c]) + constant[c];
+            }
+        }
+    }
+};
+#endif
+
 // A sum over taps within each channel, of which there are `times` outputs each.
 template <class S> struct Depthwise : Head<S> {
     Taps taps;
@@ -661,6 +738,9 @@ template <class S> struct Fused : Step {
         case 4: return std::make_unique<Count<S>>(r, positions, channels);
         case 5: return std::make_unique<Product<S, float>>(r, positions, channels);
         case 6: return std::make_unique<Product<S, S>>(r, positions, channels);
+#ifdef FLOW_BYTES
+        case 8: return std::make_unique<Bytes<S>>(r, positions, channels);
+#endif
         default: return std::make_unique<Depthwise<S>>(r, positions, channels);
         }
     }
@@ -828,6 +908,15 @@ enum { DONE, BAD_INPUT, NO_MEMORY };
 }  // namespace
 
 extern "C" {
+
+// 1 where there are sums by products of bytes.
+int flow_bytes() {
+#ifdef FLOW_BYTES
+    return 1;
+#else
+    return 0;
+#endif
+}
 
 // A program of its numbers; the arrays that these point to stay with the caller until flow_free. Null without memory.
 void* flow_new(const i64* numbers) {

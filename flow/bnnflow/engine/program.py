@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from bnnflow.engine.library import library
 from bnnflow.errors import ToolError
 
-__all__ = ["Numbers", "Program"]
+__all__ = ["Numbers", "Program", "has_bytes"]
 
 DONE, BAD_INPUT = 0, 1  # what flow_run returns; anything else: no memory
 # Kinds of elements of inputs as flow_run knows them; any other is converted.
@@ -33,6 +33,11 @@ class Numbers(list[int]):
         block = np.ascontiguousarray(array, kind)
         self.arrays.append(block)
         self.append(block.ctypes.data)
+
+
+def has_bytes() -> bool:
+    """True where the engine adds products of bytes, for which not every processor has an instruction."""
+    return bool(library().flow_bytes())
 
 
 class Program:

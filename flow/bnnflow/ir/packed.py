@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from bnnflow.engine.program import Numbers, Program
+from bnnflow.engine.program import Numbers, Program, has_bytes
 from bnnflow.errors import ToolError
 from bnnflow.ir.domain import Domain
 from bnnflow.ir.nodes import COMPARED, Affine, Dataflow, Index, Int, Node, Op, Steps, Sum, Table, Weights, Window
@@ -22,9 +22,9 @@ from bnnflow.ir.verify import LIMIT, at_borders
 __all__ = ["program", "work"]
 
 PLANES = 4  # most bit planes that the codes of a tensor are stored in
-# A multiplication takes as long as counting so many bits: a sum of n inputs is counted where its words, planes and
-# digits are less than that (measured with AVX-512; without, both are about four times slower).
-COUNTING = 6
+# A multiplication takes as long as counting so many bits, in float32 or of bytes: a sum of n inputs is counted where
+# its words, planes and digits are less than that (measured with AVX-512; without, both are about four times slower).
+COUNTING, COUNTING_BYTES = 6, 3
 TABULATED = 2**20  # entries of a table in place of thresholds that would be searched
 EXACT = 2**24  # float32 holds all integers up to it
 _LOADED: weakref.WeakKeyDictionary[Dataflow, Program] = weakref.WeakKeyDictionary()  # while their graphs live
@@ -73,7 +73,7 @@ class _Writer:
     """Writes the program of a graph, in the order in which engine.cpp reads it."""
 
     def __init__(self, graph: Dataflow):
-        self.graph = graph
+        self.graph, self.has_bytes = graph, has_bytes()
         wanted = set(graph.outputs)
         for node in reversed(graph.nodes):
             if node.name in wanted or node.traits.outside:
@@ -140,12 +140,20 @@ class _Writer:
             if isinstance(node.params, Weights) and not self._depthwise(node):
                 levels, codes = node.params.effective, self._image(node).domain
                 planes = (codes.size - 1).bit_length()
+                most = COUNTING_BYTES if self._of_bytes(node) else COUNTING
                 few = planes <= PLANES and int(np.abs(levels).max()) * codes.numerator[0] < 2**31
                 digits = _Digits.of(levels) if few else None
                 words = -(-len(levels) // 64)
-                if digits and 64 * words * max(planes, 1) * len(digits.bits) <= COUNTING * len(levels):
+                if digits and 64 * words * max(planes, 1) * len(digits.bits) <= most * len(levels):
                     found[node.name] = digits
         return found
+
+    def _of_bytes(self, node: Node) -> bool:
+        """A sum in int32 of codes, counted from the lowest, and levels that are bytes, where the engine has such."""
+        p = node.params
+        assert isinstance(p, Weights)
+        return bool(self.has_bytes and self._image(node).domain.size <= 256 and p.effective.min() >= -128
+                    and p.effective.max() < 128 and 255 * p.l1_bound < 2**31)
 
     def _planes(self, node: Node) -> int:
         """Bit planes that a tensor is stored in; 0 for integers."""
@@ -243,7 +251,14 @@ class _Writer:
             out.append(COUNT)
             self._taps(out, node, lambda w, c: _tight_taps(w, c, p.groups, 64 * -(-len(p.levels) // 64)))
             out += [p.groups, len(p.levels)]
-            self._counted(out, node, self.digits[node.name], a, ends[0])
+            self._counted(out, node, self.digits[node.name], a)
+            self._constants(out, node, ends[0])
+        elif self._of_bytes(node):
+            out.append(BYTES)
+            self._taps(out, node, lambda w, c: _tight_taps(w, c, p.groups, 4 * -(-len(p.levels) // 4)))
+            out += [p.groups, len(p.levels), a, image.domain.lo]
+            out.array(p.effective)
+            self._constants(out, node, ends[0])
         else:
             exact = max(1, *map(abs, ends)) * max(1, p.l1_bound) < EXACT
             out.append(PRODUCT_FLOAT if exact else PRODUCT)
@@ -251,9 +266,7 @@ class _Writer:
             out += [p.groups, len(p.levels), a, b]
             out.array(p.effective)
 
-    def _counted(self, out: Numbers, node: Node, digits: _Digits, a: int, lowest: int) -> None:
-        p, window = node.params, self.graph[node.inputs[0]].params
-        assert isinstance(p, Weights)
+    def _counted(self, out: Numbers, node: Node, digits: _Digits, a: int) -> None:
         image = self._image(node)
         out += [len(digits.bits), self.planes[self.same.get(image.name, image.name)]]
         rows = np.packbits(digits.bits.transpose(0, 2, 1), axis=-1, bitorder="little")
@@ -262,6 +275,11 @@ class _Writer:
         out.array(words.view("<u8"), np.uint64)
         out.array(a * digits.least)
         out.array(a * digits.weights)
+
+    def _constants(self, out: Numbers, node: Node, lowest: int) -> None:
+        """What a sum of the lowest codes is, for every class of borders, and the class of every position."""
+        p, window = node.params, self.graph[node.inputs[0]].params
+        assert isinstance(p, Weights)
         if isinstance(window, Window) and window.padded:
             classes, sums = _classes(window), at_borders(p.effective, p.groups, window)
         else:
@@ -386,7 +404,7 @@ def _argmax(out: Numbers, node: Node, source: Node) -> None:
 
 
 # The numbers of heads and tails in engine.cpp.
-STORED, GATHER, ADD, MAX, COUNT, PRODUCT_FLOAT, PRODUCT, DEPTHWISE = range(8)
+STORED, GATHER, ADD, MAX, COUNT, PRODUCT_FLOAT, PRODUCT, DEPTHWISE, BYTES = range(9)
 STEPS, SEARCH, TABLE, AFFINE, SCALE, ARGMAX = range(6)
 
 HEADS: dict[Op, Callable[[_Writer, Numbers, Node], None]] = {
