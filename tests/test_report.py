@@ -308,7 +308,7 @@ def test_accuracy(projects):
             bf.report(projects[0], **half)
     with pytest.raises(InputError, match="data: no samples"):
         bf.report(projects[0], data=x[:0], labels=labels[:0])
-    with pytest.raises(InputError, match=r"streams: input 'x': codes have shape \(50, 6\)"):  # which of several
+    with pytest.raises(InputError, match=r"streams: input 'x': got shape \(50, 6\)"):  # which of several
         bf.report(projects[:2], data=x, labels=labels)
     with pytest.raises(InputError):
         bf.report(projects[0], data=x + 99, labels=labels)
