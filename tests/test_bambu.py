@@ -222,7 +222,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
 @pytest.mark.parametrize(("count", "options", "latency", "interval"), [
     (3, {}, 1, 1),  # a pipeline
     (65, {}, 3, 3),  # of two words no pipeline; nor of a loop
-    (3, STREAM, 1, 1),
+    pytest.param(3, STREAM, 1, 1, marks=pytest.mark.long),
 ])
 def test_what_bambu_says(count, options, latency, interval, tmp_path, install):
     calls = install(count=count)

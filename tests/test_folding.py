@@ -196,8 +196,9 @@ def config(layers: dict | None = None, **options: object) -> bf.BuildConfig:
     return bf.BuildConfig(layers=layers or {}, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [STREAM, LOOPS], ids=["stream", "loops"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "options"), [  # in turns, the others for `make fuzz`
+    pytest.param(name, options, id=f"{name}-{word}", marks=[pytest.mark.long] * ((k + of) % 2))
+    for k, name in enumerate(CASES) for of, (word, options) in enumerate((("stream", STREAM), ("loops", LOOPS)))])
 def test_others_are_refused_and_the_nearest_works(name, options):
     graph = case(name)
     node, source = head(graph)

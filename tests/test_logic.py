@@ -170,7 +170,8 @@ def test_random_graph(seed):
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize("seed", range(40, 300))
+@pytest.mark.parametrize("seed", [  # every other one, the rest for `make fuzz`
+    pytest.param(seed, marks=[pytest.mark.long] * (seed % 2)) for seed in range(40, 300)])
 def test_more_random_graphs(seed):
     graph = random_graph(seed)
     codes = random_codes(graph, seed)
