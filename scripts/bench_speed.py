@@ -229,10 +229,11 @@ def main() -> None:
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name in args.networks:
         found = apart(rates, name, args.repeats)
-        if args.stock and name in STOCK:
-            found["stock hls4ml"] = apart(stock_rate, name, args.stock.expanduser().resolve())
         cells = [f"{rate:,.0f}" + (f" ({rate / found[KERAS]:.2f}x)" if column != KERAS else "")
                  for column, rate in found.items()]
+        if args.stock:
+            stock = args.stock.expanduser().resolve()
+            cells.append(f"{apart(stock_rate, name, stock):,.0f}" if name in STOCK else "")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

@@ -30,6 +30,7 @@ import numpy as np
 PINS = ("hls4ml[qkeras]==1.3.0", "tensorflow==2.14.1", "qkeras==0.9.0", "pyparsing==3.3.3")
 OPTIONS: dict[str, dict[str, str]] = {"default fixed<16,6>": {}, "fixed<32,16>": {"default_precision": "fixed<32,16>"}}
 Shares = tuple[float, float]  # of decisions equal, of outputs equal
+SAID = ("name", "units", "use_bias", "activation", "kernel_quantizer", "bias_quantizer", "epsilon", "momentum")
 CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL)
 
 
@@ -82,14 +83,30 @@ def reference(path: Path, codes: np.ndarray) -> tuple[Any, np.ndarray, np.ndarra
     return model, keras_activations(model, [last], codes / 1024)[last], graph.decode(bf.run(graph, codes))
 
 
+def hand_over(model: Any, scratch: Path, **arrays: np.ndarray) -> None:
+    """Write a model and arrays for a process of the other environment: of each layer's configuration what matters,
+    quantizers and functions by name, because another Keras knows no more.
+    """
+    layers = [{"class": type(layer).__name__,
+               "config": {key: _named(value) for key, value in layer.get_config().items() if key in SAID}}
+              for layer in model.layers[1:]]
+    (scratch / "layers.json").write_text(json.dumps(layers))
+    np.savez(scratch / "arrays.npz", *model.get_weights(), **arrays)
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, dict):
+        return f"{value['class_name']}({', '.join(f'{key}={own!r}' for key, own in value['config'].items())})"
+    known = value is None or isinstance(value, (bool, int, float, str))
+    return value if known else getattr(value, "__name__", str(value))
+
+
 def stock(python: Path, model: Any, codes: np.ndarray, logits: np.ndarray,
           scratch: Path) -> dict[str, np.ndarray | str]:
     """Stock hls4ml's outputs for each of OPTIONS, or the message of what it raised."""
     from bnnflow.toolchains.process import call
 
-    layers = [{"class": type(layer).__name__, "config": layer.get_config()} for layer in model.layers[1:]]
-    (scratch / "layers.json").write_text(json.dumps(layers))
-    np.savez(scratch / "arrays.npz", *model.get_weights(), x=codes / 1024, logits=logits)
+    hand_over(model, scratch, x=codes / 1024, logits=logits)
     code = call([str(python), "-I", str(Path(__file__).resolve()), "--worker", str(scratch)], scratch,
                 python.parent.parent / "worker.log", timeout=1800, ok=(0, *CRASHES))
     found: dict[str, np.ndarray | str] = {}
@@ -107,26 +124,10 @@ def rate(python: Path, model: Any, x: np.ndarray, scratch: Path) -> float:
     """Samples a second of a model's C++ by stock hls4ml, compiled; x float32 (n, features)."""
     from bnnflow.toolchains.process import call
 
-    layers = [{"class": type(layer).__name__, "config": _plain(layer.get_config())} for layer in model.layers[1:]]
-    (scratch / "layers.json").write_text(json.dumps(layers))
-    np.savez(scratch / "arrays.npz", *model.get_weights(), x=x)
+    hand_over(model, scratch, x=x)
     call([str(python), "-I", str(Path(__file__).resolve()), "--time", str(scratch)], scratch, scratch / "worker.log",
          timeout=1800)
     return float((scratch / "rate.txt").read_text())
-
-
-SAID = ("name", "units", "use_bias", "activation", "kernel_quantizer", "bias_quantizer", "epsilon", "momentum")
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """What matters of a layer's configuration, quantizers and functions by name: other Keras' know no more."""
-    return {key: _named(value) for key, value in config.items() if key in SAID}
-
-
-def _named(value: Any) -> Any:
-    if isinstance(value, dict):
-        return f"{value['class_name']}({', '.join(f'{key}={own!r}' for key, own in value['config'].items())})"
-    return value if value is None or isinstance(value, (bool, int, float, str)) else value.__name__
 
 
 def shares(outputs: np.ndarray, logits: np.ndarray) -> Shares:
@@ -197,6 +198,14 @@ def rebuilt(layers: list[dict[str, Any]], arrays: Any) -> Any:
     return model
 
 
+def taken_over(folder: Path) -> tuple[Any, Any]:
+    """(The model, the arrays) that `hand_over` has written."""
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)  # wanted by bnnflow's TensorFlow only
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    arrays = np.load(folder / "arrays.npz")
+    return rebuilt(json.loads((folder / "layers.json").read_text()), arrays), arrays
+
+
 def compiled(model: Any, project: Path, options: dict[str, str]) -> Any:
     """The model of stock hls4ml, its C++ compiled."""
     import hls4ml
@@ -210,10 +219,7 @@ def compiled(model: Any, project: Path, options: dict[str, str]) -> Any:
 
 def worker(folder: Path) -> None:
     """In the environment of stock hls4ml: outputs of each of OPTIONS, or what it raised, into files of `folder`."""
-    os.environ.pop("TF_USE_LEGACY_KERAS", None)  # wanted by bnnflow's TensorFlow only
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    arrays = np.load(folder / "arrays.npz")
-    model = rebuilt(json.loads((folder / "layers.json").read_text()), arrays)
+    model, arrays = taken_over(folder)
     differ = int(np.sum(model.predict(arrays["x"], batch_size=1024, verbose=0) != arrays["logits"]))
     if differ:
         sys.exit(f"error: Keras of this environment gives other logits: {differ} of {arrays['logits'].size} differ")
@@ -226,10 +232,8 @@ def worker(folder: Path) -> None:
 
 def timed(folder: Path) -> None:
     """In the environment of stock hls4ml: samples a second of its C++, into rate.txt."""
-    os.environ.pop("TF_USE_LEGACY_KERAS", None)
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    arrays = np.load(folder / "arrays.npz")
-    model = compiled(rebuilt(json.loads((folder / "layers.json").read_text()), arrays), folder / "project", {})
+    network, arrays = taken_over(folder)
+    model = compiled(network, folder / "project", {})
     x = np.ascontiguousarray(arrays["x"])
     model.predict(x[:10])
     start = time.perf_counter()

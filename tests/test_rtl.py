@@ -22,6 +22,7 @@ from bnnflow.facts.facts import load_facts
 from bnnflow.ir import BIT, Domain, Graph, Index, Node, Op, Steps, Weights
 from bnnflow.simulation import trace_project
 from bnnflow.toolchains import process as tools
+from bnnflow.toolchains import verilator
 from bnnflow.toolchains.nextpnr import NEXTPNR
 from bnnflow.toolchains.process import GXX
 from bnnflow.toolchains.verilator import VERILATOR
@@ -262,6 +263,22 @@ def test_verilator_is_the_graph(tmp_path, pipelined):
     bf.simulate(tmp_path / "prj")
     got = bf.simulate(tmp_path / "prj", codes, tool="verilator")
     assert len(got) == len(graph.outputs) and all(len(part) == 300 for part in got)
+
+
+@pytest.mark.rtl
+@needs_verilator
+def test_long_compiling_is_said_before_it_begins(tmp_path, monkeypatch, caplog):
+    """Of more than a minute, and not of less."""
+    text = "module bench; initial begin $display(7); $finish; end endmodule\n"
+    for rate, said in ((verilator.BYTES_A_SECOND, []),
+                       (0.5, [f"Verilator and g++ compile 0.0 MB of Verilog, once: about {2 * len(text)} s"])):
+        monkeypatch.setattr(verilator, "BYTES_A_SECOND", rate)
+        folder = tmp_path / f"at{rate}"
+        folder.mkdir()
+        (folder / "bench.v").write_text(text)
+        with caplog.at_level("WARNING", "bnnflow"):
+            assert verilator.run_verilog(folder, "bench", ["bench.v"]).split()[0] == "7"
+        assert [record.getMessage() for record in caplog.records] == said
 
 
 @pytest.mark.rtl

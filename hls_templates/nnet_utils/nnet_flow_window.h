@@ -265,7 +265,7 @@ Word:
         #pragma HLS UNROLL
         const unsigned long long taken = CONFIG_T::masked ? mask[k] : all[k];
         agree[k] = ~((unsigned long long)word[k] ^ sign[k]) & taken & flow_ones(CONFIG_T::simd - 64 * k);
-#ifndef __SYNTHESIS__
+#ifdef FLOW_MACHINE
         ones += __builtin_popcountll(agree[k]);
 #endif
     }

@@ -206,9 +206,9 @@ def write_vectors(folder: Path, graph: Graph, codes: Sequence[NDArray[np.int64]]
 
 
 def _write_rows(file: BinaryIO, rows: NDArray[np.int64]) -> None:
-    """Rows of decimal numbers in columns: each looked up, of so few values that a table of their texts is small."""
+    """Rows of decimal numbers, each looked up where a table of all texts is smaller than the rows."""
     low, high = (int(rows.min()), int(rows.max())) if rows.size else (0, 0)
-    if high - low > MOST_TEXTS:
+    if high - low > min(MOST_TEXTS, rows.size):
         np.savetxt(file, rows, fmt="%d")
         return
     width = max(len(str(low)), len(str(high)))

@@ -35,7 +35,7 @@ def simulate(project: Project, run: Path, via: str, say: Say | None) -> tuple[Pa
 
     All processors work, each on samples in a row.
     """
-    compiler = [process.need(GXX), process.version(GXX), *FLAGS, process.machine(FLAGS, run)]
+    compiler = [process.need(GXX), *FLAGS, process.machine(FLAGS, run)]
     digest = project.sources_digest(" ".join(compiler))
     program = kept(f"csim-{digest}", run, lambda path: compile_project(project, path, run / "compile.log"))
     samples = (run / INPUTS).read_bytes().count(b"\n")

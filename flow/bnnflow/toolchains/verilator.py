@@ -92,8 +92,8 @@ def _compile_bench(folder: Path, top: str, sources: Sequence[str], program: Path
     model = run / "model"
     size = sum((folder / source).stat().st_size for source in sources)
     if size > 60 * BYTES_A_SECOND:
-        LOG.warning("Verilator and g++ compile %.1f MB of Verilog: about %d minutes, once", size / 1e6,
-                    max(1, round(size / BYTES_A_SECOND / 60)))
+        LOG.warning("Verilator and g++ compile %.1f MB of Verilog, once: about %.0f s", size / 1e6,
+                    size / BYTES_A_SECOND)
     process.call([*tools.verilator, *FLAGS, "--top-module", top, "--prefix", "bench", "--Mdir", str(model), *sources],
                  folder, run / "verilator.log", COMPILE_SECONDS,
                  environment={"VERILATOR_ROOT": str(tools.include.parent)})
